@@ -1,0 +1,45 @@
+# Each target sets up what it needs; see README.md.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+UV     := $(shell command -v uv 2>/dev/null)
+ARGS   ?=
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help test e2e lint format bench clean
+
+help: ## What can be made
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) ..."
+ifneq ($(UV),)
+	@test -x $(BIN)/python || $(UV) venv -q --python $(PYTHON) $(VENV)
+	@$(UV) pip install -q --python $(BIN)/python -c constraints.txt -e '.[agent,hub,dev,uvloop]'
+else
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[agent,hub,dev,uvloop]'
+endif
+	@touch $@
+
+test: $(VENV)/.ready ## Unit, property and contract tests; needs no Go and no cluster
+	$(BIN)/python -m pytest $(ARGS)
+
+e2e: $(VENV)/.ready ## The whole story against real kube-apiservers (builds them once per machine; needs Go)
+	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m pytest tests/contract tests/e2e --real $(ARGS)
+
+bench: $(VENV)/.ready ## Speed and size against a real kube-apiserver: a table, and bench.json
+	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m tests.bench $(ARGS)
+
+lint: $(VENV)/.ready ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready ## Put the code into the project's form
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format -q .
+
+clean: ## Remove what was set up here (the built API servers stay in the user's cache)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

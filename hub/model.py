@@ -1,0 +1,371 @@
+"""The hub's values: what a fleet repo says, what is to be rendered, what a rollout is.
+
+Nothing here decides anything. Made by `fleet` (from YAML) and `rollouts`, read by everything after them. `now` and all
+other times are Unix seconds of the hub's wall clock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.messages import BundleReport
+from proto.slices import BundlePolicy
+
+# --- what the fleet repo says -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something wrong in the fleet repo: `where` is `file` or `file:line`; an error keeps `about` from changing."""
+
+    where: str
+    message: str
+    remedy: str = ""
+    severity: Literal["error", "warning"] = "error"
+    about: str = ""
+    """`bundle shop`, `cluster eu-1`, … or "" for the whole repo."""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.severity}: {self.message}"
+        return f"{text} ({self.remedy})" if self.remedy else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """One `matchExpressions` entry of a Kubernetes label selector."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """A Kubernetes label selector; an empty one matches everything. `targets.matches` evaluates it."""
+
+    match_labels: Mapping[str, str] = field(default_factory=dict)
+    match_expressions: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """`variables` are JSON scalars (string, number, boolean); `kubernetes` is a version such as "1.36" or ""."""
+
+    name: ClusterName
+    labels: Mapping[str, str]
+    kubernetes: str = ""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    decommission: Literal["", "prune", "detach"] = ""
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelmOptions:
+    """`values_files` are paths relative to the bundle's folder, applied in order, then `values`."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    values_files: tuple[str, ...] = ()
+    release: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Every variant whose `when` matches applies, in order. `kustomize` replaces the source path."""
+
+    when: Selector
+    kustomize: str | None = None
+    helm: HelmOptions | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """`folder` is the bundle's folder in the fleet repo; `source` a path inside it ("" is the folder itself)."""
+
+    name: BundleName
+    folder: str
+    targets: Selector
+    source: str = ""
+    namespace: str = ""
+    variants: tuple[Variant, ...] = ()
+    helm: HelmOptions | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    depends_on: tuple[BundleName, ...] = ()
+    rollout: str = ""
+    policy: BundlePolicy
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """A count or a share: `value` is a number of clusters, or a percentage 0..100 when `percent`."""
+
+    value: int
+    percent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WavePolicy:
+    """One wave as the policy says it; `offline_budget` None takes the rollout's rule."""
+
+    name: str
+    select: Selector
+    max_concurrent: Amount = Amount(value=100, percent=True)
+    soak_s: float = 0.0
+    allow_empty: bool = False
+    min_proof: Amount = Amount(value=50, percent=True)
+    offline_budget: Amount | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailurePolicy:
+    budget: Amount = Amount(value=0)
+    deadline_s: float = 600.0
+    action: Literal["rollback", "pause", "continue"] = "rollback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutPolicy:
+    """`offline_budget` None is the default rule: 0 in the first wave, 10 % after it."""
+
+    name: str
+    waves: tuple[WavePolicy, ...] = ()
+    failure: FailurePolicy = FailurePolicy()
+    offline_after_s: float = 300.0
+    offline_budget: Amount | None = None
+    supersede: Literal["queue", "replace"] = "queue"
+    where: str = ""
+
+
+DEFAULT_POLICY = RolloutPolicy(name="default")
+"""One wave, `rest`, with everything at once: what a bundle without `rollout:` gets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """A whole fleet repo at one revision. What could not be read is in `findings` and missing from the maps, except
+    that `broken` names every bundle and cluster that exists but is not valid: those keep what they run."""
+
+    clusters: Mapping[ClusterName, Cluster] = field(default_factory=dict)
+    bundles: Mapping[BundleName, Bundle] = field(default_factory=dict)
+    policies: Mapping[str, RolloutPolicy] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    broken_bundles: frozenset[str] = frozenset()
+    broken_clusters: frozenset[str] = frozenset()
+
+
+# --- what is to be rendered ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderRequest:
+    """One bundle with one distinct set of inputs, for all `clusters` that share it.
+
+    `inputs` holds all that the result depends on beside the bundle's folder, as a JSON value: source path, namespace,
+    kustomize path, helm options, variables, Kubernetes version where Helm needs it, and the agent's policy. `key` is a
+    hash of it, of the folder's Git tree id and of the renderer's version: equal keys give equal subtrees.
+    """
+
+    bundle: Bundle
+    clusters: tuple[ClusterName, ...]
+    folder_tree: Oid
+    inputs: Mapping[str, Any]
+    key: str
+
+
+# --- rollouts -----------------------------------------------------------------------------------------------------
+
+ABSENT = Oid("")
+"""The subtree of a bundle that is not (or no longer) on a cluster."""
+
+
+class Phase(StrEnum):
+    """Of a whole rollout. The last five are final."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    ROLLING_BACK = "rolling-back"
+    COMPLETED = "completed"
+    ROLLED_BACK = "rolled-back"
+    ROLLBACK_FAILED = "rollback-failed"
+    REPLACED = "replaced"
+    ABORTED = "aborted"
+
+
+FINAL = frozenset({Phase.COMPLETED, Phase.ROLLED_BACK, Phase.ROLLBACK_FAILED, Phase.REPLACED, Phase.ABORTED})
+
+
+class MemberPhase(StrEnum):
+    """Of one cluster in a rollout."""
+
+    PENDING = "pending"
+    MOVING = "moving"
+    SOAKING = "soaking"
+    PROVEN = "proven"
+    FAILED = "failed"
+    OFFLINE = "offline"
+    LEFT = "left"
+    REVERTING = "reverting"
+    REVERTED = "reverted"
+    REVERT_FAILED = "revert-failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wave:
+    """A wave as it was resolved when the rollout was made: policy edits do not reach it."""
+
+    name: str
+    clusters: tuple[ClusterName, ...]
+    max_concurrent: int
+    soak_s: float
+    min_proof: int
+    offline_budget: int
+    failure_budget: int
+    allow_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a rollout does on one cluster: for each of its bundles the subtree before and the one after.
+
+    `before` is what the rollback goes to: last good, else the bundle's last completed subtree, else ABSENT.
+    """
+
+    before: Mapping[BundleName, Oid]
+    after: Mapping[BundleName, Oid]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """The immutable record. Nearly always one bundle; several when they exchange objects in one commit, and then
+    they move and prove together. `number` orders rollouts by age."""
+
+    id: RolloutId
+    number: int
+    bundles: tuple[BundleName, ...]
+    revision: Oid
+    made_at: float
+    targets: Mapping[ClusterName, Target]
+    waves: tuple[Wave, ...]
+    deadline_s: float
+    action: Literal["rollback", "pause", "continue"]
+    offline_after_s: float
+    depends_on: tuple[BundleName, ...] = ()
+    supersede: Literal["queue", "replace"] = "queue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """Where one cluster is in a rollout. `seq` is that of its move (forward or back); `reason` is for people."""
+
+    phase: MemberPhase = MemberPhase.PENDING
+    seq: int = 0
+    moved_at: float = 0.0
+    sick_before: bool = False
+    """The bundle was not Current here before the move: then only Current counts, Failed does not (rule 4)."""
+    soak_from: float = 0.0
+    last_current_at: float = 0.0
+    resets: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """All that changes in a rollout. `decide` is the only thing that makes a new one."""
+
+    rollout: Rollout
+    phase: Phase = Phase.RUNNING
+    wave: int = 0
+    """Index of the wave that is open; equals `len(waves)` when all are done."""
+    members: Mapping[ClusterName, Member] = field(default_factory=dict)
+    wave_opened_at: float = 0.0
+    reason: str = ""
+    updated_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterView:
+    """What the hub knows of one cluster when it decides. `last_seen` is the time of its last report (0: never);
+    `next_seq` the seq that a move decided now will get; `bundles` its latest word on each bundle."""
+
+    next_seq: int
+    last_seen: float = 0.0
+    seq: int = 0
+    bundles: Mapping[BundleName, BundleReport] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """A report of one cluster arrived, and `view` holds it already."""
+
+    cluster: ClusterName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time passed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A cluster is no longer part of the fleet, or of the bundles' targets."""
+
+    cluster: ClusterName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A person's word, with a reason."""
+
+    verb: Literal["pause", "resume", "abort", "rollback"]
+    actor: str
+    reason: str
+
+
+Event = Reported | Tick | Left | Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """Put `subtrees` (bundle → subtree, ABSENT removes) into the cluster's slice, as its next commit."""
+
+    cluster: ClusterName
+    rollout: RolloutId
+    wave: str
+    subtrees: Mapping[BundleName, Oid]
+    back: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkGood:
+    """The cluster finished its soak: these subtrees are its last good."""
+
+    cluster: ClusterName
+    subtrees: Mapping[BundleName, Oid]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """After a rollback: the bundle stays where it is until its own sources change or a person releases it."""
+
+    bundle: BundleName
+    rollout: RolloutId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something a person may want to know; becomes an event of the API and a span event."""
+
+    kind: str
+    text: str
+    cluster: str = ""
+    bundle: str = ""
+    rollout: str = ""
+    wave: str = ""
+
+
+Effect = Move | MarkGood | Hold | Notice

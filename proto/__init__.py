@@ -1,0 +1,6 @@
+"""What crosses the wire between hub and agent, and nothing else.
+
+`errors` (one tree) → `ids` (names) → `objects` (keys, canonical JSON, Git ids) → `slices` (the tree an agent
+pulls) → `messages` (what the stream carries) → `wire` (bytes) → `identity` (who is who) → `telemetry` (names,
+ids of traces). Nothing here imports `agent` or `hub`.
+"""
