@@ -1,0 +1,154 @@
+"""The agent's values: what a slice wants, what the agent knows of each live object, what it saw and did.
+
+Nothing here decides anything and nothing does IO. Live objects stay raw JSON mappings.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+from proto.ids import Oid
+from proto.messages import Health
+from proto.objects import ObjectKey
+from proto.slices import BundlePolicy
+
+# --- desired ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredBundle:
+    """One bundle of the slice. `objects` maps a key to the blob id of its file: the object's desired hash."""
+
+    name: str
+    subtree: Oid
+    rollout: str
+    revision: str
+    policy: BundlePolicy
+    objects: Mapping[ObjectKey, Oid]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """A whole slice, by bundle. `seq` is 0 and `commit` "" before the first slice."""
+
+    commit: Oid
+    seq: int
+    bundles: Mapping[str, DesiredBundle]
+
+
+# --- observed -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """One kind as the API server serves it; `plural` is its place in URLs."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+    namespaced: bool
+    verbs: frozenset[str] = frozenset()
+
+    @property
+    def base(self) -> str:
+        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What an object was right after our last write: all that is needed to tell a change that was not ours.
+
+    `managed` is a hash of `managedFields` without status entries, `own` one of our Apply entry's fields (None when we have no
+    entry), `status` one of the status entries. `generation` is 0 for kinds without one.
+    """
+
+    uid: str
+    resource_version: str
+    generation: int
+    managed: int
+    own: int | None
+    status: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """One object of the inventory. Stays until the object is gone or was let go; `baseline` is None before the first
+    apply was answered; `blob` is the desired hash that was applied last ("" before the first)."""
+
+    key: ObjectKey
+    bundle: str
+    api_version: str
+    blob: str = ""
+    baseline: Baseline | None = None
+    health: Health = Health.UNKNOWN
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchEvent:
+    """One line of a watch. `object` is a whole object or PartialObjectMetadata; `kind` SYNCED marks the end of the initial events
+    (then `object` is empty), RESTARTED that the watch begins anew and initial events follow."""
+
+    kind: Literal["ADDED", "MODIFIED", "DELETED", "SYNCED", "RESTARTED"]
+    resource: Resource
+    object: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Result(StrEnum):
+    """What became of one object in a pass."""
+
+    CREATED = "created"
+    CONFIGURED = "configured"
+    UNCHANGED = "unchanged"
+    PRUNED = "pruned"
+    RELEASED = "released"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one object; `error` is a whole sentence that names it, "" unless failed or skipped."""
+
+    key: ObjectKey
+    result: Result
+    error: str = ""
+    retry: bool = False
+
+
+# --- the cluster --------------------------------------------------------------------------------------------------
+
+
+class ClusterApi(Protocol):
+    """What the agent needs of a Kubernetes API server; `cluster.Cluster` is the real one.
+
+    All methods raise Transient (with `retry_after_s` where the server said so), `cluster.Conflict`, `cluster.NotFound`,
+    `cluster.Invalid`, or another Permanent. Objects come back as parsed JSON.
+    """
+
+    async def resource(self, api_version: str, kind: str) -> Resource:
+        """How a kind is served; looked up once and kept. Raises Permanent naming the kind when it is not served."""
+        ...
+
+    async def apply(
+        self, resource: Resource, key: ObjectKey, body: bytes, *, force: bool, dry_run: bool = False
+    ) -> tuple[bool, dict[str, Any]]:
+        """Server-side apply of canonical JSON bytes, sent as they are; returns (created, the whole object after)."""
+        ...
+
+    async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]: ...
+
+    async def json_patch(
+        self, resource: Resource, key: ObjectKey, operations: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]: ...
+
+    async def delete(self, resource: Resource, key: ObjectKey, *, uid: str, resource_version: str = "") -> None:
+        """Deletes in the background, only if uid (and resourceVersion, when given) still match (else Conflict)."""
+        ...
+
+    def watch(self, resource: Resource, *, selector: str, metadata_only: bool) -> AsyncIterator[WatchEvent]:
+        """Watches all namespaces for ever: initial events, SYNCED, then changes; reopens by itself with RESTARTED."""
+        ...
