@@ -33,6 +33,17 @@ part() {
             [ "$name" = v3 ] && name=etcd
             (cd "$here/$module" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $flags" -o "$work/$name" "$package")
         done
+        if [ "$module" = kwok ]; then
+            # kwok does nothing without stages; its module brings ones that make nodes, pods and volumes Ready at once.
+            stages=$(cd "$here/kwok" && go list -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage
+            for stage in "$stages"/node/fast "$stages"/node/heartbeat-with-lease "$stages"/pod/fast "$stages"/volume/fast; do
+                for file in "$stage"/*.yaml; do
+                    grep -q "^kind: Stage" "$file" || continue
+                    cat "$file"
+                    printf '\n---\n'
+                done
+            done >"$work/kwok-stages.yaml"
+        fi
         mv "$work" "$target"
     fi
     for file in "$target"/*; do
