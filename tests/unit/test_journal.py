@@ -1,0 +1,173 @@
+"""The journal: one transaction per decision, compare-and-swap on slices, one hub at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hub.journal import Decision, EventRow, HoldRow, Journal, MoveRow, RolloutRow
+from proto.errors import Permanent, Refused
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.slices import BundleEntry, SliceManifest
+
+EU = ClusterName("eu-1")
+SHOP = BundleName("shop")
+FIRST, SECOND, THIRD = Oid("1" * 40), Oid("2" * 40), Oid("3" * 40)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal.db")
+    yield made
+    made.close()
+
+
+def move(seq: int, old: Oid | None, new: Oid) -> MoveRow:
+    manifest = SliceManifest(
+        cluster=EU, seq=seq, bundles={"shop": BundleEntry(subtree="a" * 40, revision="b" * 40, rollout="shop-1")}
+    )
+    return MoveRow(
+        cluster=EU,
+        seq=seq,
+        old=old,
+        new=new,
+        time_s=seq,
+        manifest=manifest,
+        causes=(("shop", "a" * 40, "shop-1", "w"),),
+    )
+
+
+def rollout(number: int, phase: str, *, alive: bool) -> RolloutRow:
+    return RolloutRow(
+        number=number, id=RolloutId(f"shop-{number}"), phase=phase, alive=alive, state=f"state {phase}".encode()
+    )
+
+
+def test_a_decision_survives_a_restart_whole(tmp_path: Path, journal: Journal) -> None:
+    journal.commit(
+        Decision(
+            rollouts=[rollout(1, "running", alive=True)],
+            moves=[move(1, None, FIRST)],
+            good=[(EU, SHOP, Oid("a" * 40))],
+            completed=[(SHOP, EU, Oid("a" * 40))],
+            holds=[HoldRow(bundle=SHOP, rollout=RolloutId("shop-1"), reason="why", time_s=1.0, refused={EU: SECOND})],
+            events=[EventRow(time_s=1.0, kind="moved", text="eu-1 moved", cluster="eu-1", data={"n": 1})],
+            meta={"tip": "b" * 40},
+        )
+    )
+    journal.close()
+
+    again = Journal(tmp_path / "journal.db")
+    assert again.slices()[EU].commit == FIRST
+    assert again.slices()[EU].manifest.bundles["shop"].rollout == "shop-1"
+    assert [row.state for row in again.rollouts(alive=True)] == [b"state running"]
+    assert again.last_good() == {(EU, SHOP): "a" * 40}
+    assert again.completed() == {SHOP: {EU: "a" * 40}}
+    assert again.holds()[SHOP].refused == {EU: SECOND}
+    assert again.events()[0].data == {"n": 1}
+    assert again.meta("tip") == "b" * 40
+    assert again.next_number() == 2
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        pytest.param(move(2, SECOND, THIRD), id="old commit is not the slice's"),
+        pytest.param(move(3, FIRST, THIRD), id="a sequence number is skipped"),
+        pytest.param(move(1, None, THIRD), id="a first slice where there is one"),
+    ],
+)
+def test_a_stale_move_stores_nothing_of_its_decision(journal: Journal, stale: MoveRow) -> None:
+    journal.commit(Decision(moves=[move(1, None, FIRST)]))
+    with pytest.raises(Refused, match="no longer at"):
+        journal.commit(Decision(rollouts=[rollout(1, "running", alive=True)], moves=[stale]))
+    assert journal.slices()[EU].commit == FIRST
+    assert journal.rollouts() == []
+
+
+def test_a_second_hub_on_the_same_data_stops_the_first_from_deciding(tmp_path: Path, journal: Journal) -> None:
+    second = Journal(tmp_path / "journal.db")
+    with pytest.raises(Refused, match="another hub opened this data folder"):
+        journal.commit(Decision(moves=[move(1, None, FIRST)]))
+    second.commit(Decision(moves=[move(1, None, FIRST)]))
+    assert second.slices()[EU].seq == 1
+    second.close()
+
+
+def test_only_a_clusters_own_commits_are_in_its_chain(journal: Journal) -> None:
+    journal.commit(Decision(moves=[move(1, None, FIRST)]))
+    journal.commit(Decision(moves=[move(2, FIRST, SECOND)]))
+    assert journal.in_chain("eu-1", FIRST)
+    assert journal.in_chain("eu-1", SECOND)
+    assert not journal.in_chain("eu-2", FIRST)
+    assert not journal.in_chain("eu-1", THIRD)
+    assert [m["seq"] for m in journal.moves("eu-1")] == [2, 1]
+
+
+def test_an_event_told_twice_is_stored_once(journal: Journal) -> None:
+    told = EventRow(time_s=1.0, kind="drift", text="Deployment/shop/web drifted", cluster="eu-1", dedup="eu-1/boot/7")
+    journal.commit(Decision(events=[told]))
+    journal.commit(Decision(events=[told]))
+    assert len(journal.events(kind="drift")) == 1
+
+
+def test_events_are_read_by_id_and_by_what_they_are_about(journal: Journal) -> None:
+    journal.commit(
+        Decision(
+            events=[
+                EventRow(time_s=1.0, kind="moved", text="one", cluster="eu-1"),
+                EventRow(time_s=2.0, kind="drift", text="two", cluster="eu-2", bundle="shop"),
+                EventRow(time_s=3.0, kind="drift", text="three", cluster="eu-1", bundle="shop"),
+            ]
+        )
+    )
+    first, _, last = journal.events()
+    assert [e.text for e in journal.events(since=first.id)] == ["two", "three"]
+    assert [e.text for e in journal.events(cluster="eu-1", kind="drift")] == ["three"]
+    assert [e.text for e in journal.events(limit=1)] == ["three"]
+    assert journal.events(since=last.id) == []
+
+
+def test_a_hold_ends_when_it_is_released(journal: Journal) -> None:
+    journal.commit(
+        Decision(holds=[HoldRow(bundle=SHOP, rollout=RolloutId("shop-1"), reason="", time_s=1.0, refused={})])
+    )
+    journal.commit(Decision(released=[SHOP]))
+    assert journal.holds() == {}
+
+
+def test_a_join_token_enrolls_one_key_and_the_same_key_again(journal: Journal) -> None:
+    journal.add_join_token("t1", cluster="eu-1", mac_key=b"k", expires_at=10.0)
+    journal.enroll("t1", "eu-1", "key-a", 1.0)
+    journal.enroll("t1", "eu-1", "key-a", 2.0)
+    assert journal.public_key("eu-1") == "key-a"
+    with pytest.raises(Refused, match=r"used before, by another key.*flotilla join-token eu-1"):
+        journal.enroll("t1", "eu-1", "key-b", 3.0)
+    assert journal.public_key("eu-1") == "key-a"
+
+
+def test_a_join_token_of_another_cluster_enrolls_nobody(journal: Journal) -> None:
+    journal.add_join_token("t1", cluster="eu-1", mac_key=b"k", expires_at=10.0)
+    with pytest.raises(Refused):
+        journal.enroll("t1", "eu-2", "key-a", 1.0)
+    assert journal.public_key("eu-2") is None
+
+
+def test_what_was_rendered_is_found_by_its_key_with_its_first_revision(journal: Journal) -> None:
+    journal.remember_renders([("k1", "shop", "a" * 40, "r1"), ("k2", "shop", "a" * 40, "r2")])
+    assert journal.renders(["k1", "k2", "k3"]) == {"k1": "a" * 40, "k2": "a" * 40}
+    assert journal.revision_of("a" * 40) == "r1"
+    assert journal.revision_of("c" * 40) == ""
+
+
+def test_a_journal_of_a_newer_hub_is_refused(tmp_path: Path, journal: Journal) -> None:
+    journal._db.execute("PRAGMA user_version=99")
+    with pytest.raises(Permanent, match=r"schema 99.*upgrade the hub"):
+        Journal(tmp_path / "journal.db")
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(Permanent, match="restore the hub's data folder"):
+        Journal(tmp_path / "journal.db")
