@@ -1,0 +1,449 @@
+"""YAML (and JSON) bytes to JSON values, exactly as kubectl reads them, in bounded time and memory.
+
+kubectl reads YAML with sigs.k8s.io/yaml: go-yaml v2 resolves the scalars, and the result is made JSON. So `y` and `on`
+are true, `0777` and `0o777` are 511, `08` is 8, `1e3` is 1000, dates and `12:30:45` stay strings, and keys become
+strings. PyYAML's scanner and parser (libyaml, which go-yaml is a port of) give the events; what they mean is decided
+here.
+
+    kubectl lets pass                            here
+    a key set twice (the last one wins)          refused, as in kubectl's strict mode, unless `strict` is off
+    what follows `...` (ignored without a word)  read as the next document
+    10,000 levels, any number of nodes           MAX_DEPTH, MAX_NODES, MAX_BYTES
+Documents without content are left out, as kubectl does. Next: `fleet` for the fleet's files, `render` for manifests.
+"""
+
+import base64
+import binascii
+import datetime
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, cast
+
+import yaml
+
+from proto.errors import InvalidInput
+
+MAX_BYTES = 16 << 20
+"""Of one file: the largest bundles of CRDs in common use have 4 MB."""
+MAX_NODES = 1_000_000
+"""Of one file, with aliases expanded: about two seconds, and 16 MB of dense objects."""
+MAX_DEPTH = 200
+"""Of one document: the writer of canonical JSON stops at 254, CRD schemas rarely reach 50."""
+
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_TAG = "tag:yaml.org,2002:"
+_RESOLVED_TAGS = frozenset({_TAG + name for name in ("str", "bool", "int", "float", "null", "timestamp")})
+_WORDS: Mapping[str, bool | float | None] = {
+    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
+    **dict.fromkeys(("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
+}
+_MAYBE_NUMBER = frozenset("+-.0123456789")
+_INTEGER = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|([1-9][0-9]*|0))", re.ASCII)
+_SIGNED_BINARY = re.compile(r"0b([-+][01]+)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_DOT_FLOAT = re.compile(r"\.[0-9]+(?:_[0-9]+)*(?:[eE][-+]?[0-9]+(?:_[0-9]+)*)?", re.ASCII)
+_TIMESTAMP = re.compile(
+    r"(\d{4})-(\d{1,2})-(\d{1,2})"
+    r"(?:(?:[Tt](?=.*(?:Z|[-+]..:..)$)| +(?!.*[-+Z]))"
+    r"(\d{1,2}):(\d{1,2}):(\d{1,2})(?:[.,]\d+)?(?:Z|[-+](\d\d):(\d\d))?)?",
+    re.ASCII,
+)
+_INT64 = range(-(2**63), 2**63)
+_MAX_DIGITS = 64
+"""Of a 64-bit integer in base 2, leading zeros aside; Python's own limit on longer texts is an error."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Lines:
+    """Tells at which line of the file a part of a document stands; reads the text again, so ask for errors only."""
+
+    __slots__ = ("_composed", "_first", "_index", "_text")
+
+    def __init__(self, text: bytes, *, index: int, first: int) -> None:
+        self._text = text
+        self._index = index
+        self._first = first
+        self._composed: Any = None
+
+    def at(self, *path: str | int) -> int:
+        """The line of the key or item at `path` (keys and list indexes), or of its nearest ancestor that is found."""
+        line, node = self._first, self._root()
+        for step in path:
+            if isinstance(node, yaml.MappingNode):
+                found = [(key, value) for key, value in node.value if key.value == str(step)]
+                if not found:
+                    break
+                line, node = found[-1][0].start_mark.line + 1, found[-1][1]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+                node = node.value[step]
+                line = node.start_mark.line + 1
+            else:
+                break
+        return line
+
+    def _root(self) -> Any:
+        if self._composed is None:
+            try:
+                self._composed = list(yaml.compose_all(self._text, Loader=_Loader))[self._index]
+            except (yaml.YAMLError, IndexError):  # JSON that YAML cannot read
+                self._composed = yaml.ScalarNode("", "")
+        return self._composed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One document: `value` is a JSON value, `line` where it begins in the file `where`."""
+
+    value: Any
+    line: int
+    where: str
+    lines: Lines = field(repr=False, compare=False)
+
+
+def documents(text: bytes, *, where: str, strict: bool = True) -> tuple[Document, ...]:
+    """Pure: the documents of one file that have content, in order. UTF-8 or UTF-16, with or without a byte order mark.
+
+    With `strict` off a key that is set twice (or set beside a merge that has it) takes its last value.
+    Raises InvalidInput whose `thing` is `where:line`.
+    """
+    if len(text) > MAX_BYTES:
+        raise InvalidInput(where, f"has {len(text)} bytes, the limit is {MAX_BYTES}", "split the file")
+    try:
+        return _Reader(text, where=where, strict=strict).read()
+    except yaml.YAMLError as error:
+        if text.lstrip()[:1] in (b"{", b"[") and (value := _json(text)) is not None:
+            return (Document(value=value, line=1, where=where, lines=Lines(b"", index=0, first=1)),)
+        line, cause = _explain(error, text)
+        raise InvalidInput(f"{where}:{line}", cause) from error
+
+
+def _explain(error: yaml.YAMLError, text: bytes) -> tuple[int, str]:
+    """The line (from 1) and the cause of an error of the scanner or the parser."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return text.count(b"\n", 0, error.position) + 1, f"is not text that YAML allows: {error.reason}"
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        cause = ", ".join(part for part in (error.context, error.problem) if part)
+        return (mark.line + 1 if mark is not None else 1), f"is not valid YAML: {cause}"
+    return 1, f"is not valid YAML: {error}"
+
+
+def _json(text: bytes) -> Any:
+    """`text` as one JSON value; None if it is none, or one that the rules of this module refuse.
+
+    Some JSON is no YAML: surrogate pairs, keys beyond 1024 characters. kubectl reads what begins with `{` as JSON.
+    """
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_float=_number, parse_int=_number, parse_constant=_number
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # refuses half a surrogate pair
+    except (ValueError, RecursionError):
+        return None
+    depth, nodes = _measure(value)
+    return value if depth <= MAX_DEPTH and nodes <= MAX_NODES else None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is set twice")
+    return found
+
+
+def _number(digits: str) -> int | float:
+    """A number of a JSON text. Raises ValueError for NaN, infinity and what is beyond a float's range."""
+    number = _resolve(digits)
+    if isinstance(number, str):
+        raise ValueError(f"{digits} is not a JSON number")
+    return cast(int | float, _json_number(number))
+
+
+def _measure(value: Any) -> tuple[int, int]:
+    """Pure: how many containers deep `value` is nested, and how many values it has."""
+    depth, nodes, level = 0, 1, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        level = [child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent)]
+        depth, nodes = depth + 1, nodes + len(level)
+    return depth, nodes
+
+
+@dataclass(slots=True, kw_only=True)
+class _Anchor:
+    """What an alias stands for. `raw` is a resolved scalar or a finished container; `size` counts its nodes."""
+
+    raw: Any = None
+    size: int = 0
+    open: bool = True
+
+
+class _Reader:
+    """Turns one file's events into values. Recursion is bounded by MAX_DEPTH."""
+
+    def __init__(self, text: bytes, *, where: str, strict: bool) -> None:
+        self._text = text
+        self._where = where
+        self._strict = strict
+        self._parser = _Loader(text)
+        self._anchors: dict[str, _Anchor] = {}
+        self._nodes = 0  # of the file
+        self._decoded = 0  # of the document, with aliases expanded
+        self._aliased = 0  # of those, inside an alias
+
+    def read(self) -> tuple[Document, ...]:
+        """The documents with content. Raises InvalidInput, or yaml.YAMLError for what the scanner or parser refuses."""
+        found: list[Document] = []
+        self._next()  # the start of the stream
+        index = 0
+        while type(self._next()) is not yaml.StreamEndEvent:
+            self._anchors, self._decoded, self._aliased = {}, 0, 0
+            event = self._next()
+            line = event.start_mark.line + 1
+            value = self._value(self._raw(event, 0), line)
+            self._next()  # the end of the document
+            if value is not None:
+                lines = Lines(self._text, index=index, first=line)
+                found.append(Document(value=value, line=line, where=self._where, lines=lines))
+            index += 1
+        return tuple(found)
+
+    def _next(self) -> Any:
+        return self._parser.get_event()
+
+    def _refuse(self, line: int, cause: str, remedy: str = "") -> NoReturn:
+        raise InvalidInput(f"{self._where}:{line}", cause, remedy)
+
+    def _count(self, line: int) -> None:
+        self._nodes += 1
+        self._decoded += 1
+        if self._nodes > MAX_NODES:
+            self._refuse(line, f"the file has more than {MAX_NODES} values, with aliases expanded", "split the file")
+
+    def _raw(self, event: Any, depth: int) -> Any:
+        """What begins with `event`: a container of JSON values, or a scalar before it is made JSON or a key."""
+        line = event.start_mark.line + 1
+        self._count(line)
+        kind = type(event)
+        if kind is yaml.AliasEvent:
+            return self._alias(event.anchor, line, depth)
+        anchor = _Anchor()
+        if event.anchor is not None:
+            self._anchors[event.anchor] = anchor
+        before = self._decoded - 1
+        if kind is yaml.ScalarEvent:
+            anchor.raw = self._scalar(event, line)
+        elif depth >= MAX_DEPTH:
+            self._refuse(line, f"is nested more than {MAX_DEPTH} levels deep")
+        elif kind is yaml.MappingStartEvent:
+            anchor.raw = self._mapping(depth + 1)
+        else:
+            anchor.raw = self._sequence(depth + 1)
+        anchor.size = self._decoded - before
+        anchor.open = False
+        return anchor.raw
+
+    def _value(self, raw: Any, line: int) -> Any:
+        if type(raw) is float:
+            if not math.isfinite(raw):
+                self._refuse(line, "infinity and NaN are not JSON values", "quote it if it is meant as a string")
+            return _json_number(raw)
+        return raw
+
+    def _scalar(self, event: Any, line: int) -> Any:
+        text, tag = event.value, event.tag
+        if tag is None:
+            return _resolve(text) if event.implicit[0] else text
+        if tag == _TAG + "binary":
+            try:
+                data = base64.b64decode(re.sub(r"[\r\n]", "", text), validate=True)
+            except (binascii.Error, ValueError):
+                self._refuse(line, "!!binary value is not valid base64")
+            return _SURROGATE.sub("\ufffd", data.decode("utf-8", "surrogateescape"))
+        if tag not in _RESOLVED_TAGS or tag == _TAG + "str":
+            return text
+        return self._tagged(text, tag.removeprefix(_TAG), line)
+
+    def _tagged(self, text: str, tag: str, line: int) -> Any:
+        """A scalar whose tag demands what it must be."""
+        if tag == "timestamp" and _is_timestamp(text):
+            return text
+        raw = _resolve(text)
+        found = {bool: "bool", int: "int", float: "float", type(None): "null"}.get(type(raw), "str")
+        if tag == "float" and type(raw) is int and raw in _INT64:
+            return float(raw)
+        if found != tag:
+            self._refuse(line, f"{text[:80]!r} is a !!{found}, not the !!{tag} that its tag says")
+        return raw
+
+    def _sequence(self, depth: int) -> list[Any]:
+        found: list[Any] = []
+        while type(event := self._next()) is not yaml.SequenceEndEvent:
+            found.append(self._value(self._raw(event, depth), event.start_mark.line + 1))
+        return found
+
+    def _mapping(self, depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        set_at: dict[str, int] = {}
+        while type(event := self._next()) is not yaml.MappingEndEvent:
+            line = event.start_mark.line + 1
+            if _is_merge(event):
+                for source in self._merged(self._next(), depth):
+                    for key, value in source.items():
+                        self._set(found, set_at, key, value, line)
+                continue
+            key = self._key(self._raw(event, depth), line)
+            value_event = self._next()
+            value = self._value(self._raw(value_event, depth), value_event.start_mark.line + 1)
+            self._set(found, set_at, key, value, line)
+        return found
+
+    def _set(self, found: dict[str, Any], set_at: dict[str, int], key: str, value: Any, line: int) -> None:
+        if self._strict and key in set_at:
+            self._refuse(line, f"key {key[:80]!r} is set twice (first on line {set_at[key]})", "keep one of the two")
+        found[key] = value
+        set_at[key] = line
+
+    def _merged(self, event: Any, depth: int) -> list[dict[str, Any]]:
+        """The mappings of a merge key's value, the one that wins last."""
+        line = event.start_mark.line + 1
+        raw = self._raw(event, depth)
+        sources = raw[::-1] if type(raw) is list and type(event) is not yaml.AliasEvent else [raw]
+        if not all(type(source) is dict for source in sources):
+            self._refuse(line, "a merge key ('<<') takes a mapping or a list of mappings")
+        return cast(list[dict[str, Any]], sources)
+
+    def _key(self, raw: Any, line: int) -> str:
+        kind = type(raw)
+        if kind is str:
+            return cast(str, raw)
+        if kind is bool:
+            return "true" if raw else "false"
+        if kind is int and raw in _INT64:
+            return str(raw)
+        if kind is float:
+            return _float_key(raw)
+        shown = {type(None): "null", int: "an integer beyond 64 bits", dict: "a mapping", list: "a list"}[kind]
+        self._refuse(line, f"{shown} cannot be a key", "quote it if it is meant as a string")
+
+    def _alias(self, name: str, line: int, depth: int) -> Any:
+        anchor = self._anchors.get(name)
+        if anchor is None:
+            self._refuse(line, f"unknown anchor {name[:80]!r}", "an anchor is known after it, within its document")
+        if anchor.open:
+            self._refuse(line, f"anchor {name[:80]!r} contains itself")
+        self._nodes += anchor.size
+        self._decoded += anchor.size
+        self._aliased += anchor.size
+        if self._nodes > MAX_NODES or _excessive(self._aliased, self._decoded):
+            self._refuse(line, "aliases repeat too much of the document", "write the values out, or in fewer layers")
+        if depth + _measure(anchor.raw)[0] > MAX_DEPTH:
+            self._refuse(line, f"is nested more than {MAX_DEPTH} levels deep")
+        return _copy(anchor.raw)
+
+
+def _is_merge(event: Any) -> bool:
+    if type(event) is not yaml.ScalarEvent or event.value != "<<":
+        return False
+    return bool(event.implicit[0]) or event.tag == _TAG + "merge"
+
+
+def _copy(value: Any) -> Any:
+    """A value of its own for each alias, so that whoever changes one does not change the others."""
+    if type(value) is dict:
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if type(value) is list else value
+
+
+def _excessive(aliased: int, decoded: int) -> bool:
+    """Pure: go-yaml's rule: 99 % may come from aliases up to 400,000 nodes, falling to 10 % at 4,000,000.
+
+    Source: go.yaml.in/yaml/v2 decode.go, allowedAliasRatio.
+    """
+    share = 0.99 - 0.89 * min(max((decoded - 400_000) / 3_600_000, 0.0), 1.0)
+    return aliased > 100 and decoded > 1000 and aliased / decoded > share
+
+
+def _resolve(text: str) -> Any:
+    """Pure: what a plain scalar is: None, bool, int, float or str. Source: go.yaml.in/yaml/v2 resolve.go."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] not in _MAYBE_NUMBER:
+        return text
+    if text[0] == ".":
+        return _float(text.replace("_", ""), text) if _DOT_FLOAT.fullmatch(text) else text
+    plain = text.replace("_", "")
+    if match := _INTEGER.fullmatch(plain):
+        sign, *digits = match.groups()
+        for found, base in zip(digits, (16, 2, 8, 10), strict=True):
+            if found is None or len(found.lstrip("0")) > _MAX_DIGITS:
+                continue
+            number = -int(found, base) if sign == "-" else int(found, base)
+            # An unsigned integer takes no sign, not even "+".
+            if number in _INT64 or (not sign and number < 2**64):
+                return number
+    elif (match := _SIGNED_BINARY.fullmatch(plain)) and len(plain) <= _MAX_DIGITS:
+        return int(match[1], 2)
+    return _float(plain, text)
+
+
+def _float(plain: str, text: str) -> float | str:
+    """`plain` as a float, or `text` where it is none or beyond the range of one."""
+    if _FLOAT.fullmatch(plain) is None:
+        return text
+    number = float(plain)
+    return number if math.isfinite(number) else text
+
+
+def _is_timestamp(text: str) -> bool:
+    """Pure: is it one of the four forms that go-yaml v2 takes for a !!timestamp?"""
+    match = _TIMESTAMP.fullmatch(text)
+    if match is None:
+        return False
+    year, month, day, hour, minute, second, zone_hour, zone_minute = (int(part or 0) for part in match.groups())
+    try:
+        datetime.datetime(year or 2000, month, day, hour, minute, second)  # Go knows a year 0, a leap year like 2000
+    except ValueError:
+        return False
+    return zone_hour <= 24 and zone_minute <= 60
+
+
+def _json_number(number: Any) -> Any:
+    """Pure: a number as Go's JSON writes it and a JSON reader then sees it: without a fraction it is an integer.
+
+    Go writes the shortest digits, plain below 1e21: 2**64 becomes 18446744073709552000.
+    """
+    if type(number) is not float or abs(number) >= 1e21 or not number.is_integer():
+        return number
+    mantissa, _, exponent = f"{number!r}".partition("e")
+    if not exponent:
+        return int(number)
+    whole, _, fraction = mantissa.partition(".")
+    return int((whole + fraction).ljust(len(whole) + int(exponent), "0"))
+
+
+def _float_key(number: float) -> str:
+    """Pure: a float as a key: Go's `FormatFloat(number, 'g', -1, 32)`, with YAML's words for what is not finite."""
+    if math.isnan(number):
+        return ".nan"
+    try:
+        single = struct.pack("<f", number)
+    except OverflowError:
+        single = struct.pack("<f", math.copysign(math.inf, number))
+    number = struct.unpack("<f", single)[0]
+    if math.isinf(number):
+        return ".inf" if number > 0 else "-.inf"
+    shortest = next(text for digits in range(9) if struct.pack("<f", float(text := f"{number:.{digits}e}")) == single)
+    mantissa, exponent = shortest.split("e")
+    if not -4 <= int(exponent) < 6:
+        return shortest
+    fraction_digits = len(mantissa.lstrip("-").replace(".", "")) - 1 - int(exponent)
+    return f"{float(shortest):.{max(fraction_digits, 0)}f}"
