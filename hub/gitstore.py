@@ -1,0 +1,381 @@
+"""The slice repository: a bare Git repository whose objects are written by us and read through pygit2.
+
+It holds every subtree that was rendered and every slice commit; `refs/heads/clusters/<name>` are copies of the
+journal's pointers (design, decision 8). What it promises:
+
+    write      all objects of one call are durable and visible, or none is; repeating it is harmless
+    repack     objects are in the merged pack before the packs they came from go
+    set_ref    only forward along first parents, unless forced (`flotilla hub recover`)
+
+Everything here blocks: call it from a worker thread or process. A lock file keeps writers of several processes apart;
+readers need none. Assumes that nothing but this module writes to the repository. Composition is in `compose`, serving
+in `git_http`.
+"""
+
+import fcntl
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Generic, NamedTuple, Self, TypeVar
+
+import pygit2
+from pygit2.enums import ObjectType
+
+from hub import packs
+from proto import wire
+from proto.errors import FlotillaError, Permanent, Transient
+from proto.ids import Oid, check_name, slice_ref
+from proto.messages import GitObject
+from proto.objects import ObjectKey, git_id, tree_bytes
+from proto.slices import POLICY_FILE, SLICE_FILE, SliceManifest, read_manifest
+
+MAX_PACKS = 50
+"""From here on `repack` merges: every lookup that fails asks each pack."""
+_KEYS_CACHED = 200_000
+_TREE_ENTRIES_CACHED = 200_000
+_ENTRY_BYTES_CACHED = 64 << 20
+"""Of compressed pack entries: the subtrees that a wave is fetching right now, at a few hundred bytes an object."""
+
+_KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+def subtree(files: Mapping[str, bytes]) -> tuple[Oid, tuple[tuple[str, bytes], ...]]:
+    """Pure: the Git tree of `files` (path → content): its id, and all its blobs and trees as (kind, data).
+
+    Raises Permanent for a path that no Git tree can hold.
+    """
+    objects: dict[Oid, tuple[str, bytes]] = {}
+
+    def put(kind: str, data: bytes) -> Oid:
+        oid = git_id(kind, data)
+        objects[oid] = (kind, data)
+        return oid
+
+    def tree(level: Mapping[str, bytes]) -> Oid:
+        folders: dict[str, dict[str, bytes]] = {}
+        entries: dict[str, tuple[bool, Oid]] = {}
+        for path, data in level.items():
+            name, slash, rest = path.partition("/")
+            if name in ("", ".", "..", ".git") or "\0" in name:
+                raise Permanent(f"path {path[:200]!r}", "cannot be a name in a Git tree")
+            if slash:
+                folders.setdefault(name, {})[rest] = data
+            else:
+                entries[name] = (False, put("blob", data))
+        for name, inside in folders.items():
+            if name in entries:
+                raise Permanent(f"path {name[:200]!r}", "is a file and a folder at once")
+            entries[name] = (True, tree(inside))
+        return put("tree", tree_bytes(entries))
+
+    return tree(files), tuple(objects.values())
+
+
+class TreeEntry(NamedTuple):
+    name: str
+    is_tree: bool
+    oid: Oid
+
+
+class Lru(Generic[K, V]):
+    """A cache that forgets what was used least recently once the sum of `weigh` exceeds `limit`. Thread-safe."""
+
+    def __init__(self, limit: int, weigh: Callable[[V], int]) -> None:
+        self._limit = limit
+        self._weigh = weigh
+        self._kept: OrderedDict[K, V] = OrderedDict()
+        self._weight = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: K, make: Callable[[K], V]) -> V:
+        """The value of `key`, made by `make` (outside of the lock, so perhaps twice) when it is not kept."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        value = make(key)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = value
+                self._weight += self._weigh(value)
+            while self._weight > self._limit:
+                _, dropped = self._kept.popitem(last=False)
+                self._weight -= self._weigh(dropped)
+        return value
+
+
+class GitStore:
+    """One bare repository. Every method blocks; all but `create` and `open` may be called from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Use `create` or `open`."""
+        self.path = path
+        self._packs = path / "objects" / "pack"
+        self._writing = threading.RLock()
+        self._keys: Lru[Oid, frozenset[ObjectKey]] = Lru(_KEYS_CACHED, lambda keys: len(keys) + 1)
+        self._entries: Lru[Oid, tuple[TreeEntry, ...]] = Lru(_TREE_ENTRIES_CACHED, lambda entries: len(entries) + 1)
+        self._compressed: Lru[Oid, bytes] = Lru(_ENTRY_BYTES_CACHED, len)
+        self._repo = self._opened()
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Open the repository at `path`, made first if it is not there. Safe to repeat after a kill."""
+        with _disk(path):
+            repo = pygit2.init_repository(str(path), bare=True)
+            repo.config["gc.auto"] = 0  # git's own clean-up would drop subtrees that no commit names yet
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open an existing repository and remove what a killed writer left. Raises Permanent, Transient."""
+        store = cls(path)
+        with store._exclusive():
+            packs.sweep(store._packs)
+            packs.sweep(store.path)
+            refs = (store.path / slice_ref("any")).parent
+            refs.mkdir(exist_ok=True)
+            packs.sync_folder(refs.parent)
+        return store
+
+    def _opened(self) -> pygit2.Repository:
+        try:
+            return pygit2.Repository(str(self.path), pygit2.enums.RepositoryOpenFlag.BARE)
+        except (pygit2.GitError, OSError) as error:
+            raise Permanent(
+                f"slice repository {self.path}", f"cannot be opened: {error}", "see that the folder is there and ours"
+            ) from error
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """One writer among all threads and processes. The kernel releases the lock of a killed process."""
+        with self._writing, _disk(self.path), (self.path / "flotilla.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    # --- objects ------------------------------------------------------------------------------------------------------
+
+    def write(self, objects: Sequence[tuple[str, bytes]]) -> tuple[Oid, ...]:
+        """Store (kind, data) pairs as one pack; gives their ids in order. Durable and readable on return.
+
+        What exists already is skipped, also when it was given twice. Raises Transient when the disk refuses.
+        """
+        ids = tuple(git_id(kind, data) for kind, data in objects)
+        with self._exclusive():
+            new = {oid: pair for oid, pair in zip(ids, objects, strict=True) if not self.has(oid)}
+            if new:
+                entries = ((oid, packs.entry(kind, data)) for oid, (kind, data) in new.items())
+                packs.write(self._packs, entries, count=len(new))
+        return ids
+
+    def repack(self) -> bool:
+        """Merge small packs when there are more than MAX_PACKS; says whether it did.
+
+        Each merge reads every object through pygit2, which checks its hash. Raises Permanent for a broken object, and
+        then every pack stays.
+        """
+        with self._exclusive():
+            found = packs.packs(self._packs)
+            if len(found) <= MAX_PACKS:
+                return False
+            old = found[: packs.to_merge([pack.stat().st_size for pack in found])]
+            oids = sorted({oid for pack in old for oid in packs.oids(pack)})
+            merged = packs.write(self._packs, ((oid, self._compress(oid)) for oid in oids), count=len(oids))
+            for pack in old:
+                # After a kill in this loop the next merge may give the very pack that one of the old ones is.
+                if pack != merged:
+                    packs.remove(pack)
+            self._repo = self._opened()
+        return True
+
+    def has(self, oid: Oid) -> bool:
+        return bool(self._repo.odb.exists(oid))
+
+    def read(self, oid: Oid) -> bytes:
+        """The content of an object of any kind. Raises Permanent when it is missing or broken."""
+        return self._read(oid)[1]
+
+    def _read(self, oid: Oid) -> tuple[str, bytes]:
+        try:
+            kind, data = self._repo.odb.read(oid)
+            return _KINDS[kind], data
+        except (KeyError, ValueError, pygit2.GitError) as error:
+            raise _unreadable(oid) from error
+
+    def _compress(self, oid: Oid) -> bytes:
+        return packs.entry(*self._read(oid))
+
+    def entry(self, oid: Oid) -> bytes:
+        """The object as an entry of a pack. Raises Permanent when it is missing or broken."""
+        return self._compressed.get(oid, self._compress)
+
+    # --- trees --------------------------------------------------------------------------------------------------------
+
+    def _tree(self, oid: Oid) -> tuple[TreeEntry, ...]:
+        return self._entries.get(oid, self._parse_tree)
+
+    def _parse_tree(self, oid: Oid) -> tuple[TreeEntry, ...]:
+        found = self._object(oid, pygit2.Tree)
+        return tuple(TreeEntry(str(item.name), item.type == ObjectType.TREE, Oid(str(item.id))) for item in found)
+
+    def _object(self, oid: Oid, kind: type[V]) -> V:
+        try:
+            found = self._repo[oid]
+        except (KeyError, ValueError, pygit2.GitError) as error:
+            raise _unreadable(oid) from error
+        if not isinstance(found, kind):
+            raise Permanent(f"Git object {oid}", f"is not a {kind.__name__.lower()}")
+        return found
+
+    def _files(self, tree: Oid, prefix: str = "") -> Iterator[tuple[str, Oid]]:
+        for name, is_tree, oid in self._tree(tree):
+            if is_tree:
+                yield from self._files(oid, f"{prefix}{name}/")
+            else:
+                yield f"{prefix}{name}", oid
+
+    def files(self, tree: Oid) -> Mapping[str, Oid]:
+        """Path → blob id of all files under a tree. Raises Permanent."""
+        return dict(self._files(tree))
+
+    def keys(self, subtree: Oid) -> frozenset[ObjectKey]:
+        """The Kubernetes objects of a bundle's subtree. Raises Permanent, ProtocolError for a path that is none."""
+        return self._keys.get(subtree, self._parse_keys)
+
+    def _parse_keys(self, subtree: Oid) -> frozenset[ObjectKey]:
+        return frozenset(ObjectKey.from_path(path) for path, _ in self._files(subtree) if path != POLICY_FILE)
+
+    # --- commits ------------------------------------------------------------------------------------------------------
+
+    def manifest(self, commit: Oid) -> SliceManifest:
+        """What a slice commit says of itself. Raises Permanent, ProtocolError."""
+        for name, is_tree, oid in self._tree(self._tree_of(commit)):
+            if name == SLICE_FILE and not is_tree:
+                return read_manifest(self.read(oid))
+        raise Permanent(f"commit {commit}", f"is not a slice: it has no {SLICE_FILE}")
+
+    def _tree_of(self, commit: Oid) -> Oid:
+        return Oid(str(self._object(commit, pygit2.Commit).tree_id))
+
+    def history(self, commit: Oid) -> Iterator[Oid]:
+        """`commit` and its ancestors along first parents, newest first. Raises Permanent."""
+        at: Oid | None = commit
+        while at is not None:
+            yield at
+            parents = self._object(at, pygit2.Commit).parent_ids
+            at = Oid(str(parents[0])) if parents else None
+
+    def missing(self, wants: Iterable[Oid], haves: Iterable[Oid]) -> Iterator[Oid]:
+        """The commits, then the trees, then the blobs that are reachable from the commits `wants` and not from `haves`.
+
+        As in git, an object that is in neither a wanted commit's own history down to the nearest `have` nor in a `have`
+        itself, but only in an older ancestor of one, is named although the other side has it: a rollback sends its
+        trees again. Raises Permanent.
+        """
+        known: set[Oid] = set()
+        stop = set(haves)
+        for have in stop:
+            for _ in self._walk((self._tree_of(have),), known):
+                pass
+        commits: dict[Oid, None] = {}
+        for want in wants:
+            for commit in self.history(want):
+                if commit in stop or commit in commits:
+                    break
+                commits[commit] = None
+        yield from commits
+        blobs: list[Oid] = []
+        for is_tree, oid in self._walk(map(self._tree_of, commits), known):
+            if is_tree:
+                yield oid
+            else:
+                blobs.append(oid)
+        yield from blobs
+
+    def _walk(self, trees: Iterable[Oid], seen: set[Oid]) -> Iterator[tuple[bool, Oid]]:
+        """(is it a tree, id) of all trees and blobs under `trees` that are not in `seen`, which grows by them."""
+        todo = [(True, tree) for tree in trees]
+        for at in todo:
+            is_tree, oid = at
+            if oid in seen:
+                continue
+            seen.add(oid)
+            yield at
+            if is_tree:
+                todo.extend((item.is_tree, item.oid) for item in self._tree(oid))
+
+    def new_objects(self, commit: Oid, parent: Oid | None) -> tuple[GitObject, ...]:
+        """All objects that `commit` has and `parent` has not, as a wake-up carries them: commits, trees, blobs.
+
+        Empty when they are more than a wake-up may carry; no object is read that would not fit. Raises Permanent.
+        """
+        objects: list[GitObject] = []
+        room = wire.MAX_CARRIED_BYTES
+        for oid in self.missing((commit,), () if parent is None else (parent,)):
+            room -= self._size(oid)
+            if room < 0:
+                return ()
+            kind, data = self._read(oid)
+            objects.append(GitObject(kind=kind, data=data))
+        return tuple(objects)
+
+    def _size(self, oid: Oid) -> int:
+        try:
+            return int(self._repo.odb.read_header(oid)[1])
+        except (KeyError, pygit2.GitError) as error:
+            raise _unreadable(oid) from error
+
+    # --- refs ---------------------------------------------------------------------------------------------------------
+
+    def ref(self, cluster: str) -> Oid | None:
+        """Where the cluster's ref is, or None. Raises Permanent when it cannot be read."""
+        try:
+            return Oid(str(self._repo.references[slice_ref(check_name("cluster", cluster))].target))
+        except KeyError:
+            return None
+        except (ValueError, pygit2.GitError) as error:
+            raise Permanent(
+                f"ref of cluster {cluster}", f"cannot be read: {error}", "run 'flotilla hub recover'"
+            ) from error
+
+    def set_ref(self, cluster: str, commit: Oid, *, force: bool = False) -> None:
+        """Move the cluster's ref to `commit`, durably. A repetition changes nothing.
+
+        Raises Permanent, unless forced, when the ref is not on the way that leads to `commit`.
+        """
+        with self._exclusive():
+            self._tree_of(commit)
+            old = None if force else self.ref(cluster)
+            if old is not None and old not in self.history(commit):
+                raise Permanent(
+                    f"ref of cluster {cluster}",
+                    f"is at {old}, which is no ancestor of {commit}",
+                    "run 'flotilla hub recover' if the database was restored from a backup",
+                )
+            if old != commit:
+                path = self.path / slice_ref(check_name("cluster", cluster))
+                # Not beside the ref: git would take the leftover of a kill for a broken ref.
+                with packs.Unfinished(self.path) as file:
+                    file.write(f"{commit}\n".encode())
+                    file.publish(path)
+
+
+def _unreadable(oid: Oid) -> Permanent:
+    return Permanent(f"Git object {oid}", "is missing or broken in the slice repository", "run 'git fsck' there")
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Maps what the disk says: full or failing may pass, so it is Transient."""
+    try:
+        yield
+    except FlotillaError:
+        raise
+    except (OSError, pygit2.GitError) as error:
+        raise Transient(
+            f"slice repository {path}", f"cannot be written: {error}", "see that its disk has room"
+        ) from error
