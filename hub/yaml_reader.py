@@ -7,6 +7,7 @@ here.
 
     kubectl lets pass                            here
     a key set twice (the last one wins)          refused, as in kubectl's strict mode, unless `strict` is off
+    keys that become one, as 1 and "1" (either)  the same
     what follows `...` (ignored without a word)  read as the next document
     10,000 levels, any number of nodes           MAX_DEPTH, MAX_NODES, MAX_BYTES
 Documents without content are left out, as kubectl does. Next: `fleet` for the fleet's files, `render` for manifests.
@@ -15,6 +16,7 @@ Documents without content are left out, as kubectl does. Next: `fleet` for the f
 import base64
 import binascii
 import datetime
+import decimal
 import json
 import math
 import re
@@ -123,7 +125,8 @@ def documents(text: bytes, *, where: str, strict: bool = True) -> tuple[Document
         if text.lstrip()[:1] in (b"{", b"[") and (value := _json(text)) is not None:
             return (Document(value=value, line=1, where=where, lines=Lines(b"", index=0, first=1)),)
         line, cause = _explain(error, text)
-        raise InvalidInput(f"{where}:{line}", cause) from error
+        tabbed = any(b"\t" in part for part in text.split(b"\n", line)[line - 1 : line])
+        raise InvalidInput(f"{where}:{line}", cause, "indent with spaces, not tabs" if tabbed else "") from error
 
 
 def _explain(error: yaml.YAMLError, text: bytes) -> tuple[int, str]:
@@ -204,7 +207,9 @@ class _Reader:
         found: list[Document] = []
         self._next()  # the start of the stream
         index = 0
-        while type(self._next()) is not yaml.StreamEndEvent:
+        while type(start := self._next()) is not yaml.StreamEndEvent:
+            if start.version not in (None, (1, 1)):
+                self._refuse(start.start_mark.line + 1, "asks for another YAML than 1.1", "remove the %YAML line")
             self._anchors, self._decoded, self._aliased = {}, 0, 0
             event = self._next()
             line = event.start_mark.line + 1
@@ -423,11 +428,7 @@ def _json_number(number: Any) -> Any:
     """
     if type(number) is not float or abs(number) >= 1e21 or not number.is_integer():
         return number
-    mantissa, _, exponent = f"{number!r}".partition("e")
-    if not exponent:
-        return int(number)
-    whole, _, fraction = mantissa.partition(".")
-    return int((whole + fraction).ljust(len(whole) + int(exponent), "0"))
+    return int(decimal.Decimal(repr(number)))
 
 
 def _float_key(number: float) -> str:
