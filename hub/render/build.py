@@ -1,0 +1,173 @@
+"""One bundle with one set of inputs, rendered to the files of its subtree.
+
+The kind of the sources is recognised by itself: `Chart.yaml` is a Helm chart, a kustomization file a Kustomize folder,
+anything else is plain YAML. Equal sources and inputs give equal bytes. Variables are filled in after the build, so the
+clusters of a bundle share one Kustomize build (kept per process, for the last few folders). Next: `packs` stores the
+files as Git objects.
+"""
+
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from hub import sources
+from hub.render import helm, kustomize, objects, plain, variables
+from proto.errors import FlotillaError, InvalidInput, Transient
+from proto.ids import Oid
+from proto.objects import ObjectKey, canonical
+from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, POLICY_FILE, with_membership
+
+RENDERER_VERSION = "1"
+"""Part of every key. Raised when the same inputs shall give other bytes; never by a new build of Kustomize or Helm
+alone, or an upgrade of the hub would roll out everything."""
+
+_KEPT_BUILDS = 4
+_kept: OrderedDict[tuple[str, Oid, str], "_Built"] = OrderedDict()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """`files` maps a path inside the subtree to its bytes: one file per object, and `bundle.json`."""
+
+    files: Mapping[str, bytes]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    """Manifests before variables; `helm` ones had theirs in their values."""
+
+    manifests: tuple[plain.Manifest, ...]
+    warnings: tuple[str, ...] = ()
+    helm: bool = False
+
+
+def render(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str = "") -> Rendered:
+    """Render the bundle whose folder was written to `folder`. `inputs` are `RenderRequest.inputs`; `at` is the folder's
+    name in messages. Raises InvalidInput whose thing is `bundle NAME: file:line: object`."""
+    try:
+        return _finished(_built(folder, inputs, bundle=bundle, at=at or folder.name), inputs, bundle=bundle)
+    except FlotillaError as error:
+        raise _named(error, bundle) from error
+
+
+def render_tree(tree: sources.Tree, folder: str, inputs: Mapping[str, Any], bundle: str) -> Rendered:
+    """Render the bundle in `folder` of a fleet repo. Raises as `render`; Transient when the disk fails."""
+    try:
+        key = folder, tree.tree_id(folder), str(inputs.get("path") or "")
+        built = _kept.get(key)
+        if built is None:
+            with tempfile.TemporaryDirectory(prefix="flotilla-render-") as scratch:
+                place = Path(scratch, "bundle")
+                tree.materialise(folder, place)
+                built = _built(place, inputs, bundle=bundle, at=folder)
+            if not built.helm:
+                _kept[key] = built
+                if len(_kept) > _KEPT_BUILDS:
+                    _kept.popitem(last=False)
+        return _finished(built, inputs, bundle=bundle)
+    except FlotillaError as error:
+        raise _named(error, bundle) from error
+    except OSError as error:
+        raise Transient(f"bundle {bundle}", f"cannot be rendered here: {error}", "check the hub's disk") from error
+
+
+def render_request(repo: Path, commit: str, folder: str, inputs: Mapping[str, Any], bundle: str) -> Rendered:
+    """`render_tree` of a commit, for a worker process: everything here can be pickled."""
+    return render_tree(sources.CommitTree(repo, commit), folder, inputs, bundle)
+
+
+def render_checkout(root: Path, folder: str, inputs: Mapping[str, Any], bundle: str) -> Rendered:
+    """`render_tree` of a checked-out folder, for a worker process."""
+    return render_tree(sources.FolderTree(root), folder, inputs, bundle)
+
+
+def readable(rendered: Rendered) -> list[dict[str, Any]]:
+    """Pure: the objects without the membership labels, for people; namespaces and definitions first."""
+    found: list[tuple[tuple[int, str], dict[str, Any]]] = []
+    for path, data in rendered.files.items():
+        if path == POLICY_FILE:
+            continue
+        obj: dict[str, Any] = orjson.loads(data)
+        metadata = obj["metadata"]
+        labels = {k: v for k, v in metadata["labels"].items() if k not in (BUNDLE_LABEL, PART_OF_LABEL)}
+        metadata.pop("labels")
+        if labels:
+            metadata["labels"] = labels
+        order = {"Namespace": 0, "CustomResourceDefinition": 1}.get(obj["kind"], 2)
+        found.append(((order, path), obj))
+    return [obj for _, obj in sorted(found, key=lambda item: item[0])]
+
+
+def _named(error: FlotillaError, bundle: str) -> FlotillaError:
+    """The same error with the bundle's name before its thing."""
+    thing = error.thing.removeprefix(f"bundle {bundle}: ")
+    return type(error)(f"bundle {bundle}: {thing}", error.cause, error.remedy)
+
+
+def _built(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str) -> _Built:
+    path = str(inputs.get("path") or "").strip("/")
+    path = "" if path == "." else path
+    source = folder / path
+    if ".." in Path(path).parts or not source.is_dir():
+        there = ", ".join(sorted(item.name for item in folder.iterdir() if item.is_dir())[:10])
+        raise InvalidInput(
+            f"{at}/{path}",
+            "is not a folder of the bundle",
+            f"the bundle has {there}" if there else "check spec.source.path",
+        )
+    if (source / plain.CHART_FILE).is_file():
+        options = inputs.get("helm") or {}
+        manifests, warnings = helm.load(
+            folder,
+            path,
+            at=at,
+            release=str(options.get("release") or bundle),
+            namespace=str(inputs.get("namespace") or "default"),
+            values=helm.values_of(folder, options, inputs.get("variables") or {}, at=at),
+            kubernetes=str(inputs.get("kubernetes") or ""),
+        )
+        return _Built(manifests=tuple(manifests), warnings=warnings, helm=True)
+    if inputs.get("helm"):
+        name = f"{at}/{path}" if path else at
+        raise InvalidInput(name, "has Helm options, but no Chart.yaml", "remove spec.helm, or set spec.source.path")
+    if kustomize.kustomization_of(source) is not None:
+        return _Built(manifests=tuple(kustomize.load(folder, path, at=at)))
+    return _Built(manifests=tuple(plain.load(source, at=f"{at}/{path}" if path else at)))
+
+
+def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rendered:
+    warnings = list(built.warnings)
+    manifests = list(built.manifests)
+    if not built.helm:
+        for index, manifest in enumerate(manifests):
+            value, notes = variables.substitute(
+                manifest.value, inputs.get("variables") or {}, what=objects.describe(manifest)
+            )
+            manifests[index] = plain.Manifest(value=value, where=manifest.where)
+            warnings.extend(notes)
+    scopes = objects.scopes_of(manifests)
+    origins: dict[ObjectKey, str] = {}
+    files = {POLICY_FILE: canonical(inputs["policy"])}
+    for manifest in manifests:
+        key, obj, notes = objects.complete(manifest, namespace=str(inputs.get("namespace") or ""), scopes=scopes)
+        if key in origins:
+            raise InvalidInput(f"{manifest.where}: {key}", f"is also in {origins[key]}", "remove one of the two")
+        origins[key] = manifest.where
+        files[key.path] = _bytes(with_membership(obj, bundle), what=f"{manifest.where}: {key}")
+        warnings.extend(notes)
+    if not origins:
+        warnings.append(f"bundle {bundle}: renders no objects")
+    return Rendered(files=dict(sorted(files.items())), warnings=tuple(warnings))
+
+
+def _bytes(obj: Mapping[str, Any], *, what: str) -> bytes:
+    try:
+        return canonical(obj)
+    except InvalidInput as error:
+        raise InvalidInput(what, error.cause, "correct the value") from error

