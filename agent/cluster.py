@@ -1,0 +1,382 @@
+"""The Kubernetes API server, as the agent sees it: raw JSON over kubernetes_asyncio's connections and credentials.
+
+Bytes are sent as they were given and answers parsed by orjson: the library's own request path costs three times the CPU
+per object. Assumes a server of Kubernetes 1.30 or newer (1.32 for streamed initial events; older ones get lists).
+Errors come from `api_status`, watches from `watch`; next: `revert` and the apply step call this.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from random import uniform
+from typing import Any, Final, Self
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import anyio
+import orjson
+from yarl import URL
+
+from agent import api_status, discovery, kubeclient, watch
+from agent.api_status import Conflict, Invalid, NotFound
+from agent.model import Resource, WatchEvent
+from proto.errors import Transient
+from proto.objects import ObjectKey
+from proto.slices import FIELD_MANAGER
+
+__all__ = ["Cluster", "Conflict", "Invalid", "NotFound", "backoff"]
+
+logger = logging.getLogger("flotilla.agent.cluster")
+
+REQUEST_S: Final = 70.0
+"""The API server gives up on a request, admission webhooks included, after 60 s."""
+CONNECT_S: Final = 10.0
+_RENEW_EVERY_S: Final = 5.0
+"""A token that stays refused must not start an exec plugin for every request."""
+_ASK_AGAIN_S: Final = 2.0
+"""A kind that is not served is asked for at most this often."""
+
+_JSON: Final = "application/json"
+_METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_NETWORK = (aiohttp.ClientError, OSError, TimeoutError)
+
+
+def backoff(first_s: float = 0.2, most_s: float = 30.0) -> Iterator[float]:
+    """Seconds to wait between tries: doubling, each spread by half around it."""
+    wait = first_s
+    while True:
+        yield wait * uniform(0.5, 1.5)
+        wait = min(wait * 2, most_s)
+
+
+class Cluster:
+    """The `ClusterApi` of a real API server. `requests` counts what was sent, by verb."""
+
+    def __init__(
+        self,
+        credentials: kubeclient.Credentials,
+        *,
+        delays: Callable[[], Iterator[float]] = backoff,
+        silence_s: float = watch.SILENCE_S,
+    ) -> None:
+        self.requests: Counter[str] = Counter()
+        self._credentials = credentials
+        self._delays = delays
+        self._silence_s = silence_s
+        self._session, self._options = kubeclient.connect(credentials)
+        self._renewals = 0
+        self._renewed_at = float("-inf")
+        self._renewing = anyio.Lock()
+        self._kinds: dict[tuple[str, str], Resource] = {}
+        self._missing: dict[tuple[str, str], float] = {}
+        self._discovering = anyio.Lock()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        kubeconfig: Path | None,
+        context: str | None = None,
+        *,
+        delays: Callable[[], Iterator[float]] = backoff,
+        silence_s: float = watch.SILENCE_S,
+    ) -> AsyncIterator[Self]:
+        """With a kubeconfig's credentials, or those of the pod when it is None; sends nothing yet.
+
+        `delays` is the backoff of watches, `silence_s` how long one may be silent. Raises InvalidInput.
+        """
+        made = cls(await kubeclient.load(kubeconfig, context), delays=delays, silence_s=silence_s)
+        try:
+            yield made
+        finally:
+            with anyio.CancelScope(shield=True):
+                await made._session.close()
+
+    # --- objects --------------------------------------------------------------------------------------------------
+
+    async def apply(
+        self, resource: Resource, key: ObjectKey, body: bytes, *, force: bool, dry_run: bool = False
+    ) -> tuple[bool, dict[str, Any]]:
+        """Server-side apply of canonical JSON bytes, sent as they are; returns (created, the whole object after)."""
+        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
+        if dry_run:
+            query["dryRun"] = "All"
+        status, answer = await self._send(
+            "dry-run" if dry_run else "apply",
+            "PATCH",
+            _path(resource, key),
+            query=query,
+            body=body,
+            content_type="application/apply-patch+yaml",
+            about=str(key),
+            resource=resource,
+        )
+        return status == 201, answer
+
+    async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]:
+        """The object, or its PartialObjectMetadata. Raises NotFound."""
+        accept = _METADATA if metadata_only else _JSON
+        _, answer = await self._send(
+            "get", "GET", _path(resource, key), accept=accept, about=str(key), resource=resource
+        )
+        return answer
+
+    async def json_patch(
+        self, resource: Resource, key: ObjectKey, operations: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Returns the object after. Raises Conflict when a `test` among the operations did not hold."""
+        try:
+            _, answer = await self._send(
+                "patch",
+                "PATCH",
+                _path(resource, key),
+                query={"fieldManager": FIELD_MANAGER},
+                body=orjson.dumps(operations),
+                content_type="application/json-patch+json",
+                about=str(key),
+                resource=resource,
+                precondition=True,
+            )
+        except Invalid as error:
+            # The server says no more than 422 of a test that did not hold, and checks it before anything else.
+            if any(operation["op"] == "test" for operation in operations) and not error.fields:
+                raise Conflict(error.thing, error.cause) from error
+            raise
+        return answer
+
+    async def delete(self, resource: Resource, key: ObjectKey, *, uid: str, resource_version: str = "") -> None:
+        """Deletes in the background, only if uid (and resourceVersion, when given) still match (else Conflict)."""
+        preconditions = {"uid": uid, **({"resourceVersion": resource_version} if resource_version else {})}
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": preconditions,
+        }
+        await self._send(
+            "delete",
+            "DELETE",
+            _path(resource, key),
+            body=orjson.dumps(options),
+            content_type=_JSON,
+            about=str(key),
+            resource=resource,
+            precondition=True,
+        )
+
+    def watch(self, resource: Resource, *, selector: str, metadata_only: bool) -> AsyncIterator[WatchEvent]:
+        """Watches all namespaces for ever: initial events, SYNCED, then changes; reopens by itself with RESTARTED.
+
+        Raises Refused or NotFound (kind) when the server will not have it. Close it with `contextlib.aclosing`.
+        """
+        return watch.follow(self, resource, selector=selector, metadata_only=metadata_only, delays=self._delays)
+
+    async def version(self) -> str:
+        """The server's version, such as `v1.36.3`."""
+        _, answer = await self._send("version", "GET", "/version", about="API server")
+        return str(answer.get("gitVersion", ""))
+
+    # --- watch.Source ---------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lines(
+        self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        about = resource.kind
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S, sock_read=self._silence_s)
+        headers = {"Accept": _METADATA if metadata_only else _JSON}
+        target = f"{resource.base}/{resource.plural}?{urlencode(query)}"
+        response = await self._open("watch", "GET", target, headers=headers, timeout=timeout, about=about)
+        async with response:
+            if response.status != 200:
+                raise await self._refusal(response, about=about, action="watch", resource=resource)
+            async with aclosing(_lines(response, about)) as lines:
+                yield lines
+
+    async def page(self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool) -> dict[str, Any]:
+        _, answer = await self._send(
+            "list",
+            "GET",
+            f"{resource.base}/{resource.plural}",
+            query=query,
+            accept=_METADATA_LIST if metadata_only else _JSON,
+            about=resource.kind,
+            resource=resource,
+        )
+        return answer
+
+    # --- discovery ------------------------------------------------------------------------------------------------
+
+    async def resource(self, api_version: str, kind: str) -> Resource:
+        """How a kind is served. The first call asks for everything (two requests); a kind that is missing then is asked
+        for by its group and version. Raises NotFound (kind)."""
+        wanted = (api_version, kind)
+        if wanted not in self._kinds:
+            async with self._discovering:
+                await self._discover(wanted)
+        found = self._kinds.get(wanted)
+        if found is None:
+            raise NotFound(
+                f"{kind} of {api_version}",
+                "is not served by this cluster",
+                "install its CustomResourceDefinition, or use a version that the cluster serves",
+                what="kind",
+            )
+        return found
+
+    async def _discover(self, wanted: tuple[str, str]) -> None:
+        if not self._kinds:
+            for path in ("/api", "/apis"):
+                _, answer = await self._send("discovery", "GET", path, accept=discovery.ACCEPT, about="discovery")
+                self._kinds.update(discovery.aggregated(answer))
+        now = anyio.current_time()
+        if wanted in self._kinds or now < self._missing.get(wanted, 0.0):
+            return
+        # An aggregated answer lags a new CustomResourceDefinition by a second or two; its own path does not.
+        api_version = wanted[0]
+        path = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+        try:
+            _, answer = await self._send("discovery", "GET", path, about="discovery")
+        except NotFound:
+            answer = {}
+        self._kinds.update(discovery.plain(api_version, answer))
+        self._missing = {key: until for key, until in self._missing.items() if until > now}
+        if wanted not in self._kinds:
+            self._missing[wanted] = now + _ASK_AGAIN_S
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    async def _send(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        *,
+        about: str,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "",
+        accept: str = _JSON,
+        resource: Resource | None = None,
+        precondition: bool = False,
+    ) -> tuple[int, dict[str, Any]]:
+        headers = {"Accept": accept, "Content-Type": content_type} if content_type else {"Accept": accept}
+        target = f"{path}?{urlencode(query)}" if query else path
+        timeout = aiohttp.ClientTimeout(total=REQUEST_S, sock_connect=CONNECT_S)
+        response = await self._open(verb, method, target, body=body, headers=headers, timeout=timeout, about=about)
+        try:
+            async with response:
+                if response.status >= 300:
+                    raise await self._refusal(
+                        response, about=about, action=verb, resource=resource, precondition=precondition
+                    )
+                answer = orjson.loads(await response.read())
+        except _NETWORK as error:
+            raise _unreachable(about, verb, error) from error
+        except orjson.JSONDecodeError as error:
+            raise Transient(f"{about} {verb} failed", "the answer is not JSON") from error
+        return response.status, answer
+
+    async def _refusal(
+        self,
+        response: aiohttp.ClientResponse,
+        *,
+        about: str,
+        action: str,
+        resource: Resource | None,
+        precondition: bool = False,
+    ) -> Exception:
+        error = api_status.error_of(
+            response.status,
+            await response.read(),
+            about=about,
+            action=action,
+            secret=resource is not None and resource.kind == "Secret" and not resource.group,
+            precondition=precondition,
+            retry_after=response.headers.get("Retry-After"),
+        )
+        if isinstance(error, NotFound) and error.what == "kind" and resource is not None:
+            # Its definition went away; when it comes back it may be served otherwise.
+            self._kinds = {key: known for key, known in self._kinds.items() if known != resource}
+        return error
+
+    async def _open(
+        self,
+        verb: str,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        about: str,
+        body: bytes | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Sends a request; a 401 renews the credentials, once."""
+        url = URL(self._credentials.host + target, encoded=True)
+        try:
+            for last in (False, True):
+                renewals = self._renewals
+                authorization = await self._credentials.authorization()
+                extra = {"Authorization": authorization} if authorization else {}
+                self.requests[verb] += 1
+                response = await self._session.request(
+                    method, url, data=body, headers={**headers, **extra}, timeout=timeout, **self._options
+                )
+                if response.status != 401 or last:
+                    break
+                response.release()
+                await self._renew(renewals)
+        except _NETWORK as error:
+            raise _unreachable(about, verb, error) from error
+        return response
+
+    async def _renew(self, seen: int) -> None:
+        """Read the credentials anew, unless another request did since `seen` or it was done just now."""
+        async with self._renewing:
+            if seen != self._renewals or anyio.current_time() < self._renewed_at + _RENEW_EVERY_S:
+                return
+            self._renewed_at = anyio.current_time()
+            self._renewals += 1
+            self._credentials.configuration = await self._credentials.reload()
+            logger.info("credentials were refused, and read anew")
+            if self._credentials.configuration.cert_file:
+                # A certificate is shown when a connection begins.
+                old, (self._session, self._options) = self._session, kubeclient.connect(self._credentials)
+                await old.close()
+
+
+async def _lines(response: aiohttp.ClientResponse, about: str) -> AsyncGenerator[bytes, None]:
+    """Lines of any length: aiohttp's own reader refuses those above its buffer."""
+    parts: list[bytes] = []
+    try:
+        async for chunk in response.content.iter_any():
+            *whole, rest = chunk.split(b"\n")
+            for line in whole:
+                yield b"".join((*parts, line))
+                parts.clear()
+            if rest:
+                parts.append(rest)
+    except TimeoutError as error:
+        raise watch.Silent(f"{about} watch", "was silent for too long") from error
+    except _NETWORK as error:
+        raise _unreachable(about, "watch", error) from error
+
+
+def _unreachable(about: str, verb: str, error: Exception) -> Transient:
+    return Transient(f"{about} {verb} failed (Unreachable)", str(error) or type(error).__name__)
+
+
+def _path(resource: Resource, key: ObjectKey) -> str:
+    name = quote(key.name, safe=":")
+    if not resource.namespaced:
+        return f"{resource.base}/{resource.plural}/{name}"
+    if not key.namespace:
+        raise Invalid(
+            str(key),
+            "is of a namespaced kind and names no namespace",
+            "set metadata.namespace or the bundle's namespace",
+        )
+    return f"{resource.base}/namespaces/{quote(key.namespace)}/{resource.plural}/{name}"

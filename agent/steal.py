@@ -1,0 +1,164 @@
+"""Steal, then apply: rewrites who owns which fields, so that the next apply removes what stands in the place of ours.
+
+A forced apply brings back what we own, and leaves what others put beside it: a port beside the port that is gone,
+`valueFrom` beside `value`. Only fields that we own can an apply remove, so they are made ours first, by a JSON patch of
+`managedFields` that tests the resourceVersion. All of it is pure. Next: `revert` sends the patch and applies.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from agent import ownership
+from agent.ownership import CONTROLLERS, MAPS, FieldPath, Paths
+from proto.slices import FIELD_MANAGER
+
+_ABSENT: Any = object()
+
+JsonPatch = list[dict[str, Any]]
+
+
+def steal(
+    obj: Mapping[str, Any],
+    desired: Mapping[str, Any],
+    *,
+    controllers: Collection[str] = CONTROLLERS,
+    wide: bool = False,
+) -> JsonPatch | None:
+    """Pure: a JSON patch that makes ours the fields that stand in the place of lost ones, so that the next apply
+    removes them; None when there are none.
+
+    A field of others, where no controller is among them, stands in the place of a lost one when the two share a list
+    or struct: a port beside the port that is gone, `valueFrom` beside the `value` that is gone. Lost is what `desired`
+    has there and neither we nor others own: a field that others own too was changed in place, and a forced apply
+    alone takes it back. After a refusal (`wide`) those count as lost, too.
+    """
+    own = ownership.own_entry(obj)
+    if own is None:
+        return None
+    ours = ownership.owned(own)
+    others = [
+        entry
+        for entry in ownership.foreign(obj)
+        if entry.get("manager") not in controllers and entry.get("apiVersion") == own.get("apiVersion")
+    ]
+    theirs = frozenset[FieldPath]().union(*(ownership.owned(entry) for entry in others))
+    held = ours if wide else ours | theirs
+    stolen = frozenset(path for path in theirs - ours if _replaces_lost(path, desired, held))
+    return _take(obj, own, others, stolen) if stolen else None
+
+
+def absorb(obj: Mapping[str, Any], managers: Collection[str], *, api_version: str = "") -> JsonPatch | None:
+    """Pure: a JSON patch that makes ours all that entries of `managers` own, whatever their operation, so that what
+    Git no longer says goes away; None when there is nothing.
+
+    For adoption (kubectl, Helm, Flux, Argo). `api_version` is that of our new entry when we have none yet.
+    """
+    own = ownership.own_entry(obj) or {
+        "manager": FIELD_MANAGER,
+        "operation": "Apply",
+        "apiVersion": api_version or str(obj.get("apiVersion", "")),
+        "fieldsType": "FieldsV1",
+        "fieldsV1": {},
+    }
+    others = [
+        entry
+        for entry in ownership.foreign(obj)
+        if entry.get("manager") in managers
+        and entry.get("apiVersion") == own.get("apiVersion")
+        and not entry.get("subresource")
+    ]
+    taken = frozenset[FieldPath]().union(*(ownership.owned(entry) for entry in others))
+    return _take(obj, own, others, taken) if taken else None
+
+
+def unshare(obj: Mapping[str, Any], managers: Collection[str]) -> JsonPatch | None:
+    """Pure: a JSON patch that takes from entries of `managers` what we own too; None when they own none of it."""
+    own = ownership.own_entry(obj)
+    others = [entry for entry in ownership.foreign(obj) if entry.get("manager") in managers]
+    shared = ownership.owned(own) & frozenset[FieldPath]().union(*(ownership.owned(entry) for entry in others))
+    return _take(obj, own, others, shared) if own and shared else None
+
+
+def _take(
+    obj: Mapping[str, Any], own: Mapping[str, Any], others: Sequence[Mapping[str, Any]], taken: Paths
+) -> JsonPatch:
+    mine: list[Mapping[str, Any]] = [{**own, "fieldsV1": ownership.to_fields(ownership.owned(own) | taken)}]
+    for entry in ownership.entries(obj):
+        if ownership.is_own(entry):
+            continue
+        left = ownership.owned(entry) - taken if entry in others else ownership.owned(entry)
+        if left:
+            mine.append({**entry, "fieldsV1": ownership.to_fields(left)} if entry in others else entry)
+    return [
+        {"op": "test", "path": "/metadata/resourceVersion", "value": obj["metadata"]["resourceVersion"]},
+        {"op": "replace", "path": "/metadata/managedFields", "value": mine},
+    ]
+
+
+def _replaces_lost(path: FieldPath, desired: Mapping[str, Any], held: Paths) -> bool:
+    """Whether `path` leaves `desired` at a list or struct of which `desired` has a part that is not in `held`."""
+    node: Any = desired
+    for depth, element in enumerate(path):
+        below = _child(node, element)
+        if below is _ABSENT:
+            above = path[:depth]
+            return above not in MAPS and any(not _is_held(child, held) for child in _children(node, above, element))
+        node = below
+    return False
+
+
+def _child(node: Any, element: str) -> Any:
+    """What `element` leads to in a plain JSON value, or _ABSENT."""
+    kind, _, text = element.partition(":")
+    if kind == "f":
+        found = node.get(text) if isinstance(node, Mapping) else None
+        return _ABSENT if found is None else found
+    if not isinstance(node, list):
+        return _ABSENT
+    wanted = orjson.loads(text)
+    if kind == "k":
+        return next((item for item in node if _matches(item, wanted)), _ABSENT)
+    if kind == "v":
+        return next((item for item in node if item == wanted), _ABSENT)
+    return node[wanted] if wanted < len(node) else _ABSENT
+
+
+def _matches(item: Any, keys: Mapping[str, Any]) -> bool:
+    """Whether a list's item has these keys; one that the item does not say is a default, which fits anything."""
+    return (
+        isinstance(item, Mapping)
+        and any(key in item for key in keys)
+        and all(item.get(key, value) == value for key, value in keys.items())
+    )
+
+
+def _children(node: Any, above: FieldPath, element: str) -> Iterator[tuple[FieldPath, Mapping[str, Any] | None]]:
+    """The parts of a desired list or struct beside `element`: (the path above, and of a list's item its keys)."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if value is not None:
+                yield (*above, f"f:{key}"), None
+    elif isinstance(node, list) and element.startswith("k:"):
+        names = orjson.loads(element[2:]).keys()
+        for item in node:
+            if isinstance(item, Mapping) and not names.isdisjoint(item):
+                yield above, {name: item[name] for name in names if name in item}
+    elif isinstance(node, list):
+        for item in node:
+            yield (*above, f"v:{orjson.dumps(item).decode()}"), None
+
+
+def _is_held(child: tuple[FieldPath, Mapping[str, Any] | None], held: Paths) -> bool:
+    path, keys = child
+    size = len(path)
+    if keys is None:
+        return any(other[:size] == path for other in held)
+    return any(
+        len(other) > size
+        and other[:size] == path
+        and other[size].startswith("k:")
+        and _matches(orjson.loads(other[size][2:]), keys)
+        for other in held
+    )
