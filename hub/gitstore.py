@@ -276,17 +276,11 @@ class GitStore:
         itself, but only in an older ancestor of one, is named although the other side has it: a rollback sends its
         trees again. Raises Permanent.
         """
+        haves = tuple(haves)
         known: set[Oid] = set()
-        stop = set(haves)
-        for have in stop:
-            for _ in self._walk((self._tree_of(have),), known):
-                pass
-        commits: dict[Oid, None] = {}
-        for want in wants:
-            for commit in self.history(want):
-                if commit in stop or commit in commits:
-                    break
-                commits[commit] = None
+        for _ in self._walk(map(self._tree_of, haves), known):
+            pass
+        commits = self._missing_commits(wants, haves)
         yield from commits
         blobs: list[Oid] = []
         for is_tree, oid in self._walk(map(self._tree_of, commits), known):
@@ -295,6 +289,19 @@ class GitStore:
             else:
                 blobs.append(oid)
         yield from blobs
+
+    def _missing_commits(self, wants: Iterable[Oid], haves: Sequence[Oid]) -> Iterable[Oid]:
+        found: dict[Oid, None] = {}
+        for want in wants:
+            for commit in self.history(want):
+                if commit in haves or commit in found:
+                    break
+                found[commit] = None
+            else:
+                # No `have` is behind it, so it may be behind one: someone wants an older slice than they have.
+                behind = {commit for have in haves for commit in self.history(have)}
+                found = {commit: None for commit in found if commit not in behind}
+        return found
 
     def _walk(self, trees: Iterable[Oid], seen: set[Oid]) -> Iterator[tuple[bool, Oid]]:
         """(is it a tree, id) of all trees and blobs under `trees` that are not in `seen`, which grows by them."""
