@@ -1,0 +1,310 @@
+"""The hub's HTTP API for people and tools: what is, as JSON, and the few commands that change anything.
+
+Reads are open to whoever reaches the listener; commands need the administrator's token (`admin.token` in the hub's data
+folder) as `Authorization: Bearer …`. Values come from `status`; commands go to the loop as values. Errors are JSON with
+`error` and `remedy`.
+"""
+
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from hub import rollouts_json, status
+from hub.inputs import Happened, Release, ToRollout
+from hub.journal import EventRow, Journal
+from hub.keys import HubKeys
+from hub.loop import Loop
+from hub.metrics import HubMetrics
+from hub.model import FINAL, Command, State
+from hub.upstream import Upstream
+from proto.errors import FlotillaError, InvalidInput, Refused, Transient
+from proto.ids import BundleName, ClusterName, RolloutId, check_name
+
+MAX_BODY_BYTES = 64 << 10
+MAX_LIST = 1000
+JOIN_TOKEN_TTL_S = 24 * 3600.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """The handlers; `routes` adds them to an application."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        upstream: Upstream,
+        *,
+        journal: Journal,
+        keys: HubKeys,
+        metrics: HubMetrics,
+        admin_token: str,
+        clock: Callable[[], float],
+        heartbeat_s: float,
+    ) -> None:
+        self._loop = loop
+        self._upstream = upstream
+        self._journal = journal
+        self._keys = keys
+        self._registry = CollectorRegistry()
+        self._registry.register(metrics)
+        self._admin_token = admin_token
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+            web.get("/api/v1/fleet", self.fleet),
+            web.get("/api/v1/clusters", self.clusters),
+            web.get("/api/v1/clusters/{name}", self.cluster),
+            web.get("/api/v1/bundles", self.bundles),
+            web.get("/api/v1/rollouts", self.rollouts),
+            web.get("/api/v1/rollouts/{id}", self.rollout),
+            web.get("/api/v1/drift", self.drift),
+            web.get("/api/v1/events", self.events),
+            web.post("/api/v1/join-tokens", self.join_token),
+            web.post("/api/v1/sync", self.sync),
+            web.post("/api/v1/rollouts/{id}/{verb:pause|resume|abort|rollback}", self.command),
+            web.post("/api/v1/bundles/{name}/release", self.release),
+        ]
+
+    # --- probes ---------------------------------------------------------------------------------------------------
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """The process answers."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """The fleet repo was read once and decisions can be stored."""
+        if self._loop.problem:
+            return web.Response(status=503, text=f"{self._loop.problem}\n")
+        if self._loop.desired is None:
+            return web.Response(status=503, text=f"{self._upstream.problem or 'the fleet repo was not read yet'}\n")
+        return web.Response(text="ok\n")
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    # --- what is --------------------------------------------------------------------------------------------------
+
+    async def fleet(self, request: web.Request) -> web.Response:
+        """The whole fleet in one object."""
+        loop, desired, now = self._loop, self._loop.desired, self._clock()
+        rows = self._cluster_rows(now)
+        health: dict[str, int] = {}
+        for row in rows:
+            health[row["health"]] = health.get(row["health"], 0) + 1
+        return _json(
+            {
+                "upstream": self._upstream.status(),
+                "revision": desired.commit if desired else "",
+                "clusters": {
+                    "total": len(rows),
+                    "connected": sum(row["connection"] == "connected" for row in rows),
+                    "health": health,
+                },
+                "bundles": len(desired.fleet.bundles) if desired else 0,
+                "rollouts": [status.rollout(state) for state in self._under_way()],
+                "holds": sorted(loop.holds),
+                "findings": [status.finding(item) for item in desired.findings] if desired else [],
+                "problems": [text for text in (self._upstream.problem, loop.problem) if text],
+            }
+        )
+
+    async def clusters(self, request: web.Request) -> web.Response:
+        return _json({"clusters": self._cluster_rows(self._clock())})
+
+    async def cluster(self, request: web.Request) -> web.Response:
+        name = ClusterName(request.match_info["name"])
+        loop = self._loop
+        row, live = loop.slices.get(name), loop.live.clusters.get(name)
+        if name not in self._known():
+            raise _NotFound(f"cluster {name}", "is not in the fleet repo and has no slice", "see 'flotilla clusters'")
+        return _json(
+            {
+                **self._cluster_row(name, self._clock()),
+                "bundle_list": status.cluster_bundles(row, live),
+                "moves": [
+                    {**move, "time": status.rfc3339(float(str(move["time_s"])))}
+                    for move in self._journal.moves(name, limit=20)
+                ],
+            }
+        )
+
+    async def bundles(self, request: web.Request) -> web.Response:
+        loop = self._loop
+        return _json(
+            {
+                "bundles": status.bundles(
+                    desired=loop.desired,
+                    slices=loop.slices,
+                    live=loop.live.clusters,
+                    states=loop.states.values(),
+                    holds=loop.holds,
+                    now=self._clock(),
+                    heartbeat_s=self._heartbeat_s,
+                )
+            }
+        )
+
+    async def rollouts(self, request: web.Request) -> web.Response:
+        """Newest first; `?limit=` up to 1,000."""
+        rows = self._journal.rollouts(limit=_number(request, "limit", 50))
+        return _json({"rollouts": [status.rollout(self._state(row.id, row.state)) for row in rows]})
+
+    async def rollout(self, request: web.Request) -> web.Response:
+        row = self._journal.rollout(request.match_info["id"])
+        if row is None:
+            raise _NotFound(f"rollout {request.match_info['id']}", "does not exist", "see 'flotilla rollouts'")
+        return _json(status.rollout(self._state(row.id, row.state), members=True))
+
+    async def drift(self, request: web.Request) -> web.Response:
+        """Reported drift, oldest first; `?since=ID&limit=N&cluster=C&bundle=B`."""
+        return self._event_list(request, "drift", kind="drift")
+
+    async def events(self, request: web.Request) -> web.Response:
+        """Everything that happened, oldest first; `?since=ID&limit=N&kind=K&cluster=C&bundle=B`."""
+        return self._event_list(request, "events", kind=request.query.get("kind", ""))
+
+    def _event_list(self, request: web.Request, name: str, *, kind: str) -> web.Response:
+        rows = self._journal.events(
+            since=_number(request, "since", 0, most=2**62),
+            limit=_number(request, "limit", 200),
+            kind=kind,
+            cluster=request.query.get("cluster", ""),
+            bundle=request.query.get("bundle", ""),
+        )
+        return _json({name: [status.event(row) for row in rows]})
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    async def join_token(self, request: web.Request) -> web.Response:
+        """`{"cluster": NAME}` → `{"token": …}`; used once, good for a day (`ttl_s` changes that)."""
+        body = await self._command(request)
+        cluster = check_name("cluster", str(body.get("cluster", "")))
+        if cluster not in self._known():
+            raise InvalidInput(
+                f"cluster {cluster}",
+                "is not in the fleet repo",
+                f"commit a Cluster file for it first (clusters/{cluster}.yaml)",
+            )
+        ttl_s = float(body.get("ttl_s", JOIN_TOKEN_TTL_S))
+        if not 60 <= ttl_s <= 30 * 24 * 3600:
+            raise InvalidInput("ttl_s", f"is {ttl_s:g}", "use 60 (a minute) to 2592000 (30 days)")
+        token, mac_key = self._keys.join_token(cluster, secrets.token_hex(8))
+        now = self._clock()
+        self._journal.add_join_token(token.join_id, cluster=cluster, mac_key=mac_key, expires_at=now + ttl_s)
+        await self._audit("join-token", f"a join token for cluster {cluster} was made", cluster=cluster)
+        return _json({"cluster": cluster, "token": token.encode(), "expires_at": status.rfc3339(now + ttl_s)})
+
+    async def sync(self, request: web.Request) -> web.Response:
+        """Read the fleet repo now."""
+        await self._command(request)
+        self._upstream.poke()
+        return _json({"upstream": self._upstream.status()})
+
+    async def command(self, request: web.Request) -> web.Response:
+        """`{"reason": …, "actor": …}`, both kept for ever."""
+        body = await self._command(request)
+        verb: Any = request.match_info["verb"]
+        command = Command(verb=verb, actor=str(body.get("actor") or "admin"), reason=_reason(body))
+        rollout = RolloutId(request.match_info["id"])
+        await self._loop.tell(ToRollout(rollout=rollout, command=command))
+        row = self._journal.rollout(rollout)
+        return _json(status.rollout(self._state(rollout, row.state)) if row else {})
+
+    async def release(self, request: web.Request) -> web.Response:
+        """Let a bundle that is on hold go on."""
+        body = await self._command(request)
+        bundle = BundleName(request.match_info["name"])
+        if bundle not in self._loop.holds:
+            raise InvalidInput(f"bundle {bundle}", "is not on hold", "see 'flotilla status'")
+        await self._loop.tell(Release(bundle=bundle, actor=str(body.get("actor") or "admin"), reason=_reason(body)))
+        return _json({"bundle": bundle, "hold": None})
+
+    async def _command(self, request: web.Request) -> Mapping[str, Any]:
+        """The body of an authorised command. Raises Refused, InvalidInput."""
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._admin_token.encode()):
+            raise Refused(
+                "command", "needs the administrator's token", "pass --token-file DATA/admin.token to flotilla"
+            )
+        try:
+            body = orjson.loads(await request.read() or b"{}")
+        except orjson.JSONDecodeError as error:
+            raise InvalidInput("body", f"is not JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise InvalidInput("body", "is not a JSON object")
+        return body
+
+    async def _audit(self, kind: str, text: str, *, cluster: str = "") -> None:
+        await self._loop.tell(Happened(event=EventRow(time_s=self._clock(), kind=kind, text=text, cluster=cluster)))
+
+    # --- shared ---------------------------------------------------------------------------------------------------
+
+    def _known(self) -> set[ClusterName]:
+        desired = self._loop.desired
+        broken = {ClusterName(name) for name in desired.fleet.broken_clusters} if desired else set()
+        return {*(desired.fleet.clusters if desired else ()), *broken, *self._loop.slices}
+
+    def _cluster_rows(self, now: float) -> list[status.Json]:
+        return [self._cluster_row(name, now) for name in sorted(self._known())]
+
+    def _cluster_row(self, name: ClusterName, now: float) -> status.Json:
+        loop = self._loop
+        return status.cluster(
+            name,
+            desired=loop.desired,
+            row=loop.slices.get(name),
+            live=loop.live.clusters.get(name),
+            now=now,
+            heartbeat_s=self._heartbeat_s,
+        )
+
+    def _under_way(self) -> list[State]:
+        return [state for state in self._loop.states.values() if state.phase not in FINAL]
+
+    def _state(self, rollout: RolloutId, stored: bytes) -> State:
+        return self._loop.states.get(rollout) or rollouts_json.from_json(stored)
+
+
+class _NotFound(InvalidInput):
+    """Answered with 404."""
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Our errors as JSON with the right status."""
+    try:
+        return await handler(request)
+    except FlotillaError as error:
+        code = 404 if isinstance(error, _NotFound) else 401 if isinstance(error, Refused) else 400
+        code = 503 if isinstance(error, Transient) else code
+        return _json({"error": f"{error.thing}: {error.cause}", "remedy": error.remedy}, status=code)
+
+
+def _json(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+def _reason(body: Mapping[str, Any]) -> str:
+    reason = str(body.get("reason") or "").strip()
+    if not reason:
+        raise InvalidInput("reason", "is missing", "say why: it is kept with the command")
+    return reason[:500]
+
+
+def _number(request: web.Request, name: str, default: int, *, most: int = MAX_LIST) -> int:
+    text = request.query.get(name, str(default))
+    if not text.isdigit() or int(text) > most:
+        raise InvalidInput(f"?{name}={text[:40]}", "is not valid", f"use a whole number from 0 to {most}")
+    return int(text)

@@ -1,0 +1,214 @@
+"""From a commit of the fleet repo to what every cluster should run: load, render what is new, refuse what clashes.
+
+Rendering goes by content: a request whose key was rendered before costs one look-up. A bundle that does not render, or
+that claims an object of another bundle, is `failed` with a finding that names file, cluster and cause; it keeps what
+it runs, and every other bundle goes on. Everything rendered is in the store before this returns, so that a rollout's last
+wave gets the very bits that its first proved. Heavy work runs in worker processes. Next: `waves` (what to roll out).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from hub import fleet as fleet_loader
+from hub import gitstore, sources, targets, worker
+from hub.gitstore import GitStore
+from hub.journal import Journal
+from hub.model import ABSENT, Finding, Fleet, RenderRequest
+from hub.render import build
+from proto.errors import FlotillaError
+from proto.ids import BundleName, ClusterName, Oid
+from proto.objects import ObjectKey
+
+Subtrees = Mapping[BundleName, Mapping[ClusterName, Oid]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """What one commit wants. `subtrees` has every bundle that rendered; `failed` those that keep what they run;
+    `rendered_s` when each newly rendered bundle was worked on (start, end; Unix seconds)."""
+
+    commit: Oid
+    fleet: Fleet
+    subtrees: Subtrees
+    failed: frozenset[BundleName]
+    findings: tuple[Finding, ...]
+    rendered_s: Mapping[BundleName, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rendered:
+    subtree: Oid
+    objects: tuple[tuple[str, bytes], ...]
+    warnings: tuple[str, ...]
+    started_s: float
+    ended_s: float
+
+
+async def desired(
+    commit: Oid,
+    *,
+    mirror: Path,
+    store: GitStore,
+    journal: Journal,
+    current: Mapping[ClusterName, Mapping[BundleName, Oid]],
+) -> Desired:
+    """Load and render `commit` of the `mirror`. `current` is each cluster's decided composition.
+
+    Raises Transient or Permanent only when the commit cannot be read at all; what is wrong inside it is in `findings`.
+    """
+    fleet, requests = await worker.run(_read, mirror, commit)
+    known = journal.renders(request.key for request in requests)
+    findings = list(fleet.findings)
+    failed: set[BundleName] = {BundleName(name) for name in fleet.broken_bundles}
+    spans: dict[BundleName, tuple[float, float]] = {}
+
+    async def render(request: RenderRequest) -> None:
+        name = request.bundle.name
+        try:
+            made = await worker.run(_render, mirror, commit, request)
+            await anyio.to_thread.run_sync(store.write, made.objects)
+            journal.remember_renders([(request.key, name, made.subtree, commit)])
+        except FlotillaError as error:
+            failed.add(name)
+            findings.append(_not_rendered(request, error))
+            return
+        known[request.key] = made.subtree
+        findings.extend(
+            Finding(where=request.bundle.where, message=text, severity="warning", about=f"bundle {name}")
+            for text in made.warnings
+        )
+        start, end = spans.get(name, (made.started_s, made.ended_s))
+        spans[name] = (min(start, made.started_s), max(end, made.ended_s))
+
+    async with anyio.create_task_group() as tasks:
+        for request in requests:
+            if request.key not in known:
+                tasks.start_soon(render, request, name=f"render {request.bundle.name}")
+
+    subtrees: dict[BundleName, dict[ClusterName, Oid]] = {name: {} for name in fleet.bundles if name not in failed}
+    for request in requests:
+        if request.bundle.name in subtrees:
+            subtrees[request.bundle.name].update(dict.fromkeys(request.clusters, known[request.key]))
+    every = {oid for wanted in subtrees.values() for oid in wanted.values()}
+    every |= {oid for running in current.values() for oid in running.values()}
+    owned = {oid: await anyio.to_thread.run_sync(store.keys, oid) for oid in every}
+    clashing = clashes(subtrees, current=current, keys=owned.__getitem__, where=_where(fleet))
+    return Desired(
+        commit=commit,
+        fleet=fleet,
+        subtrees={name: value for name, value in subtrees.items() if name not in clashing},
+        failed=frozenset(failed | clashing.keys()),
+        findings=(*findings, *clashing.values()),
+        rendered_s=spans,
+    )
+
+
+def clashes(
+    subtrees: Subtrees,
+    *,
+    current: Mapping[ClusterName, Mapping[BundleName, Oid]],
+    keys: Callable[[Oid], frozenset[ObjectKey]],
+    where: Callable[[str], str],
+) -> dict[BundleName, Finding]:
+    """Pure: the bundles that may not move because they would own an object that another bundle owns.
+
+    The bundle that owns the object on the cluster now keeps it; between two newcomers the name that sorts first wins.
+    A bundle that is refused keeps its current subtree, which can only refuse more: repeat until nothing changes.
+    """
+    refused: dict[BundleName, Finding] = {}
+    compositions: dict[tuple[tuple[BundleName, Oid], ...], ClusterName] = {}
+    while True:
+        compositions.clear()
+        for cluster in sorted({c for by_cluster in subtrees.values() for c in by_cluster}):
+            compositions.setdefault(_composition(cluster, subtrees, current.get(cluster, {}), refused), cluster)
+        found: dict[BundleName, Finding] = {}
+        for composition, cluster in compositions.items():
+            for loser, finding in _clashes_on(cluster, composition, current.get(cluster, {}), keys, where):
+                if loser in subtrees and loser not in refused:
+                    found.setdefault(loser, finding)
+        if not found:
+            return refused
+        refused |= found
+
+
+def _composition(
+    cluster: ClusterName, subtrees: Subtrees, now: Mapping[BundleName, Oid], refused: Mapping[BundleName, Finding]
+) -> tuple[tuple[BundleName, Oid], ...]:
+    wanted = {name: oids[cluster] for name, oids in subtrees.items() if cluster in oids and name not in refused}
+    kept = {name: oid for name, oid in now.items() if name not in subtrees or name in refused}
+    return tuple(sorted({**kept, **wanted}.items()))
+
+
+def _clashes_on(
+    cluster: ClusterName,
+    composition: Iterable[tuple[BundleName, Oid]],
+    now: Mapping[BundleName, Oid],
+    keys: Callable[[Oid], frozenset[ObjectKey]],
+    where: Callable[[str], str],
+) -> Iterable[tuple[BundleName, Finding]]:
+    owner: dict[ObjectKey, BundleName] = {}
+    for name, oid in composition:
+        for key in sorted(keys(oid)):
+            other = owner.setdefault(key, name)
+            if other == name:
+                continue
+            loser, winner = (
+                (name, other) if _has(now, name, key, keys) <= _has(now, other, key, keys) else (other, name)
+            )
+            owner[key] = winner
+            yield (
+                loser,
+                Finding(
+                    where=where(loser),
+                    message=f"bundle {loser}: {key} belongs to bundle {winner} already (cluster {cluster})",
+                    remedy=f"remove it from one of {where(loser)} and {where(winner)}; {loser} keeps what it runs",
+                    about=f"bundle {loser}",
+                ),
+            )
+
+
+def _has(
+    now: Mapping[BundleName, Oid], name: BundleName, key: ObjectKey, keys: Callable[[Oid], frozenset[ObjectKey]]
+) -> bool:
+    oid = now.get(name, ABSENT)
+    return bool(oid) and key in keys(oid)
+
+
+def _where(fleet: Fleet) -> Callable[[str], str]:
+    return lambda name: bundle.where if (bundle := fleet.bundles.get(BundleName(name))) else f"bundle {name}"
+
+
+def _not_rendered(request: RenderRequest, error: FlotillaError) -> Finding:
+    some = ", ".join(request.clusters[:3]) + (
+        f" and {len(request.clusters) - 3} more" if len(request.clusters) > 3 else ""
+    )
+    return Finding(
+        where=request.bundle.where,
+        message=f"bundle {request.bundle.name} does not render for {some}: {_text(error)}",
+        remedy=error.remedy or "commit a fix; what runs keeps running",
+        about=f"bundle {request.bundle.name}",
+    )
+
+
+def _text(error: FlotillaError) -> str:
+    return f"{error.thing}: {error.cause}" if error.thing else error.cause
+
+
+def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...]]:
+    """In a worker process: the fleet of a commit, and what is to be rendered of it."""
+    tree = sources.CommitTree(mirror, commit)
+    fleet = fleet_loader.load(dict(tree.files(wanted=fleet_loader.is_fleet_file)))
+    return fleet, targets.render_requests(fleet, tree.tree_id, renderer=build.RENDERER_VERSION)
+
+
+def _render(mirror: Path, commit: Oid, request: RenderRequest) -> _Rendered:
+    """In a worker process: one request to the objects of its subtree."""
+    started_s = time.time()
+    made = build.render_request(mirror, commit, request.bundle.folder, request.inputs, request.bundle.name)
+    subtree, objects = gitstore.subtree(made.files)
+    return _Rendered(subtree=subtree, objects=objects, warnings=made.warnings, started_s=started_s, ended_s=time.time())

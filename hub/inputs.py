@@ -1,0 +1,56 @@
+"""What reaches the hub's loop: reports, commands, things to note; a new `desired.Desired` is the fourth kind.
+
+Made by `sessions`, `upstream` and `api`; read by `loop` alone.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from hub.journal import EventRow
+from hub.model import Command
+from proto.errors import FlotillaError
+from proto.ids import BundleName, ClusterName, RolloutId
+from proto.messages import Report
+
+
+@dataclass(slots=True, kw_only=True)
+class Input:
+    """One thing that arrived; `done` is set when its turn is stored, or failed with `error`."""
+
+    what: Any
+    done: anyio.Event = field(default_factory=anyio.Event)
+    error: FlotillaError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FromAgent:
+    """A report of one cluster."""
+
+    cluster: ClusterName
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToRollout:
+    """A person's command to one rollout."""
+
+    rollout: RolloutId
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A person lets a bundle that is on hold go on."""
+
+    bundle: BundleName
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """Something for the event list only."""
+
+    event: EventRow

@@ -1,0 +1,350 @@
+"""The hub's one loop: inputs in, one decision a turn, stored, then published.
+
+A turn takes what arrived (reports, a new desired state, commands, the clock), asks the pure rules (`waves`, `rollouts`)
+what to do, composes the slices, and then, in the design's order: (1) objects into the store, (2) one transaction, (3)
+refs, wake-ups, notices. Memory changes only after (2); a turn that fails before it changed nothing and is tried again
+with the next tick. Steps never call each other; this module alone knows the order.
+
+    sync ──Synced──▶ ┐
+    agents ─Reported▶ ├─ turn ──▶ store ──▶ journal ──▶ refs · wake-ups · spans
+    people ─Commanded▶┘
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from hub import compose, outcome, rollouts, rollouts_json, waves
+from hub.desired import Desired
+from hub.gitstore import GitStore
+from hub.inputs import FromAgent, Happened, Input, Release, ToRollout
+from hub.journal import Decision, EventRow, HoldRow, Journal, SliceRow
+from hub.live import Live
+from hub.model import (
+    FINAL,
+    Command,
+    Event,
+    Fleet,
+    Left,
+    Phase,
+    Reported,
+    RolloutPolicy,
+    State,
+    Tick,
+)
+from hub.outcome import Clash, Outcome
+from hub.tracing import Tracing
+from proto.errors import FlotillaError, InvalidInput
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.messages import GitObject, WakeUp
+
+log = logging.getLogger("flotilla.hub")
+
+TICK_S = 1.0
+INPUTS_KEPT = 1000
+"""A full queue makes agents wait for their acknowledgement, which slows them down to what the hub can take."""
+
+WAITING_S = 5.0
+"""How often a bundle that waits for another rollout asks whether it may begin."""
+
+T = TypeVar("T")
+
+
+class Loop:
+    """All that the hub knows, and the turns that change it. Read by the API, changed only here."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        store: GitStore,
+        wake: Callable[[ClusterName, WakeUp], None],
+        tracing: Tracing,
+        heartbeat_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.journal = journal
+        self.store = store
+        self.live = Live()
+        self.desired: Desired | None = None
+        self.slices: dict[ClusterName, SliceRow] = journal.slices()
+        self.states: dict[RolloutId, State] = {
+            row.id: rollouts_json.from_json(row.state) for row in journal.rollouts(alive=True, limit=100_000)
+        }
+        self.holds: dict[BundleName, HoldRow] = journal.holds()
+        self.problem = ""
+        """Why turns fail at the moment, or ""."""
+        self.changed = anyio.Event()
+        """Set and replaced after each turn that changed something: what a live view waits for."""
+        self._wake = wake
+        self._tracing = tracing
+        self._heartbeat_s = heartbeat_s
+        self._clock = clock
+        self._settle_until = clock() + 2 * heartbeat_s
+        self._plan_at = math.inf
+        """When to look for rollouts that may begin, if nothing says so before."""
+        self._clashes: dict[RolloutId, str] = {}
+        self._policies = msgspec.json.decode(journal.meta("policies", "{}"), type=dict[BundleName, RolloutPolicy])
+        """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
+        self._send: MemoryObjectSendStream[Input]
+        self._receive: MemoryObjectReceiveStream[Input]
+        self._send, self._receive = anyio.create_memory_object_stream[Input](INPUTS_KEPT)
+        self._git = anyio.CapacityLimiter(1)
+        """libgit2 repositories are not for two threads at once."""
+
+    # --- for the rest of the hub ----------------------------------------------------------------------------------
+
+    async def tell(self, what: object) -> None:
+        """Hand something to the loop and wait until it is stored. Raises what kept it from being stored."""
+        item = Input(what=what)
+        await self._send.send(item)
+        await item.done.wait()
+        if item.error is not None:
+            raise item.error
+
+    def note(self, event: EventRow) -> None:
+        """Put something on the event list when there is room; never waits."""
+        try:
+            self._send.send_nowait(Input(what=Happened(event=event)))
+        except anyio.WouldBlock:
+            log.warning("event list is behind, left out: %s", event.text)
+
+    async def publish_all(self) -> None:
+        """Make every ref what the journal says; the first thing after a start. Raises Permanent when a ref is ahead:
+        then the journal was restored from a backup, and moving on would lose what agents have been told already."""
+        for row in self.slices.values():
+            await self._in_git(partial(self._publish_ref, row.cluster, row.commit))
+
+    def composition(self) -> dict[ClusterName, dict[BundleName, Oid]]:
+        """Each cluster's decided composition."""
+        return {
+            cluster: {BundleName(name): Oid(entry.subtree) for name, entry in row.manifest.bundles.items()}
+            for cluster, row in self.slices.items()
+        }
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Turn for ever."""
+        while True:
+            batch: list[Input] = []
+            with anyio.move_on_after(TICK_S):
+                batch.append(await self._receive.receive())
+                while len(batch) < INPUTS_KEPT:
+                    try:
+                        batch.append(self._receive.receive_nowait())
+                    except anyio.WouldBlock:
+                        break
+            await self._guarded(batch)
+
+    async def _guarded(self, batch: Sequence[Input]) -> None:
+        try:
+            await self.turn(batch)
+            self.problem = ""
+        except FlotillaError as error:
+            if str(error) != self.problem:
+                log.error("nothing was decided: %s", error)
+            self.problem = str(error)
+            for item in batch:
+                item.error = item.error or error
+        finally:
+            for item in batch:
+                item.done.set()
+
+    async def turn(self, batch: Sequence[Input]) -> None:
+        """One turn: everything that `batch` and the clock bring about, stored and published.
+
+        A command that does not fit sets its own `error`; what keeps the whole turn from being stored is raised.
+        """
+        turn = Outcome(now=self._clock(), states=dict(self.states), desired=self.desired)
+        for item in batch:
+            self._take(turn, item)
+        self._decide(turn)
+        ended = any(state.phase in FINAL and self.states[id_].phase not in FINAL for id_, state in turn.states.items())
+        turn.plan_at = self._plan_at
+        plan = turn.now >= self._plan_at or ended or bool(turn.released) or turn.desired is not self.desired
+        if plan and turn.desired is not None:
+            self._start(turn, turn.desired)
+        composed = await self._compose(turn)
+        decision = outcome.decision(turn, composed, states=self.states, slices=self.slices, meta=self._remembered(turn))
+        if composed:
+            objects = [item for made in composed.values() for item in made.objects]
+            await self._in_git(lambda: self.store.write(objects))
+        if decision:
+            await anyio.to_thread.run_sync(self.journal.commit, decision, abandon_on_cancel=False)
+        self._plan_at = 0.0 if turn.plan_again else turn.plan_at
+        await self._publish(turn, decision, composed)
+
+    def _take(self, turn: Outcome, item: Input) -> None:
+        """One input: what it changes at once, and which events it means to rollouts."""
+        now = turn.now
+        match item.what:
+            case FromAgent(cluster=cluster, report=report):
+                self.live.report(cluster, report, now)
+                turn.seen.append(Reported(cluster=cluster))
+                turn.events += outcome.drifted(cluster, report, now)
+            case Desired() as desired:
+                turn.events += outcome.found(self.desired, desired, now)
+                turn.desired = desired
+            case ToRollout():
+                turn.commands.append((item, item.what))
+            case Release(bundle=bundle, actor=actor, reason=reason):
+                turn.released.add(bundle)
+                text = f"{actor} released bundle {bundle}: {reason}"
+                turn.events.append(EventRow(time_s=now, kind="released", bundle=bundle, text=text))
+            case Happened(event=event):
+                turn.events.append(event)
+            case _:
+                raise TypeError(f"the loop does not know {type(item.what).__name__}")
+
+    def _decide(self, turn: Outcome) -> None:
+        """Each living rollout meets each event that concerns it: rollbacks first, then the oldest."""
+        order = sorted(turn.states.values(), key=lambda s: (s.phase is not Phase.ROLLING_BACK, s.rollout.number))
+        for state in order:
+            for event in turn.seen:
+                if event.cluster in state.members:
+                    self._meet(turn, state.rollout.id, event)
+            self._meet(turn, state.rollout.id, Tick())
+        for item, asked in turn.commands:
+            try:
+                self._meet(turn, asked.rollout, asked.command)
+            except InvalidInput as error:
+                item.error = error
+                continue
+            command = asked.command
+            text = f"{command.actor}: {command.verb} {asked.rollout}: {command.reason}"
+            turn.events.append(EventRow(time_s=turn.now, kind="command", rollout=asked.rollout, text=text))
+
+    def _meet(self, turn: Outcome, rollout: RolloutId, event: Event) -> None:
+        state = turn.states.get(rollout)
+        if state is None or not rollouts.alive(state):
+            if isinstance(event, Command):
+                raise InvalidInput(f"rollout {rollout}", "is not under way", "see 'flotilla rollouts'")
+            return
+        view = self.live.views(state.members, self._next_seq())
+        turn.states[rollout], effects = rollouts.decide(
+            state, event, view, turn.now, heartbeat_s=self._heartbeat_s, settle_until=self._settle_until
+        )
+        turn.effects.setdefault(rollout, []).extend(effects)
+
+    def _next_seq(self) -> dict[ClusterName, int]:
+        return {cluster: row.seq + 1 for cluster, row in self.slices.items()}
+
+    def _start(self, turn: Outcome, desired: Desired) -> None:
+        """Make the rollouts that the desired state asks for and that may begin now; each takes its first step."""
+        planned = waves.plan_rollouts(
+            fleet=desired.fleet,
+            desired=desired.subtrees,
+            failed=desired.failed,
+            current=self.composition(),
+            last_good=self.journal.last_good(),
+            completed=self.journal.completed(),
+            holds={name: hold.refused for name, hold in self.holds.items() if name not in turn.released},
+            active=[state for state in turn.states.values() if rollouts.alive(state)],
+            keys=self.store.keys,
+            remembered=self._policies,
+            revision=desired.commit,
+            number=self.journal.next_number(),
+            now=turn.now,
+        )
+        for rollout, cluster in planned.left:
+            self._meet(turn, rollout, Left(cluster=cluster))
+        for older, newer in planned.replaced.items():
+            state = turn.states[older]
+            if state.phase not in FINAL:
+                turn.states[older], effects = rollouts.supersede(state, turn.now, by=newer)
+                turn.effects.setdefault(older, []).extend(effects)
+        for made in planned.rollouts:
+            turn.states[made.id] = rollouts.start(made, turn.now)
+            turn.events.append(outcome.made(made, turn.now))
+            self._meet(turn, made.id, Tick())
+        turn.released |= planned.released
+        turn.events += [outcome.noticed(notice, turn.now) for notice in planned.notices]
+        turn.plan_at = turn.now + WAITING_S if planned.waiting else math.inf
+        turn.policies = {**self._policies, **_policies(desired.fleet)}
+
+    # --- from a decision to what is stored ------------------------------------------------------------------------
+
+    async def _compose(self, turn: Outcome) -> dict[ClusterName, compose.Composed]:
+        """The next slice commit of each cluster that moves. A rollout whose move clashes takes no step this turn."""
+        work = partial(
+            outcome.compositions, turn, self.slices, keys=self.store.keys, revision_of=self.journal.revision_of
+        )
+        while True:
+            try:
+                return await self._in_git(work)
+            except Clash as clash:
+                turn.undo(clash.rollout, self.states.get(clash.rollout))
+                text = f"rollout {clash.rollout} waits: {clash.conflict}"
+                if self._clashes.get(clash.rollout) != text:
+                    self._clashes[clash.rollout] = text
+                    log.warning("%s", text)
+                    turn.events.append(EventRow(time_s=turn.now, kind="clash", rollout=clash.rollout, text=text))
+
+    def _remembered(self, turn: Outcome) -> dict[str, str]:
+        meta: dict[str, str] = {}
+        if turn.desired is not None and turn.desired is not self.desired:
+            meta["tip"] = turn.desired.commit
+        if turn.policies is not None and turn.policies != self._policies:
+            meta["policies"] = msgspec.json.encode(turn.policies).decode()
+        return meta
+
+    # --- after it is stored ---------------------------------------------------------------------------------------
+
+    async def _publish(
+        self, turn: Outcome, decision: Decision, composed: Mapping[ClusterName, compose.Composed]
+    ) -> None:
+        """Copies of what is stored already: each can be made again, so none may fail the turn."""
+        rendered_s = turn.desired.rendered_s if turn.desired else {}
+        for id_, state in turn.states.items():
+            self._tracing.observe(self.states.get(id_), state, turn.now, rendered_s=rendered_s)
+        self.states = {id_: state for id_, state in turn.states.items() if rollouts.alive(state)}
+        self._clashes = {id_: text for id_, text in self._clashes.items() if id_ in self.states}
+        self.desired = turn.desired
+        self._policies = turn.policies if turn.policies is not None else self._policies
+        for bundle in turn.released:
+            self.holds.pop(bundle, None)
+        self.holds.update({hold.bundle: hold for hold in decision.holds})
+        for event in decision.events:
+            log.info("%s: %s", event.kind, event.text)
+        for move in decision.moves:
+            before = self.slices.get(move.cluster)
+            self.slices[move.cluster] = SliceRow(
+                cluster=move.cluster, seq=move.seq, commit=move.new, time_s=move.time_s, manifest=move.manifest
+            )
+            try:
+                objects = await self._in_git(partial(self._published, move.cluster, move.new, move.old))
+            except FlotillaError as error:
+                log.error("slice of %s is decided but not published yet: %s", move.cluster, error)
+                objects = ()
+            self._wake(
+                move.cluster,
+                WakeUp(seq=move.seq, commit=move.new, parent=before.commit if before else "", objects=objects),
+            )
+        if decision:
+            changed, self.changed = self.changed, anyio.Event()
+            changed.set()
+
+    def _published(self, cluster: ClusterName, commit: Oid, parent: Oid | None) -> tuple[GitObject, ...]:
+        self._publish_ref(cluster, commit)
+        return self.store.new_objects(commit, parent)
+
+    def _publish_ref(self, cluster: ClusterName, commit: Oid) -> None:
+        if self.store.ref(cluster) != commit:
+            self.store.set_ref(cluster, commit)
+
+    async def _in_git(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._git)
+
+
+def _policies(fleet: Fleet) -> dict[BundleName, RolloutPolicy]:
+    found = {name: waves.policy_of(fleet, name) for name in fleet.bundles}
+    return {name: policy for name, policy in found.items() if policy is not None}

@@ -1,0 +1,316 @@
+"""`flotilla-hub`: starts the hub's parts and keeps them until SIGTERM.
+
+data folder:  journal.db   hard state            slices.git   what agents pull
+              fleet.git    mirror of upstream    keys/        hub's own keys      admin.token   for commands
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import anyio
+import anyio.to_thread
+import click
+from aiohttp import web
+from anyio.abc import TaskStatus
+
+from hub import api, desired, git_http, sessions
+from hub.gitstore import GitStore
+from hub.inputs import FromAgent
+from hub.journal import EventRow, Journal
+from hub.keys import HubKeys
+from hub.loop import Loop
+from hub.metrics import HubMetrics
+from hub.tracing import Tracing
+from hub.upstream import Upstream
+from proto import telemetry
+from proto.errors import FlotillaError, Permanent
+from proto.ids import ClusterName, Oid
+from proto.messages import Report
+
+log = logging.getLogger("flotilla.hub")
+
+DENIALS_KEPT_S = 60.0
+"""The same agent is named in the event list at most once a minute, however often it knocks."""
+
+
+class Hub:
+    """The parts of one hub process, wired."""
+
+    def __init__(
+        self,
+        *,
+        fleet: str,
+        branch: str,
+        data: Path,
+        poll_s: float,
+        heartbeat_s: float,
+        otlp: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        data.mkdir(parents=True, exist_ok=True)
+        self._guard = _only_one(data)
+        self._clock = clock
+        self.journal = Journal(data / "journal.db")
+        store_path = data / "slices.git"
+        self.store = GitStore.open(store_path) if (store_path / "HEAD").exists() else GitStore.create(store_path)
+        self.keys = HubKeys.load_or_create(data / "keys")
+        self.tracing = Tracing(telemetry.provider("flotilla-hub", otlp))
+        self.loop = Loop(
+            journal=self.journal,
+            store=self.store,
+            wake=lambda cluster, wake: self.sessions.wake(cluster, wake),
+            tracing=self.tracing,
+            heartbeat_s=heartbeat_s,
+            clock=clock,
+        )
+        self.sessions = sessions.Sessions(
+            self.keys,
+            self.journal,
+            slice_of=self._slice_of,
+            is_member=self._is_member,
+            on_report=self._on_report,
+            on_connect=self._on_connect,
+            on_disconnect=self._on_disconnect,
+            on_denied=self._on_denied,
+            clock=clock,
+            heartbeat_s=heartbeat_s,
+        )
+        mirror = data / "fleet.git"
+        self.upstream = Upstream(
+            fleet,
+            branch,
+            mirror=mirror,
+            poll_s=poll_s,
+            render=lambda commit: desired.desired(
+                commit, mirror=mirror, store=self.store, journal=self.journal, current=self.loop.composition()
+            ),
+            take=self.loop.tell,
+            clock=clock,
+        )
+        self.admin_token = _admin_token(data / "admin.token")
+        self._heartbeat_s = heartbeat_s
+        self._denials: dict[tuple[str, str], float] = {}
+
+    def application(self) -> web.Application:
+        """Everything that the hub serves, on one listener."""
+        made = web.Application(middlewares=[api.errors], client_max_size=git_http.MAX_REQUEST_BYTES)
+        made.router.add_get(sessions.PATH, self.sessions.handler)
+        made.add_routes(
+            git_http.routes(
+                self.store,
+                cluster_of=lambda token: self.keys.check_token(token, now_s=self._clock()),
+                chain=self._chain,
+            )
+        )
+        metrics = HubMetrics(
+            self.loop, denied=lambda: self.sessions.denied, clock=self._clock, heartbeat_s=self._heartbeat_s
+        )
+        made.add_routes(
+            api.Api(
+                self.loop,
+                self.upstream,
+                journal=self.journal,
+                keys=self.keys,
+                metrics=metrics,
+                admin_token=self.admin_token,
+                clock=self._clock,
+                heartbeat_s=self._heartbeat_s,
+            ).routes()
+        )
+        return made
+
+    async def run(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until cancelled; reports the port that it listens on."""
+        await self.loop.publish_all()
+        runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=tls).start()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.loop.run, name="loop")
+                tasks.start_soon(self.upstream.run, name="upstream")
+                task_status.started(int(runner.addresses[0][1]))
+        finally:
+            self.sessions.stop()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+                await runner.cleanup()
+            await anyio.to_thread.run_sync(self.tracing.close)
+            self.journal.close()
+            self._guard.close()
+
+    # --- what the sessions ask ------------------------------------------------------------------------------------
+
+    def _slice_of(self, cluster: str) -> tuple[int, str]:
+        row = self.loop.slices.get(ClusterName(cluster))
+        return (row.seq, row.commit) if row else (0, "")
+
+    def _is_member(self, cluster: str) -> bool:
+        name, now = ClusterName(cluster), self.loop.desired
+        if now is None:
+            return name in self.loop.slices or self.journal.public_key(cluster) is not None
+        return name in now.fleet.clusters or name in now.fleet.broken_clusters or name in self.loop.slices
+
+    async def _on_report(self, cluster: str, report: Report) -> None:
+        await self.loop.tell(FromAgent(cluster=ClusterName(cluster), report=report))
+
+    def _on_connect(self, cluster: str) -> None:
+        self.loop.live.of(ClusterName(cluster)).connected_since = self._clock()
+
+    def _on_disconnect(self, cluster: str) -> None:
+        self.loop.live.of(ClusterName(cluster)).connected_since = None
+
+    def _on_denied(self, cluster: str, cause: str) -> None:
+        now = self._clock()
+        if now - self._denials.get((cluster, cause), 0.0) < DENIALS_KEPT_S:
+            return
+        if len(self._denials) > 1000:
+            self._denials.clear()
+        self._denials[cluster, cause] = now
+        self.loop.note(EventRow(time_s=now, kind="denied", text=cause, cluster=cluster))
+
+    def _chain(self, cluster: str) -> git_http.Chain:
+        return _Chain(self.loop, self.journal, ClusterName(cluster))
+
+
+class _Chain:
+    """One cluster's slices, for Git serving: from the journal, never from refs."""
+
+    def __init__(self, loop: Loop, journal: Journal, cluster: ClusterName) -> None:
+        self._loop, self._journal, self._cluster = loop, journal, cluster
+
+    @property
+    def tip(self) -> Oid | None:
+        row = self._loop.slices.get(self._cluster)
+        return row.commit if row else None
+
+    def __contains__(self, commit: Oid) -> bool:
+        return self._journal.in_chain(self._cluster, commit)
+
+
+def _only_one(data: Path) -> IO[str]:
+    """Hold the data folder's lock. Raises Permanent when another hub has it."""
+    lock = (data / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise Permanent(
+            f"data folder {data}", "is in use by another hub", "stop that one, or use another --data"
+        ) from error
+    return lock
+
+
+def _admin_token(path: Path) -> str:
+    """The administrator's token, made at the first start, readable by the owner only."""
+    with suppress(FileNotFoundError):
+        return path.read_text().strip()
+    token = secrets.token_urlsafe(24)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token + "\n")
+    return token
+
+
+@click.command(
+    context_settings={"show_default": True, "max_content_width": 110, "auto_envvar_prefix": "FLOTILLA_HUB"},
+    epilog="""\b
+Examples:
+  flotilla-hub --fleet ./my-fleet --data ./hub-data
+  flotilla-hub --fleet https://git.example.org/fleet.git --branch main --listen 0.0.0.0:8470 \\
+      --tls-cert hub.crt --tls-key hub.key
+
+Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
+)
+@click.option("--fleet", required=True, metavar="PATH|URL", help="The fleet repo: a path or an http(s) URL.")
+@click.option("--branch", default="main", help="Its branch.")
+@click.option(
+    "--data",
+    default="flotilla-hub",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for everything the hub keeps.",
+)
+@click.option(
+    "--listen", default="127.0.0.1:8470", metavar="HOST:PORT", help="Address for agents, the API and metrics."
+)
+@click.option("--tls-cert", type=click.Path(path_type=Path, exists=True), help="Certificate chain (PEM).")
+@click.option("--tls-key", type=click.Path(path_type=Path, exists=True), help="Its key (PEM).")
+@click.option(
+    "--poll", "poll_s", default=15.0, type=click.FloatRange(0.2), help="Seconds between looks at the fleet repo."
+)
+@click.option(
+    "--heartbeat", "heartbeat_s", default=30.0, type=click.FloatRange(0.2), help="Seconds between an agent's reports."
+)
+@click.option(
+    "--otlp-endpoint",
+    envvar="OTEL_EXPORTER_OTLP_ENDPOINT",
+    default="",
+    metavar="URL",
+    help="Send traces there (OTLP over HTTP).",
+)
+@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+def main(
+    fleet: str,
+    branch: str,
+    data: Path,
+    listen: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    poll_s: float,
+    heartbeat_s: float,
+    otlp_endpoint: str,
+    log_level: str,
+) -> None:
+    """Flotilla's hub: renders a fleet repo into one slice per cluster and moves the slices forward in waves."""
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
+    if bool(tls_cert) != bool(tls_key):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    tls = None
+    if tls_cert and tls_key:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(tls_cert, tls_key)
+    try:
+        hub = Hub(fleet=fleet, branch=branch, data=data, poll_s=poll_s, heartbeat_s=heartbeat_s, otlp=otlp_endpoint)
+        anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
+    except FlotillaError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {listen}: {error.strerror or error}") from error
+
+
+async def _serve(hub: Hub, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    async with anyio.create_task_group() as tasks:
+        actual = await tasks.start(partial(hub.run, tls=tls), host, port, name="hub")
+        log.info("listening on %s://%s:%d", "https" if tls else "http", host, actual)
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("stopping on %s", number.name)
+                break
+        tasks.cancel_scope.cancel()
+
+
+def _backend() -> dict[str, bool]:
+    """uvloop where it is installed: a TLS connection costs an eighth of the memory there."""
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        return {}
+    return {"use_uvloop": True}

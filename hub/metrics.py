@@ -1,0 +1,87 @@
+"""Every metric of the hub: its name, unit, and what to do when it moves. Values are read from the loop at each scrape.
+
+Clusters are never a label: a fleet of thousands would drown the metrics store; `/api/v1/clusters` has them.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from hub import status
+from hub.loop import Loop
+
+Family = GaugeMetricFamily | CounterMetricFamily
+
+
+class HubMetrics(Collector):
+    """`flotilla_*` metrics."""
+
+    def __init__(
+        self, loop: Loop, *, denied: Callable[[], Counter[str]], clock: Callable[[], float], heartbeat_s: float
+    ) -> None:
+        self._loop = loop
+        self._denied = denied
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+
+    def collect(self) -> Iterator[Family]:
+        """One family after the other, in the order in which one looks at them at night."""
+        loop, now = self._loop, self._clock()
+        desired = loop.desired
+        clusters = desired.fleet.clusters if desired else {}
+        live = loop.live.clusters
+
+        health = Counter(
+            status.cluster(
+                name,
+                desired=desired,
+                row=loop.slices.get(name),
+                live=live.get(name),
+                now=now,
+                heartbeat_s=self._heartbeat_s,
+            )["health"]
+            for name in clusters
+        )
+        family: Family = GaugeMetricFamily(
+            "flotilla_clusters",
+            "Clusters of the fleet repo by health. Unknown grows: agents went silent.",
+            labels=["health"],
+        )
+        for word, number in sorted(health.items()):
+            family.add_metric([word], number)
+        yield family
+        yield GaugeMetricFamily(
+            "flotilla_agents_connected",
+            "Agents with an open stream. Falls: look at the network or at flotilla_denied_total.",
+            value=sum(item.connected_since is not None for item in live.values()),
+        )
+        family = GaugeMetricFamily(
+            "flotilla_rollouts",
+            "Living rollouts by phase. Paused or rolling-back: somebody has to look.",
+            labels=["phase"],
+        )
+        for phase, number in sorted(Counter(state.phase for state in loop.states.values()).items()):
+            family.add_metric([phase], number)
+        yield family
+        yield GaugeMetricFamily(
+            "flotilla_bundles_on_hold", "Bundles that were rolled back and wait for a fix.", value=len(loop.holds)
+        )
+        yield GaugeMetricFamily(
+            "flotilla_findings",
+            "Errors in the fleet repo's newest commit. Not 0: run 'flotilla status'.",
+            value=sum(item.severity == "error" for item in desired.findings) if desired else 0,
+        )
+        yield GaugeMetricFamily(
+            "flotilla_deciding",
+            "1 while decisions can be stored, 0 while they cannot (disk?).",
+            value=int(not loop.problem),
+        )
+        yield CounterMetricFamily(
+            "flotilla_drift", "Drifts reported since the start.", value=sum(item.drift_total for item in live.values())
+        )
+        family = CounterMetricFamily("flotilla_denied", "Agents turned away, by reason.", labels=["reason"])
+        for reason, number in sorted(self._denied().items()):
+            family.add_metric([reason], number)
+        yield family

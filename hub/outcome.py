@@ -1,0 +1,239 @@
+"""Pure: what a turn of the loop gathers, and how it becomes slice commits and rows of the journal.
+
+`Outcome` is filled by `loop`; `compositions` makes the next commit of each cluster that moves (moves due on a cluster
+at one moment merge into one); `decision` makes the one transaction. Nothing here reads or writes anything.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+
+from hub import compose, rollouts, rollouts_json
+from hub.desired import Desired
+from hub.inputs import Input, ToRollout
+from hub.journal import Decision, EventRow, HoldRow, MoveRow, RolloutRow, SliceRow
+from hub.model import (
+    ABSENT,
+    Effect,
+    Hold,
+    MarkGood,
+    Move,
+    Notice,
+    Phase,
+    Reported,
+    Rollout,
+    RolloutPolicy,
+    State,
+)
+from proto.errors import Permanent
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.messages import Report
+from proto.objects import ObjectKey
+from proto.slices import BundleEntry
+
+E = TypeVar("E", bound=Effect)
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What one turn gathers before it is stored. `policies` is None when no rollouts were planned in it."""
+
+    now: float
+    states: dict[RolloutId, State]
+    desired: Desired | None
+    seen: list[Reported] = field(default_factory=list)
+    commands: list[tuple[Input, ToRollout]] = field(default_factory=list)
+    released: set[BundleName] = field(default_factory=set)
+    events: list[EventRow] = field(default_factory=list)
+    effects: dict[RolloutId, list[Effect]] = field(default_factory=dict)
+    policies: dict[BundleName, RolloutPolicy] | None = None
+    plan_at: float = math.inf
+    plan_again: bool = False
+
+    def all_of(self, kind: type[E]) -> list[E]:
+        return [effect for made in self.effects.values() for effect in made if isinstance(effect, kind)]
+
+    def undo(self, rollout: RolloutId, before: State | None) -> None:
+        """Take back what one rollout decided in this turn; one that began in it begins in a later one."""
+        self.effects.pop(rollout, None)
+        if before is None:
+            del self.states[rollout]
+            self.plan_again = True
+        else:
+            self.states[rollout] = before
+
+
+class Clash(Exception):
+    """A rollout's move would give one object two owners."""
+
+    def __init__(self, rollout: RolloutId, conflict: compose.Conflict) -> None:
+        super().__init__(rollout, conflict)
+        self.rollout = rollout
+        self.conflict = conflict
+
+
+def compositions(
+    outcome: Outcome,
+    slices: Mapping[ClusterName, SliceRow],
+    *,
+    keys: Callable[[Oid], frozenset[ObjectKey]],
+    revision_of: Callable[[str], str],
+) -> dict[ClusterName, compose.Composed]:
+    """Pure: the next slice commit of each cluster that moves. Raises Clash naming the rollout that has to wait."""
+    moves: dict[ClusterName, list[Move]] = {}
+    for move in outcome.all_of(Move):
+        moves.setdefault(move.cluster, []).append(move)
+    made = {}
+    for cluster, moved in sorted(moves.items()):
+        row = slices.get(cluster)
+        changes = {
+            bundle: _entry(outcome, move, subtree, revision_of)
+            for move in moved
+            for bundle, subtree in move.subtrees.items()
+        }
+        try:
+            composed = compose.compose(
+                cluster=cluster,
+                seq=row.seq + 1 if row else 1,
+                parent=row.commit if row else None,
+                parent_time_s=row.time_s if row else 0,
+                current=row.manifest if row else None,
+                changes=changes,
+                keys=keys,
+                time_s=int(outcome.now),
+                trailers=sorted({("Wave", move.wave) for move in moved if move.wave}),
+            )
+        except compose.Conflict as conflict:
+            raise Clash(moved[-1].rollout, conflict) from conflict
+        if composed is None:
+            raise Permanent(f"cluster {cluster}", "was to be moved to what it runs already: a bug of the hub")
+        made[cluster] = composed
+    return made
+
+
+def _entry(outcome: Outcome, move: Move, subtree: Oid, revision_of: Callable[[str], str]) -> BundleEntry | None:
+    if subtree == ABSENT:
+        return None
+    revision = revision_of(subtree) if move.back else outcome.states[move.rollout].rollout.revision
+    return BundleEntry(subtree=subtree, revision=revision, rollout=move.rollout)
+
+
+def decision(
+    outcome: Outcome,
+    composed: Mapping[ClusterName, compose.Composed],
+    *,
+    states: Mapping[RolloutId, State],
+    slices: Mapping[ClusterName, SliceRow],
+    meta: Mapping[str, str],
+) -> Decision:
+    """Pure: all that the turn decided, as rows; `states` and `slices` are those before it."""
+    changed = [state for id_, state in outcome.states.items() if state is not states.get(id_)]
+    moves = outcome.all_of(Move)
+    return Decision(
+        rollouts=[_rollout_row(state) for state in changed],
+        moves=[_move_row(made, cluster, slices.get(cluster), moves) for cluster, made in composed.items()],
+        good=[(good.cluster, name, oid) for good in outcome.all_of(MarkGood) for name, oid in good.subtrees.items()],
+        completed=[
+            (bundle, cluster, subtree)
+            for state in changed
+            if state.phase is Phase.COMPLETED
+            for cluster, target in state.rollout.targets.items()
+            for bundle, subtree in target.after.items()
+        ],
+        holds=[_hold_row(outcome, hold) for hold in outcome.all_of(Hold)],
+        released=sorted(outcome.released),
+        events=[*outcome.events, *(noticed(notice, outcome.now) for notice in outcome.all_of(Notice))],
+        meta=meta,
+    )
+
+
+def _move_row(
+    made: compose.Composed, cluster: ClusterName, before: SliceRow | None, moves: Collection[Move]
+) -> MoveRow:
+    return MoveRow(
+        cluster=cluster,
+        seq=made.seq,
+        old=before.commit if before else None,
+        new=made.commit,
+        time_s=made.time_s,
+        manifest=made.manifest,
+        causes=tuple(
+            (bundle, subtree, move.rollout, move.wave)
+            for move in sorted(moves, key=lambda move: move.rollout)
+            if move.cluster == cluster
+            for bundle, subtree in sorted(move.subtrees.items())
+        ),
+    )
+
+
+def _hold_row(outcome: Outcome, hold: Hold) -> HoldRow:
+    targets = outcome.states[hold.rollout].rollout.targets
+    return HoldRow(
+        bundle=hold.bundle,
+        rollout=hold.rollout,
+        reason=hold.reason,
+        time_s=outcome.now,
+        refused={cluster: t.after[hold.bundle] for cluster, t in targets.items() if hold.bundle in t.after},
+    )
+
+
+def _rollout_row(state: State) -> RolloutRow:
+    return RolloutRow(
+        number=state.rollout.number,
+        id=state.rollout.id,
+        phase=state.phase,
+        alive=rollouts.alive(state),
+        state=rollouts_json.to_json(state),
+    )
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+def noticed(notice: Notice, now: float) -> EventRow:
+    """Pure: a rollout's notice as an event."""
+    return EventRow(
+        time_s=now,
+        kind=notice.kind,
+        text=notice.text,
+        cluster=notice.cluster,
+        bundle=notice.bundle,
+        rollout=notice.rollout,
+        data={"wave": notice.wave} if notice.wave else {},
+    )
+
+
+def made(rollout: Rollout, now: float) -> EventRow:
+    """Pure: a new rollout as an event."""
+    what, where = ", ".join(rollout.bundles), len(rollout.targets)
+    text = f"rollout {rollout.id} of {what} to {rollout.revision:.12} on {where} clusters"
+    return EventRow(time_s=now, kind="rollout-made", bundle=rollout.bundles[0], rollout=rollout.id, text=text)
+
+
+def drifted(cluster: ClusterName, report: Report, now: float) -> list[EventRow]:
+    """Pure: the drift of a report as events, each stored once however often it is told."""
+    return [
+        EventRow(
+            time_s=now,
+            kind="drift",
+            cluster=cluster,
+            bundle=drift.bundle,
+            text=f"{drift.object} {drift.what} in {cluster} by {drift.manager or 'unknown'}: {drift.action}",
+            data=msgspec.to_builtins(drift),
+            dedup=f"{cluster}/{drift.id}",
+        )
+        for drift in report.drift
+    ]
+
+
+def found(before: Desired | None, after: Desired, now: float) -> list[EventRow]:
+    """Pure: what is newly wrong in the fleet repo, as events."""
+    known = set(before.findings) if before else set()
+    return [
+        EventRow(time_s=now, kind="finding", text=str(finding), bundle=finding.about.removeprefix("bundle "))
+        for finding in after.findings
+        if finding not in known
+    ]

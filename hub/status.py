@@ -1,0 +1,223 @@
+"""Pure: the hub's state as JSON values for the API, the CLI and pages.
+
+A cluster that has not spoken lately is never shown by its last word: its health is Unknown, and `last_seen` says since
+when. Nothing says "up to date": decided, applied and proven ids stand side by side. Next: `api`.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from hub.desired import Desired
+from hub.journal import EventRow, HoldRow, SliceRow
+from hub.live import LiveCluster, worst
+from hub.model import FINAL, Finding, MemberPhase, State
+from proto.ids import BundleName, ClusterName
+from proto.messages import Health
+
+Json = dict[str, Any]
+
+_OPEN = (MemberPhase.PENDING, MemberPhase.OFFLINE)
+
+
+def rfc3339(seconds: float) -> str:
+    """Pure: Unix seconds as RFC 3339 in UTC, "" for 0 (never)."""
+    return (
+        datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if seconds
+        else ""
+    )
+
+
+def heard(live: LiveCluster | None, *, now: float, heartbeat_s: float) -> bool:
+    """Pure: has the cluster spoken within three heartbeats?"""
+    return live is not None and live.last_seen > 0 and now - live.last_seen <= 3 * heartbeat_s
+
+
+def finding(item: Finding) -> Json:
+    """Pure: one finding."""
+    return {
+        "where": item.where,
+        "severity": item.severity,
+        "message": item.message,
+        "remedy": item.remedy,
+        "about": item.about,
+    }
+
+
+def cluster(
+    name: ClusterName,
+    *,
+    desired: Desired | None,
+    row: SliceRow | None,
+    live: LiveCluster | None,
+    now: float,
+    heartbeat_s: float,
+) -> Json:
+    """Pure: one cluster in a list."""
+    spec = desired.fleet.clusters.get(name) if desired else None
+    alive = heard(live, now=now, heartbeat_s=heartbeat_s)
+    problems = list(live.problems) if live else []
+    return {
+        "name": name,
+        "labels": dict(spec.labels) if spec else {},
+        "in_fleet_repo": spec is not None,
+        "health": _health(live, row) if alive and live else Health.UNKNOWN,
+        "connection": "connected"
+        if live and live.connected_since
+        else "away"
+        if live and live.last_seen
+        else "never-seen",
+        "last_seen": rfc3339(live.last_seen) if live else "",
+        "decided": {"seq": row.seq if row else 0, "commit": row.commit if row else ""},
+        "applied": {"seq": live.seq if live else 0, "commit": live.commit if live else ""},
+        "bundles": len(row.manifest.bundles) if row else 0,
+        "drift_total": live.drift_total if live else 0,
+        "last_drift": rfc3339(live.last_drift) if live else "",
+        "kubernetes_version": live.kubernetes_version if live else "",
+        "agent_version": live.agent_version if live else "",
+        "problems": problems,
+    }
+
+
+def _health(live: LiveCluster, row: SliceRow | None) -> Health:
+    if row is None:
+        return Health.CURRENT
+    if live.seq < row.seq:
+        return worst([Health.IN_PROGRESS, *(b.health for b in live.bundles.values() if b.health is Health.FAILED)])
+    return worst(bundle.health for bundle in live.bundles.values())
+
+
+def cluster_bundles(row: SliceRow | None, live: LiveCluster | None) -> list[Json]:
+    """Pure: what one cluster should run and what it said of it."""
+    decided = row.manifest.bundles if row else {}
+    reported = live.bundles if live else {}
+    rows = []
+    for name in sorted({*decided, *reported}):
+        entry, report = decided.get(name), reported.get(BundleName(name))
+        rows.append(
+            {
+                "name": name,
+                "decided_subtree": entry.subtree if entry else "",
+                "applied_subtree": report.subtree if report else "",
+                "revision": entry.revision if entry else "",
+                "rollout": entry.rollout if entry else "",
+                "health": report.health if report else Health.UNKNOWN,
+                "converged": bool(report and report.converged),
+                "counts": dict(report.counts) if report else {},
+                "problems": [msgspec.to_builtins(problem) for problem in report.problems] if report else [],
+            }
+        )
+    return rows
+
+
+def rollout(state: State, *, members: bool = False) -> Json:
+    """Pure: one rollout; with `members` what happened on each cluster."""
+    record = state.rollout
+    made: Json = {
+        "id": record.id,
+        "number": record.number,
+        "bundles": list(record.bundles),
+        "revision": record.revision,
+        "phase": state.phase,
+        "reason": state.reason,
+        "made_at": rfc3339(record.made_at),
+        "updated_at": rfc3339(state.updated_at),
+        "final": state.phase in FINAL,
+        "wave": state.wave,
+        "waves": [
+            {
+                "name": wave.name,
+                "state": "done" if index < state.wave else "open" if index == state.wave else "waiting",
+                "clusters": len(wave.clusters),
+                "phases": _count(state.members[c].phase for c in wave.clusters if c in state.members),
+            }
+            for index, wave in enumerate(record.waves)
+        ],
+        "phases": _count(member.phase for member in state.members.values()),
+    }
+    if members:
+        made["members"] = [
+            {
+                "cluster": name,
+                "phase": member.phase,
+                "seq": member.seq,
+                "moved_at": rfc3339(member.moved_at),
+                "reason": member.reason,
+                "before": dict(record.targets[name].before),
+                "after": dict(record.targets[name].after),
+            }
+            for name, member in sorted(state.members.items())
+        ]
+    return made
+
+
+def _count(words: Iterable[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for word in words:
+        found[str(word)] = found.get(str(word), 0) + 1
+    return found
+
+
+def bundles(
+    *,
+    desired: Desired | None,
+    slices: Mapping[ClusterName, SliceRow],
+    live: Mapping[ClusterName, LiveCluster],
+    states: Iterable[State],
+    holds: Mapping[BundleName, HoldRow],
+    now: float,
+    heartbeat_s: float,
+) -> list[Json]:
+    """Pure: every bundle of the fleet repo or of any slice, with where it runs and how it is."""
+    under_way = {
+        name: state.rollout.id for state in states if state.phase not in FINAL for name in state.rollout.bundles
+    }
+    running: dict[BundleName, list[ClusterName]] = {}
+    for name, row in slices.items():
+        for bundle in row.manifest.bundles:
+            running.setdefault(BundleName(bundle), []).append(name)
+    specs = desired.fleet.bundles if desired else {}
+    found = []
+    for name in sorted({*specs, *running, *(desired.failed if desired else ())}):
+        wanted = desired.subtrees.get(name, {}) if desired else {}
+        health = []
+        for where in running.get(name, ()):
+            said = live.get(where)
+            report = said.bundles.get(name) if said and heard(said, now=now, heartbeat_s=heartbeat_s) else None
+            health.append(report.health if report else Health.UNKNOWN)
+        hold = holds.get(name)
+        found.append(
+            {
+                "name": name,
+                "wanted_on": len(wanted),
+                "runs_on": len(running.get(name, ())),
+                "health": worst(health),
+                "counts": _count(health),
+                "rollout": under_way.get(name, ""),
+                "hold": {"rollout": hold.rollout, "reason": hold.reason, "since": rfc3339(hold.time_s)}
+                if hold
+                else None,
+                "failed": bool(desired and name in desired.failed),
+                "findings": [
+                    finding(item) for item in (desired.findings if desired else ()) if item.about == f"bundle {name}"
+                ],
+            }
+        )
+    return found
+
+
+def event(row: EventRow) -> Json:
+    """Pure: one event; `data` is what the event's kind carries (a drift's fields, a finding's place)."""
+    return {
+        "id": row.id,
+        "time": rfc3339(row.time_s),
+        "kind": row.kind,
+        "cluster": row.cluster,
+        "bundle": row.bundle,
+        "rollout": row.rollout,
+        "text": row.text,
+        **({"data": dict(row.data)} if row.data else {}),
+    }

@@ -1,0 +1,145 @@
+"""The hub's spans, made from the difference between a rollout's state before and after a turn (design, decision 10).
+
+Nothing is held open: a span is written when it is over, with the times that the state carries, so a restart loses none
+and a rollout that lasts a day costs no memory. Trace and root ids
+are derived from the rollout's id, so agents join the same traces unasked.
+
+    trace of the rollout:            rollout ▷ render, wave …
+    trace of (rollout, cluster):     cluster ▷ move, and the agent's receive, apply, healthy      (linked to the first)
+"""
+
+from collections.abc import Mapping
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode
+
+from hub.model import FINAL, Member, MemberPhase, Phase, State
+from proto import telemetry
+from proto.ids import BundleName, ClusterName
+
+_ENDED = frozenset(
+    {MemberPhase.PROVEN, MemberPhase.FAILED, MemberPhase.REVERTED, MemberPhase.REVERT_FAILED, MemberPhase.LEFT}
+)
+_BAD = frozenset({MemberPhase.FAILED, MemberPhase.REVERT_FAILED})
+_BAD_ENDS = frozenset({Phase.ROLLED_BACK, Phase.ROLLBACK_FAILED, Phase.ABORTED})
+
+
+class Tracing:
+    """Writes the spans of rollouts; without an endpoint the provider drops them."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("flotilla.hub")
+
+    def close(self) -> None:
+        self._provider.shutdown()
+
+    def observe(
+        self,
+        before: State | None,
+        after: State,
+        now: float,
+        *,
+        rendered_s: Mapping[BundleName, tuple[float, float]] | None = None,
+    ) -> None:
+        """Write the spans of what changed between two states of one rollout."""
+        if before is after:
+            return
+        rollout = after.rollout
+        root = telemetry.rollout_context(rollout.id)
+        shared = {
+            telemetry.ATTR_ROLLOUT: rollout.id,
+            telemetry.ATTR_BUNDLE: ",".join(rollout.bundles),
+            telemetry.ATTR_REVISION: rollout.revision,
+        }
+        if before is None:
+            for bundle in rollout.bundles:
+                start, end = (rendered_s or {}).get(bundle, (rollout.made_at, rollout.made_at))
+                self._below(root, telemetry.SPAN_RENDER, start, end, {**shared, telemetry.ATTR_BUNDLE: bundle})
+        self._waves(before, after, root, shared, now)
+        for cluster, member in after.members.items():
+            old = before.members.get(cluster) if before else None
+            if member != old:
+                self._member(after, cluster, old, member, shared, now)
+        if after.phase in FINAL and (before is None or before.phase not in FINAL):
+            self._root(
+                root,
+                telemetry.SPAN_ROLLOUT,
+                rollout.made_at,
+                now,
+                {**shared, telemetry.ATTR_RESULT: after.phase},
+                error=after.reason or after.phase if after.phase in _BAD_ENDS else "",
+            )
+
+    def _waves(
+        self, before: State | None, after: State, root: SpanContext, shared: Mapping[str, str], now: float
+    ) -> None:
+        first = before.wave if before else 0
+        opened = before.wave_opened_at if before else after.rollout.made_at
+        for index in range(first, min(after.wave, len(after.rollout.waves))):
+            wave = after.rollout.waves[index]
+            if wave.clusters:
+                attributes = {**shared, telemetry.ATTR_WAVE: wave.name}
+                self._below(root, telemetry.SPAN_WAVE, opened or after.rollout.made_at, now, attributes)
+            opened = now
+
+    def _member(
+        self,
+        state: State,
+        cluster: ClusterName,
+        old: Member | None,
+        new: Member,
+        shared: Mapping[str, str],
+        now: float,
+    ) -> None:
+        rollout = state.rollout.id
+        root = telemetry.cluster_context(rollout, cluster)
+        attributes = {**shared, telemetry.ATTR_CLUSTER: cluster, telemetry.ATTR_SEQ: str(new.seq)}
+        if new.seq and (old is None or new.seq != old.seq):
+            self._below(root, telemetry.SPAN_MOVE, new.moved_at, now, attributes)
+        if new.phase in _ENDED and (old is None or old.phase not in _ENDED) and new.seq:
+            self._root(
+                root,
+                telemetry.SPAN_CLUSTER,
+                new.moved_at or now,
+                now,
+                {**attributes, telemetry.ATTR_RESULT: new.phase},
+                links=[Link(telemetry.rollout_context(rollout))],
+                error=new.reason or new.phase if new.phase in _BAD else "",
+            )
+
+    def _below(
+        self, parent: SpanContext, name: str, start_s: float, end_s: float, attributes: Mapping[str, str]
+    ) -> None:
+        span = self._tracer.start_span(
+            name, context=telemetry.below(parent), start_time=_ns(start_s), attributes=dict(attributes)
+        )
+        span.end(end_time=_ns(max(start_s, end_s)))
+
+    def _root(
+        self,
+        context: SpanContext,
+        name: str,
+        start_s: float,
+        end_s: float,
+        attributes: Mapping[str, str],
+        *,
+        links: list[Link] | None = None,
+        error: str = "",
+    ) -> None:
+        with telemetry.as_root(context):
+            span = self._tracer.start_span(
+                name,
+                context=trace.set_span_in_context(trace.INVALID_SPAN),
+                start_time=_ns(start_s),
+                attributes=dict(attributes),
+                links=links or [],
+            )
+        if error:
+            span.set_status(Status(StatusCode.ERROR, error))
+        span.end(end_time=_ns(max(start_s, end_s)))
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)

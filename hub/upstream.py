@@ -1,0 +1,87 @@
+"""Keeps the mirror of the fleet repo fresh and hands each new commit to the loop, rendered.
+
+Polls with jitter, or at once when poked. A rewritten history is refused: the hub stays at the last commit it took and
+says so. Whatever fails here, what runs keeps running. Next: `desired`, then `loop`.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+
+from hub import status, sync, worker
+from hub.desired import Desired
+from proto.errors import FlotillaError
+from proto.ids import Oid
+
+log = logging.getLogger("flotilla.hub")
+
+
+class Upstream:
+    """The upstream fleet repo. `problem` is why it could not be read lately, or ""."""
+
+    def __init__(
+        self,
+        url: str,
+        branch: str,
+        *,
+        mirror: Path,
+        poll_s: float,
+        render: Callable[[Oid], Awaitable[Desired]],
+        take: Callable[[Desired], Awaitable[None]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.url, self.branch = url, branch
+        self.problem = ""
+        self._mirror = mirror
+        self._poll_s = poll_s
+        self._render = render
+        self._take = take
+        self._clock = clock
+        self._poked = anyio.Event()
+        self._tip: Oid | None = None
+        self._synced_s = 0.0
+
+    def poke(self) -> None:
+        """Look now."""
+        self._poked.set()
+
+    def status(self) -> status.Json:
+        return {
+            "url": self.url,
+            "branch": self.branch,
+            "commit": self._tip or "",
+            "synced_at": status.rfc3339(self._synced_s),
+            "problem": self.problem,
+        }
+
+    async def run(self) -> None:
+        """Sync for ever."""
+        while True:
+            await self._guarded()
+            poked = self._poked
+            with anyio.move_on_after(self._poll_s * random.uniform(0.8, 1.2)):
+                await poked.wait()
+            self._poked = anyio.Event()
+
+    async def _guarded(self) -> None:
+        try:
+            await self.sync()
+        except FlotillaError as error:
+            if str(error) != self.problem:
+                log.error("fleet repo: %s", error)
+            self.problem = str(error)
+        else:
+            self.problem = ""
+
+    async def sync(self) -> None:
+        """Fetch; when the tip is new, render it and hand it to the loop. Raises what kept it from doing so."""
+        revision = await worker.run(sync.fetch, self._mirror, self.url, self.branch)
+        if revision.commit != self._tip:
+            log.info("fleet repo is at %.12s: %s", revision.commit, revision.subject)
+            await self._take(await self._render(revision.commit))
+            self._tip = revision.commit
+        self._synced_s = self._clock()
