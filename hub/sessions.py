@@ -1,0 +1,491 @@
+"""The agents' streams: who may connect, what each of them told, and the way to wake one up.
+
+One WebSocket per agent, binary frames of `proto.wire`. The order of a handshake is that of `proto.messages`; the hub
+proves itself first, and nothing about join tokens or clusters is said to a peer that has not proved its key. Rules:
+
+    key known for the cluster             accepted; a join token that comes with it is not looked at, so an agent
+                                          whose first Welcome got lost joins again with the token it used up
+    key unknown, good token, right MAC    enrolled: the token is used up, an older key of the cluster replaced
+    anything else                         Denied with cause and remedy, counted, shown
+    accepted while connected              the older session is closed
+    report: full                          handed on, becomes the base for deltas
+            next number of the same boot  handed on
+            a number already told         acknowledged again, not handed on
+            anything else                 a full report is asked for
+
+A report is acknowledged only after `on_report` returned: what the agent then drops is safe here. Per session only the
+newest wake-up waits to be sent (the agent fetches what it skipped). Assumes one event loop, and quick synchronous
+`identities`. What a report means is decided by the loop behind `on_report`.
+"""
+
+import hmac
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+import anyio
+from aiohttp import WebSocketError, WSMsgType, web
+from anyio import to_thread
+
+from hub.keys import HubKeys
+from proto import identity, wire
+from proto.errors import FlotillaError, InvalidInput, ProtocolError, Refused, Transient
+from proto.ids import check_name
+from proto.messages import (
+    Answer,
+    AnyMessage,
+    Challenge,
+    Denied,
+    Hello,
+    Message,
+    Report,
+    ReportAck,
+    ReportRequest,
+    Token,
+    WakeUp,
+    Welcome,
+)
+
+PATH: Final = "/agent/v1/connect"
+TOKEN_TTL_S: Final = 300.0
+HEARTBEAT_S: Final = 30.0
+PING_S: Final = 20.0
+"""A peer that answers no ping for half of this is gone: half-open connections end within 30 s."""
+HANDSHAKE_S: Final = 15.0
+CLOSE_S: Final = 2.0
+MAX_PENDING: Final = 256
+"""Handshakes at one time: bounds what peers that have proved nothing can make the hub hold."""
+PARSE_IN_THREAD_BYTES: Final = 16 << 10
+NOT_MEMBER_RETRY_S: Final = 60.0
+HUB_TROUBLE_RETRY_S: Final = 10.0
+REPLACED_RETRY_S: Final = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class JoinRecord(Protocol):
+    """What the hub keeps of a join token; times are Unix seconds of its wall clock."""
+
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def mac_key(self) -> bytes: ...
+    @property
+    def expires_at(self) -> float: ...
+    @property
+    def used_at(self) -> float | None: ...
+
+
+class Identities(Protocol):
+    """Where join tokens and agents' keys are kept, durably."""
+
+    def join_record(self, join_id: str) -> JoinRecord | None: ...
+
+    def enroll(self, join_id: str, cluster: str, public_key: str, now: float) -> None:
+        """Use up the token and make `public_key` the cluster's key, as one step. Raises Refused when it is used."""
+        ...
+
+    def public_key(self, cluster: str) -> str | None: ...
+
+
+class Denial(Refused):
+    """Why a session ends: `reason` is the counter's word, `retry_after_s` None when a person has to act."""
+
+    def __init__(
+        self, reason: str, *, thing: str, cause: str, remedy: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(thing, cause, remedy)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+    @property
+    def message(self) -> Denied:
+        return Denied(cause=f"{self.thing}: {self.cause}", remedy=self.remedy, retry_after_s=self.retry_after_s)
+
+
+class HandshakeLimit:
+    """A bucket of handshakes for each (source, cluster): `burst` at once, then one each `interval_s`.
+
+    Clusters behind one proxy share a source, so the cluster's name is part of the key. Remembers the newest `size`.
+    """
+
+    def __init__(self, *, burst: int = 10, interval_s: float = 6.0, size: int = 20_000) -> None:
+        self._burst_s = burst * interval_s
+        self._interval_s = interval_s
+        self._size = size
+        self._full_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def wait_s(self, source: str, cluster: str, *, now: float) -> float:
+        """Count one handshake at `now` (monotonic); 0 if it may go on, else after how long to try again."""
+        full_at = max(now, self._full_at.pop((source, cluster), now))
+        wait = full_at + self._interval_s - now - self._burst_s
+        self._full_at[source, cluster] = full_at if wait > 0 else full_at + self._interval_s
+        if len(self._full_at) > self._size:
+            self._full_at.popitem(last=False)
+        return max(0.0, wait)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The newest report of a session that is safe: deltas continue from it."""
+
+    boot_id: str
+    number: int
+
+
+def place(base: Base | None, report: Report) -> Literal["next", "known", "gap"]:
+    """Pure: what a report is after `base`."""
+    ahead = report.number - base.number if base is not None and base.boot_id == report.boot_id else None
+    if ahead == 0 or (ahead is not None and ahead < 0 and not report.full):
+        return "known"
+    return "next" if report.full or ahead == 1 else "gap"
+
+
+class _Session:
+    """One accepted stream. `changed` is set when there is something to send."""
+
+    def __init__(self, *, since: float) -> None:
+        self.since = since
+        self.scope = anyio.CancelScope()
+        self.denial: Denial | None = None
+        self.base: Base | None = None
+        self.full_asked = False
+        self.changed = anyio.Event()
+        self._wake: WakeUp | None = None
+        self._request: ReportRequest | None = None
+
+    def wake(self, wake: WakeUp) -> None:
+        if self._wake is None or wake.seq >= self._wake.seq:
+            self._wake = wake
+            self.changed.set()
+
+    def request_full(self, reason: str) -> None:
+        self.base = None
+        if not self.full_asked:
+            self.full_asked = True
+            self._request = ReportRequest(reason=reason)
+            self.changed.set()
+
+    def took(self, report: Report) -> None:
+        self.base = Base(report.boot_id, report.number)
+        self.full_asked = False
+
+    def end(self, denial: Denial) -> None:
+        self.denial = denial
+        self.scope.cancel()
+
+    def take(self) -> list[Message]:
+        """What waits to be sent."""
+        waiting: list[Message] = [message for message in (self._request, self._wake) if message is not None]
+        self._request = self._wake = None
+        self.changed = anyio.Event()
+        return waiting
+
+
+class Sessions:
+    """All agents that are connected to this hub.
+
+    `slice_of` gives (seq, commit) of a cluster's slice, (0, "") before the first; `clock` is the wall clock.
+    `on_denied(cluster, cause)` may get names that no cluster of the fleet has ("" when none was told): bound what you
+    keep of them. `denied` counts by reason.
+    """
+
+    def __init__(
+        self,
+        keys: HubKeys,
+        identities: Identities,
+        *,
+        slice_of: Callable[[str], tuple[int, str]],
+        is_member: Callable[[str], bool],
+        on_report: Callable[[str, Report], Awaitable[None]],
+        on_connect: Callable[[str], None],
+        on_disconnect: Callable[[str], None],
+        on_denied: Callable[[str, str], None],
+        clock: Callable[[], float],
+        heartbeat_s: float = HEARTBEAT_S,
+        token_ttl_s: float = TOKEN_TTL_S,
+        ping_s: float = PING_S,
+        handshake_s: float = HANDSHAKE_S,
+        limit: HandshakeLimit | None = None,
+    ) -> None:
+        self._keys = keys
+        self._identities = identities
+        self._slice_of = slice_of
+        self._is_member = is_member
+        self._on_report = on_report
+        self._on_connect = on_connect
+        self._on_disconnect = on_disconnect
+        self._on_denied = on_denied
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+        self._token_ttl_s = token_ttl_s
+        self._ping_s = ping_s
+        self._handshake_s = handshake_s
+        self._limit = limit if limit is not None else HandshakeLimit()
+        self._pending = 0
+        self._sessions: dict[str, _Session] = {}
+        self.denied: Counter[str] = Counter()
+
+    def connected(self) -> Mapping[str, float]:
+        """Cluster → since when (wall clock) its agent has been connected."""
+        return {cluster: session.since for cluster, session in self._sessions.items()}
+
+    def wake(self, cluster: str, wake: WakeUp) -> None:
+        """Tell an agent that its slice moved; nothing when it is not connected (its Welcome will say so)."""
+        if session := self._sessions.get(cluster):
+            session.wake(wake)
+
+    def request_full(self, cluster: str, reason: str) -> None:
+        """Ask an agent for a full report, once until one arrives."""
+        if session := self._sessions.get(cluster):
+            session.request_full(reason)
+
+    async def handler(self, request: web.Request) -> web.StreamResponse:
+        """The aiohttp handler of `PATH`; lives as long as the agent's session."""
+        if self._pending >= MAX_PENDING:
+            return web.Response(status=503, headers={"Retry-After": "5"}, text="too many handshakes at once\n")
+        ws = web.WebSocketResponse(
+            compress=False, heartbeat=self._ping_s, max_msg_size=wire.MAX_MESSAGE_BYTES, timeout=CLOSE_S
+        )
+        await ws.prepare(request)
+        source = request.remote or ""
+        cluster = ""
+        denial: Denial | None
+        try:
+            self._pending += 1
+            try:
+                with anyio.move_on_after(self._handshake_s) as limit:
+                    hello = await self._hello(ws, source)
+                    cluster = hello.cluster
+                    await self._prove(ws, hello)
+                if limit.cancelled_caught:
+                    raise Denial("timeout", thing="handshake", cause="was not finished in time", retry_after_s=5.0)
+            finally:
+                self._pending -= 1
+            denial = await self._serve(ws, cluster, source)
+        except Exception as error:
+            denial = _why(error, cluster)
+        if denial is not None:
+            self.denied[denial.reason] += 1
+            self._on_denied(cluster, str(denial))
+            log.warning("session of cluster %s from %s ended: %s", cluster or "(none)", source, denial)
+        await _close(ws, denial)
+        return ws
+
+    def stop(self) -> None:
+        """End every session, for a hub that shuts down; the agents come back to whoever is the hub then."""
+        for session in self._sessions.values():
+            session.end(Denial("stopping", thing="hub", cause="is shutting down", retry_after_s=1.0))
+
+    async def _hello(self, ws: web.WebSocketResponse, source: str) -> Hello:
+        hello = await _receive(ws)
+        if not isinstance(hello, Hello):
+            raise ProtocolError("handshake", f"begins with {type(hello).__name__}, not with Hello", "upgrade the agent")
+        check_name("cluster", hello.cluster)
+        for what, text in (("public key", hello.public_key), ("nonce", hello.nonce)):
+            if len(identity.unb64(text)) != identity.KEY_BYTES:
+                raise InvalidInput(f"{what} of cluster {hello.cluster}", f"is not {identity.KEY_BYTES} bytes long")
+        wait = self._limit.wait_s(source, hello.cluster, now=anyio.current_time())
+        if wait > 0:
+            raise Denial(
+                "rate",
+                thing=f"cluster {hello.cluster}",
+                cause="its agent connects too often",
+                remedy="see the agent's log for why it reconnects, and whether two agents share one key",
+                retry_after_s=wait,
+            )
+        return hello
+
+    async def _prove(self, ws: web.WebSocketResponse, hello: Hello) -> None:
+        """Both sides prove themselves. Raises Denial."""
+        nonce = identity.new_nonce()
+        signature = self._keys.sign(
+            identity.hub_transcript(
+                cluster=hello.cluster, agent_key=hello.public_key, agent_nonce=hello.nonce, hub_nonce=nonce
+            )
+        )
+        challenge = Challenge(hub_public_key=self._keys.public_key, nonce=nonce, signature=signature)
+        await ws.send_bytes(wire.encode(challenge))
+        answer = await _receive(ws)
+        if not isinstance(answer, Answer):
+            raise ProtocolError("handshake", f"goes on with {type(answer).__name__}, not with Answer")
+        transcript = identity.agent_transcript(
+            cluster=hello.cluster, hub_key=self._keys.public_key, agent_nonce=hello.nonce, hub_nonce=nonce
+        )
+        try:
+            identity.verify(hello.public_key, transcript, answer.signature, who=f"agent of cluster {hello.cluster}")
+        except Refused as error:
+            raise Denial("signature", thing=error.thing, cause=error.cause) from error
+        self._admit(hello, answer, transcript)
+
+    def _admit(self, hello: Hello, answer: Answer, transcript: bytes) -> None:
+        """Whether a proven key may speak for its cluster; a good join token is used up here. Raises Denial."""
+        cluster = hello.cluster
+        if not self._is_member(cluster):
+            raise _not_member(cluster)
+        known = self._identities.public_key(cluster)
+        if known == hello.public_key:
+            return
+        remedy = f"make a new token with 'flotilla join-token {cluster}' and give it to the agent"
+        if not hello.join_id:
+            if known is None:
+                raise Denial("unknown", thing=f"cluster {cluster}", cause="has not joined this hub", remedy=remedy)
+            raise Denial(
+                "key", thing=f"cluster {cluster}", cause="its agent's key is not the one that joined", remedy=remedy
+            )
+        thing = f"join token of cluster {cluster}"
+        now = self._clock()
+        record = self._identities.join_record(hello.join_id)
+        if record is None:
+            raise Denial("token-unknown", thing=thing, cause="is not known to this hub", remedy=remedy)
+        if record.cluster != cluster:
+            raise Denial("token-cluster", thing=thing, cause="was made for another cluster", remedy=remedy)
+        mac = identity.join_mac(record.mac_key, agent_key=hello.public_key, transcript=transcript)
+        if not hmac.compare_digest(mac.encode(), answer.join_mac.encode()):
+            raise Denial("token-mac", thing=thing, cause="has another secret than the one that was made", remedy=remedy)
+        if record.used_at is not None:
+            raise Denial("token-used", thing=thing, cause="has been used by another key", remedy=remedy)
+        if now >= record.expires_at:
+            raise Denial("token-expired", thing=thing, cause="has expired", remedy=remedy)
+        try:
+            self._identities.enroll(hello.join_id, cluster, hello.public_key, now)
+        except Refused as error:
+            raise Denial("token-used", thing=error.thing, cause=error.cause, remedy=error.remedy or remedy) from error
+        log.info("cluster %s joined with key %s", cluster, identity.key_hash(identity.unb64(hello.public_key)))
+
+    async def _serve(self, ws: web.WebSocketResponse, cluster: str, source: str) -> Denial | None:
+        """An accepted session until its end; returns why the hub ended it, None when the agent did."""
+        session = _Session(since=self._clock())
+        if older := self._sessions.get(cluster):
+            older.end(_replaced(cluster, source))
+        self._sessions[cluster] = session
+        self._on_connect(cluster)
+        log.info("cluster %s connected from %s", cluster, source)
+        try:
+            with session.scope:
+                seq, commit = self._slice_of(cluster)
+                token = self._keys.issue_token(cluster, now_s=self._clock(), ttl_s=self._token_ttl_s)
+                welcome = Welcome(
+                    token=token, token_ttl_s=self._token_ttl_s, heartbeat_s=self._heartbeat_s, seq=seq, commit=commit
+                )
+                await ws.send_bytes(wire.encode(welcome))
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._tell, ws, session, cluster, name=f"tell {cluster}")
+                    try:
+                        await self._listen(ws, session, cluster)
+                    except Exception as error:
+                        session.denial = _why(error, cluster)
+                    group.cancel_scope.cancel()
+        finally:
+            if self._sessions.get(cluster) is session:
+                del self._sessions[cluster]
+                self._on_disconnect(cluster)
+                log.info("cluster %s disconnected", cluster)
+        return session.denial
+
+    async def _listen(self, ws: web.WebSocketResponse, session: _Session, cluster: str) -> None:
+        while True:
+            report = await _receive(ws)
+            if not isinstance(report, Report):
+                raise ProtocolError(f"cluster {cluster}", f"sent a {type(report).__name__} where only reports are due")
+            if not self._is_member(cluster):
+                raise _not_member(cluster)
+            match place(session.base, report):
+                case "gap":
+                    session.request_full(f"report {report.number} does not follow on what the hub has")
+                    continue
+                case "next":
+                    await self._on_report(cluster, report)
+                    session.took(report)
+            await ws.send_bytes(wire.encode(ReportAck(number=report.number)))
+
+    async def _tell(self, ws: web.WebSocketResponse, session: _Session, cluster: str) -> None:
+        """Send what waits, and a fresh token at the last one's half-life."""
+        renew_at = anyio.current_time() + self._token_ttl_s / 2
+        try:
+            while True:
+                with anyio.move_on_after(renew_at - anyio.current_time()):
+                    await session.changed.wait()
+                for message in session.take():
+                    await ws.send_bytes(wire.encode(message))
+                if anyio.current_time() >= renew_at:
+                    renew_at = anyio.current_time() + self._token_ttl_s / 2
+                    token = self._keys.issue_token(cluster, now_s=self._clock(), ttl_s=self._token_ttl_s)
+                    await ws.send_bytes(wire.encode(Token(token=token, token_ttl_s=self._token_ttl_s)))
+        except ConnectionError:
+            session.scope.cancel()
+
+
+async def _receive(ws: web.WebSocketResponse) -> AnyMessage:
+    """The next message. Raises ConnectionError when the stream has ended, ProtocolError for what is no message."""
+    frame = await ws.receive()
+    if frame.type is WSMsgType.BINARY:
+        if len(frame.data) > PARSE_IN_THREAD_BYTES:
+            return await to_thread.run_sync(wire.decode, frame.data)
+        return wire.decode(frame.data)
+    if isinstance(frame.data, WebSocketError):
+        raise ProtocolError("frame", f"is not valid: {frame.data}")
+    if frame.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
+        raise ConnectionResetError("the agent's stream ended")
+    raise ProtocolError("frame", f"is {frame.type.name}, not binary")
+
+
+async def _close(ws: web.WebSocketResponse, denial: Denial | None) -> None:
+    """Say why, then close, within a deadline also when the session was cancelled."""
+    with anyio.move_on_after(2 * CLOSE_S, shield=True):
+        try:
+            if denial is not None and not ws.closed:
+                await ws.send_bytes(wire.encode(denial.message))
+            await ws.close()
+        except ConnectionError:
+            pass  # the agent is gone, and learns it by itself
+
+
+def _why(error: Exception, cluster: str) -> Denial | None:
+    """What the agent is told when its session failed; None when the agent itself went away."""
+    match error:
+        case Denial():
+            return error
+        case ConnectionError():
+            return None
+        case Transient():
+            log.warning("session of cluster %s: %s", cluster, error)
+            return _trouble(error.retry_after_s)
+        case FlotillaError():
+            return Denial("protocol", thing=error.thing, cause=error.cause, remedy=error.remedy, retry_after_s=60.0)
+        case _:
+            # One agent's trouble must end neither the others' sessions nor this agent's chance to come back.
+            log.error("session of cluster %s failed", cluster, exc_info=error)
+            return _trouble(None)
+
+
+def _trouble(retry_after_s: float | None) -> Denial:
+    return Denial(
+        "hub-trouble",
+        thing="hub",
+        cause="could not keep what the agent told",
+        remedy="see the hub's log",
+        retry_after_s=HUB_TROUBLE_RETRY_S if retry_after_s is None else retry_after_s,
+    )
+
+
+def _not_member(cluster: str) -> Denial:
+    return Denial(
+        "not-member",
+        thing=f"cluster {cluster}",
+        cause="is not in the fleet repo",
+        remedy=f"add a Cluster named {cluster} to the fleet repo, or stop its agent",
+        retry_after_s=NOT_MEMBER_RETRY_S,
+    )
+
+
+def _replaced(cluster: str, source: str) -> Denial:
+    return Denial(
+        "replaced",
+        thing=f"session of cluster {cluster}",
+        cause=f"was replaced by a newer one from {source}",
+        remedy="nothing, if the agent reconnected; else look for a second agent with the same key",
+        retry_after_s=REPLACED_RETRY_S,
+    )
