@@ -1,0 +1,50 @@
+"""What the latest word of one cluster says about one member of a rollout.
+
+Only proof counts (design, rollout rule 4): a report at or past the move's seq that names, for every bundle of the move,
+exactly the subtree that was moved. Flags and times of the agent never count, and other bundles of the cluster are
+not looked at, so their moves never void a proof. `rollouts` decides what follows from a verdict.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from hub.model import ABSENT, ClusterView, Target
+from proto.ids import BundleName, Oid
+from proto.messages import Health
+
+
+class Verdict(StrEnum):
+    """`NOTHING` is everything that is neither: an older slice, a bundle that still progresses, another subtree."""
+
+    NOTHING = "nothing"
+    PROOF = "proof"
+    BAD = "bad"
+
+
+def judge(wanted: Mapping[BundleName, Oid], view: ClusterView, *, seq: int, need_current: bool = True) -> Verdict:
+    """Pure: what `view` says about the move numbered `seq` that put `wanted` on the cluster.
+
+    | bundle is wanted as | part of a proof when                             | bad when          |
+    |---------------------|--------------------------------------------------|-------------------|
+    | a subtree           | named, converged, and Current if `need_current`  | named, and Failed |
+    | ABSENT              | missing from the report, or its subtree is ""    | never             |
+    """
+    if view.seq < seq:
+        return Verdict.NOTHING
+    proven = True
+    for bundle, subtree in wanted.items():
+        word = view.bundles.get(bundle)
+        named = word.subtree if word else ABSENT
+        if named != subtree:
+            proven = False
+        elif word and subtree != ABSENT:
+            if need_current and word.health is Health.FAILED:
+                return Verdict.BAD
+            proven = proven and word.converged and (word.health is Health.CURRENT or not need_current)
+    return Verdict.PROOF if proven else Verdict.NOTHING
+
+
+def sick(target: Target, view: ClusterView) -> bool:
+    """Pure: is a bundle that `target` touches on the cluster already, and not Current there?"""
+    words = (view.bundles.get(bundle) for bundle in target.after)
+    return any(word.subtree != ABSENT and word.health is not Health.CURRENT for word in words if word)

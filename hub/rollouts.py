@@ -1,0 +1,399 @@
+"""The engine of rollouts: `decide(state, event, …) -> (state, effects)`, pure. The loop journals both together.
+
+Rules, by the numbers the code refers to (the design's rules of a rollout say why):
+
+ 1. A wave opens when each wave before it is done. Done: nobody pending or in flight, no more offline than its budget,
+    and proof from `min_proof`. Once done it stays done.
+ 2. In flight is MOVING or SOAKING; a move starts only while fewer than `max_concurrent` of its wave are in flight.
+ 3. Proof is what `proof.judge` calls so. A cluster then soaks: Current reports at most two heartbeats apart in the
+    hub's time. A longer gap or any other word starts the soak again, the third time is a failure, and only a report
+    that arrives after the soak's end ends it. Without soak the proof is enough.
+ 4. Failures: Failed at the after-subtree, Failed or three resets while soaking, no proof by the deadline (which counts
+    from the last Current report once there was one).
+ 5. Who was sick before its move fails by no report, only by the deadline, and is then not held against the budget; nor
+    is it proof. Once it was Current it counts like any other.
+ 6. More failures in a wave than its budget, or so many that `min_proof` can no longer be reached, act: rollback, pause
+    or continue. Resuming after a pause, like `continue`, lowers what rule 1 needs by those that failed.
+ 7. Who proves after it failed is soaked and counted again when there is room (not in the fleet-wide rollback).
+ 8. Offline is who was silent for `offline_after_s` when its turn came. Back again it is pending, in its wave's room
+    even when later waves are open. After completion too: then it fails alone, with a notice.
+ 9. Rollback: the failed first, then the others from the last wave to the first, at most `rollback_limit` at once, to
+    the before-subtrees; nobody waits for a soak. Who was not moved never gets the commit. A cluster not back by
+    the deadline is REVERT_FAILED; the others are finished, and the whole is ROLLBACK_FAILED, which says so.
+10. A rollback, whole or failed, and an abort put the bundles on hold: planning again would start the same anew.
+11. Until `settle_until` nothing is called failed, offline or soaked, silence before it does not count, and a soak that
+    was cut by it starts again without counting as a reset.
+12. A leaver drops out of every count. A wave that loses its last member before it was done is as good as an empty one:
+    the rollout pauses, unless the wave may be empty or is the last.
+
+A decision depends on its arguments alone, so one that was lost before it was journaled is made again, and none moves
+a cluster that the journal calls moved: only PENDING members are moved. Left out here: the pause of all rollouts when
+a fifth of the clusters vanish, gates, windows, `blocked`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from hub import rollback
+from hub.model import (
+    FINAL,
+    ClusterView,
+    Command,
+    Effect,
+    Event,
+    Left,
+    MarkGood,
+    Member,
+    MemberPhase,
+    Move,
+    Phase,
+    Reported,
+    Rollout,
+    State,
+    Tick,
+    Wave,
+)
+from hub.proof import Verdict, judge, sick
+from hub.transitions import BACK, IN_FLIGHT, UNMOVED, IllegalEvent, check
+from hub.turn import Turn
+from proto.ids import ClusterName, RolloutId
+
+P, M = Phase, MemberPhase
+
+MAX_RESETS = 3
+"""A soak that starts for the fourth time is a cluster that flaps."""
+HEARTBEATS_APART = 2
+"""One report may be lost before a soak counts as interrupted."""
+
+
+# --- the engine's doors -------------------------------------------------------------------------------------------
+
+
+def start(rollout: Rollout, now: float) -> State:
+    """Pure: the first state of a rollout. It is paused when a wave is empty that must not be."""
+    reason = empty_wave_reason(rollout)
+    return State(
+        rollout=rollout,
+        phase=P.PAUSED if reason else P.RUNNING,
+        members={cluster: Member() for cluster in rollout.targets},
+        reason=reason,
+        updated_at=now,
+    )
+
+
+def decide(
+    state: State,
+    event: Event,
+    view: Mapping[ClusterName, ClusterView],
+    now: float,
+    *,
+    heartbeat_s: float,
+    settle_until: float = 0.0,
+) -> tuple[State, tuple[Effect, ...]]:
+    """Pure: what `event` makes of `state`. When nothing changes, the very same `state` comes back.
+
+    `view` holds every member that has not left; `settle_until` is two heartbeats after the hub's start. Reports, ticks
+    and leavers change nothing in a rollout that is not `alive`. Raises IllegalEvent for a command that does not fit
+    the phase and for a cluster that is no member, BrokenInvariant for a bug; nothing was changed then.
+    """
+    turn = Turn.of(state, view=view, now=now, heartbeat_s=heartbeat_s, settle_until=settle_until)
+    if isinstance(event, Reported | Left) and event.cluster not in state.members:
+        raise IllegalEvent(f"rollout {state.rollout.id}", f"has no member {event.cluster}")
+    if not alive(state) and not isinstance(event, Command):
+        return state, ()
+    match event:
+        case Reported(cluster=cluster):
+            _reported(turn, cluster)
+        case Tick():
+            _tick(turn)
+        case Left(cluster=cluster):
+            _left(turn, cluster)
+        case Command():
+            _commanded(turn, event)
+    return _finish(turn)
+
+
+def supersede(state: State, now: float, *, by: RolloutId) -> tuple[State, tuple[Effect, ...]]:
+    """Pure: the end of a rollout that a newer one replaces. Raises IllegalEvent when it is over or rolling back."""
+    turn = Turn.of(state, view={}, now=now)
+    turn.enter(P.REPLACED, f"replaced by {by}")
+    turn.note("replaced", f"rollout {state.rollout.id} is replaced by {by}")
+    return _finish(turn)
+
+
+def alive(state: State) -> bool:
+    """Pure: can an event still change it? A completed rollout lives on while clusters of it have to catch up."""
+    if state.phase is P.COMPLETED:
+        return any(member.phase in UNMOVED or member.phase in IN_FLIGHT for member in state.members.values())
+    return state.phase not in FINAL
+
+
+def stalled(state: State) -> bool:
+    """Pure: does it wait for clusters that are offline or for proof that none in flight can give? Then a newer
+    rollout loses nothing by taking its place, and everybody else would lose by waiting."""
+    if state.phase is not P.RUNNING or state.wave == len(state.rollout.waves) or not state.wave_opened_at:
+        return False
+    phases = {
+        state.members[cluster].phase for wave in state.rollout.waves[: state.wave + 1] for cluster in wave.clusters
+    }
+    return not phases & {M.PENDING, M.MOVING, M.SOAKING} and waits_for(state, state.rollout.waves[state.wave]) != ""
+
+
+def empty_wave_reason(rollout: Rollout) -> str:
+    """Pure: why the rollout cannot start by itself: which wave selects no cluster. "" when it can."""
+    names = [wave.name for wave in rollout.waves if not wave.clusters and not wave.allow_empty]
+    return f"wave {', '.join(names)} selects no cluster: mend its labels, or set allowEmpty" if names else ""
+
+
+def waits_for(state: State | Turn, wave: Wave) -> str:
+    """Pure: what keeps `wave` from being done (rules 1, 6), for people; "" when it is done."""
+    phases = [state.members[cluster].phase for cluster in wave.clusters]
+    if unfinished := [c for c, p in zip(wave.clusters, phases, strict=True) if p in IN_FLIGHT or p is M.PENDING]:
+        return f"wave {wave.name} goes on with {_some(unfinished)}"
+    offline = [c for c, p in zip(wave.clusters, phases, strict=True) if p is M.OFFLINE]
+    if len(offline) > wave.offline_budget:
+        return f"wave {wave.name} waits for {_some(offline)}: offline, the budget is {wave.offline_budget}"
+    if phases.count(M.PROVEN) < (needed := proof_needed(state, wave)):
+        return f"wave {wave.name} has proof from {phases.count(M.PROVEN)} of the {needed} clusters it needs"
+    return ""
+
+
+def proof_needed(state: State | Turn, wave: Wave) -> int:
+    """Pure: how many have to prove: `min_proof`, but no more than stay when leavers and failures are taken off."""
+    phases = [state.members[cluster].phase for cluster in wave.clusters]
+    return min(wave.min_proof, len(phases) - phases.count(M.LEFT) - failures(state, wave))
+
+
+def failures(state: State | Turn, wave: Wave) -> int:
+    """Pure: the failures of `wave` that count against its budget (rule 5)."""
+    members = [state.members[cluster] for cluster in wave.clusters]
+    return sum(member.phase is M.FAILED and not _excused(member) for member in members)
+
+
+def _excused(member: Member) -> bool:
+    """Was it sick before its move, and never Current since? (rule 5)"""
+    return member.sick_before and not member.last_current_at
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+def _reported(turn: Turn, cluster: ClusterName) -> None:
+    phase = turn.members[cluster].phase
+    if phase in IN_FLIGHT:
+        if turn.phase is not P.ROLLING_BACK:
+            _hear(turn, cluster)
+    elif phase is M.FAILED:
+        if turn.phase in (P.RUNNING, P.PAUSED):
+            _hear_failed(turn, cluster)
+    elif phase is M.OFFLINE:
+        _advance(turn)
+    elif phase in BACK:
+        rollback.reported(turn, cluster)
+
+
+def _tick(turn: Turn) -> None:
+    if turn.phase is P.ROLLING_BACK:
+        rollback.tick(turn)
+        return
+    deadline_s, overdue = turn.rollout.deadline_s, []
+    for cluster, member in turn.members.items():
+        since = member.last_current_at or member.moved_at
+        if member.phase in IN_FLIGHT and turn.settled and turn.now - since > deadline_s:
+            overdue.append(cluster)
+            silent = "" if turn.view[cluster].last_seen > since else ", silent all the time"
+            _fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
+    _act(turn, overdue)
+    _advance(turn)
+
+
+def _left(turn: Turn, cluster: ClusterName) -> None:
+    if turn.members[cluster].phase is M.LEFT:
+        return
+    turn.put(cluster, M.LEFT, reason="left")
+    turn.note("cluster-left", f"{cluster} left rollout {turn.rollout.id}", cluster=cluster)
+    if turn.phase is P.ROLLING_BACK:
+        rollback.proceed(turn)
+        return
+    wave = turn.wave_of(cluster)
+    gone = all(turn.members[other].phase is M.LEFT for other in wave.clusters)
+    if gone and not wave.allow_empty and turn.phase is P.RUNNING and wave in turn.rollout.waves[turn.wave : -1]:
+        turn.enter(P.PAUSED, f"wave {wave.name} lost its last cluster before it was done")
+        turn.note("paused", f"rollout {turn.rollout.id}: {turn.reason}", wave=wave.name)
+    _advance(turn)
+
+
+def _commanded(turn: Turn, command: Command) -> None:
+    if not command.reason:
+        raise IllegalEvent(f"rollout {turn.rollout.id}", f"{command.verb} needs a reason")
+    by = f"{command.actor}: {command.reason}"
+    allowed = {"pause": (P.RUNNING,), "resume": (P.PAUSED,)}.get(command.verb, (P.RUNNING, P.PAUSED))
+    if turn.phase not in allowed:
+        cause = f"is {turn.phase}: cannot {command.verb}"
+        raise IllegalEvent(f"rollout {turn.rollout.id}", cause, f"it must be {' or '.join(allowed)}")
+    match command.verb:
+        case "pause":
+            turn.enter(P.PAUSED, by)
+            turn.note("paused", f"rollout {turn.rollout.id} is paused by {by}")
+        case "resume":
+            turn.enter(P.RUNNING, "")
+            turn.note("resumed", f"rollout {turn.rollout.id} is resumed by {by}")
+            _advance(turn)
+        case "abort":
+            turn.enter(P.ABORTED, by)
+            turn.note("aborted", f"rollout {turn.rollout.id} is aborted by {by}: every cluster stays where it is")
+            rollback.hold(turn, f"aborted by {by}")
+        case "rollback":
+            rollback.begin(turn, by)
+
+
+# --- forward ------------------------------------------------------------------------------------------------------
+
+
+def _advance(turn: Turn) -> None:
+    """Open what may open, move what there is room for, and end when nothing is left (rules 1, 2, 8)."""
+    waves = turn.rollout.waves
+    if turn.phase is P.COMPLETED:
+        for wave in waves:
+            _fill(turn, wave)
+    while turn.phase is P.RUNNING and turn.wave < len(waves):
+        wave = waves[turn.wave]
+        if not turn.wave_opened_at:
+            turn.wave_opened_at = turn.now
+            if turn.wave == 0:
+                turn.note("rollout-started", f"rollout {turn.rollout.id} goes to {len(turn.members)} clusters")
+            turn.note("wave-opened", f"wave {wave.name} of rollout {turn.rollout.id} is open", wave=wave.name)
+        for opened in waves[: turn.wave + 1]:
+            _fill(turn, opened)
+        turn.reason = waits_for(turn, wave)
+        if turn.reason:
+            return
+        turn.wave, turn.wave_opened_at = turn.wave + 1, 0.0
+    if turn.phase is P.RUNNING:
+        turn.enter(P.COMPLETED, "")
+        phases = [member.phase for member in turn.members.values()]
+        told = ", ".join(f"{n} {p}" for p in (M.PROVEN, M.FAILED, M.OFFLINE, M.LEFT) if (n := phases.count(p)))
+        turn.note("rollout-completed", f"rollout {turn.rollout.id} is completed: {told or 'no cluster'}")
+
+
+def _fill(turn: Turn, wave: Wave) -> None:
+    room = _room(turn, wave)
+    for cluster in wave.clusters:
+        phase = turn.members[cluster].phase
+        if phase not in UNMOVED:
+            continue
+        if turn.heard(cluster):
+            if phase is M.OFFLINE:
+                turn.put(cluster, M.PENDING, reason="")
+            if room > 0:
+                _move(turn, cluster, wave)
+                room -= 1
+        elif phase is M.PENDING and turn.silent(cluster):
+            turn.put(cluster, M.OFFLINE, reason=f"silent for more than {turn.rollout.offline_after_s:.0f} s")
+            turn.note("cluster-offline", f"{cluster} is offline and gets its move later", cluster=cluster)
+
+
+def _room(turn: Turn, wave: Wave) -> int:
+    return wave.max_concurrent - sum(turn.members[cluster].phase in IN_FLIGHT for cluster in wave.clusters)
+
+
+def _move(turn: Turn, cluster: ClusterName, wave: Wave) -> None:
+    target, seen = turn.rollout.targets[cluster], turn.view[cluster]
+    turn.put(cluster, M.MOVING, seq=seen.next_seq, moved_at=turn.now, sick_before=sick(target, seen), reason="")
+    turn.effects.append(Move(cluster=cluster, rollout=turn.rollout.id, wave=wave.name, subtrees=target.after))
+
+
+def _hear(turn: Turn, cluster: ClusterName) -> None:
+    """A report of a cluster in flight (rules 3, 4, 5)."""
+    member = turn.members[cluster]
+    soaking = member.phase is M.SOAKING
+    verdict = judge(turn.rollout.targets[cluster].after, turn.view[cluster], seq=member.seq)
+    if verdict is Verdict.PROOF:
+        _hear_proof(turn, cluster)
+    elif verdict is Verdict.BAD and turn.settled and not _excused(member):
+        _fail(turn, cluster, "Failed while it soaked" if soaking else "Failed")
+    elif soaking and member.soak_from:
+        _reset(turn, cluster, soak_from=0.0)
+    if turn.members[cluster].phase is M.FAILED:
+        _act(turn, [cluster])
+    if turn.members[cluster].phase is not member.phase:
+        _advance(turn)
+
+
+def _hear_failed(turn: Turn, cluster: ClusterName) -> None:
+    """A report of a cluster that failed before: it may prove after all (rule 7)."""
+    member = turn.members[cluster]
+    if member.resets >= MAX_RESETS or _room(turn, turn.wave_of(cluster)) < 1:
+        return
+    if judge(turn.rollout.targets[cluster].after, turn.view[cluster], seq=member.seq) is Verdict.PROOF:
+        _hear_proof(turn, cluster)
+        _advance(turn)
+
+
+def _hear_proof(turn: Turn, cluster: ClusterName) -> None:
+    member, now = turn.members[cluster], turn.now
+    soak_s = turn.wave_of(cluster).soak_s
+    if member.phase is not M.SOAKING:
+        turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now, reason="")
+        if not soak_s and turn.settled:
+            _prove(turn, cluster)
+    elif not member.soak_from:
+        turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now)
+    elif now - member.last_current_at > HEARTBEATS_APART * turn.heartbeat_s:
+        _reset(turn, cluster, soak_from=now)
+    elif now >= member.soak_from + soak_s and turn.settled:
+        _prove(turn, cluster)
+    else:
+        turn.put(cluster, M.SOAKING, last_current_at=now)
+
+
+def _reset(turn: Turn, cluster: ClusterName, *, soak_from: float) -> None:
+    """Start a soak again. What the hub's own absence cut is not the cluster's fault (rule 11)."""
+    member = turn.members[cluster]
+    ours = member.last_current_at < turn.settle_until
+    resets = member.resets if ours else member.resets + 1
+    last = soak_from or member.last_current_at
+    turn.put(cluster, M.SOAKING, soak_from=soak_from, last_current_at=last, resets=resets)
+    if resets >= MAX_RESETS and not ours:
+        _fail(turn, cluster, f"its soak was interrupted {resets} times")
+
+
+def _prove(turn: Turn, cluster: ClusterName) -> None:
+    turn.put(cluster, M.PROVEN, reason="")
+    turn.effects.append(MarkGood(cluster=cluster, subtrees=turn.rollout.targets[cluster].after))
+    turn.note("cluster-proven", f"{cluster} is proven in rollout {turn.rollout.id}", cluster=cluster)
+
+
+def _fail(turn: Turn, cluster: ClusterName, reason: str) -> None:
+    turn.put(cluster, M.FAILED, reason=reason)
+    turn.note("cluster-failed", f"{cluster} failed in rollout {turn.rollout.id}: {reason}", cluster=cluster)
+
+
+def _act(turn: Turn, failed: Sequence[ClusterName]) -> None:
+    """What new failures lead to (rule 6). Those of a catch-up after completion lead to nothing (rule 8)."""
+    for cluster in failed:
+        wave = turn.wave_of(cluster)
+        if turn.phase is P.COMPLETED or _excused(turn.members[cluster]) or _within_budget(turn, wave):
+            continue
+        why = f"{cluster} failed in wave {wave.name}: {turn.members[cluster].reason}"
+        if turn.rollout.action == "rollback":
+            rollback.begin(turn, why)
+        elif turn.rollout.action == "pause" and turn.phase is P.RUNNING:
+            turn.enter(P.PAUSED, why)
+            turn.note("paused", f"rollout {turn.rollout.id} is paused: {why}", wave=wave.name)
+        return
+
+
+def _within_budget(turn: Turn, wave: Wave) -> bool:
+    failed = failures(turn, wave)
+    present = sum(turn.members[cluster].phase is not M.LEFT for cluster in wave.clusters)
+    return failed <= wave.failure_budget and present - failed >= min(wave.min_proof, present)
+
+
+def _finish(turn: Turn) -> tuple[State, tuple[Effect, ...]]:
+    state = turn.result()
+    check(state, turn.view)
+    return state, tuple(turn.effects)
+
+
+def _some(names: list[ClusterName]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

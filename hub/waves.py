@@ -1,0 +1,372 @@
+"""Which rollouts a new revision starts, and in which waves.
+
+`plan_rollouts` compares what the fleet repo wants with what was decided so far. It is called for each new revision and
+whenever a rollout ends or a hold is released; with nothing to do it returns nothing, so that calling it once more is
+harmless. `resolve` turns a policy into waves of real clusters. Next: `rollouts` (moves them).
+
+| a bundle is to change, and                       | then                                                        |
+|--------------------------------------------------|-------------------------------------------------------------|
+| did not render, or is broken, or has no policy   | it keeps what it runs                                       |
+| an unended rollout goes there already            | nothing                                                     |
+| is on hold, wanted as it failed                  | it waits                                                    |
+| is on hold, wanted differently                   | the hold is released                                        |
+| is rolling back, paused, or moving under `queue` | it waits; the newest revision is planned when that is over  |
+| is moving under `replace`, and nobody soaks      | the older rollout is replaced                               |
+| its rollout can only wait (`rollouts.stalled`)   | the older rollout is replaced, under `queue` too            |
+| its rollout waits since its start for an empty   | the older rollout is replaced, if only its waves differ too |
+| wave                                             |                                                             |
+| another of its group waits                       | it waits                                                    |
+| else                                             | a rollout                                                   |
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from hub import exchange, rollouts, targets
+from hub.model import (
+    ABSENT,
+    DEFAULT_POLICY,
+    Amount,
+    Cluster,
+    Fleet,
+    MemberPhase,
+    Notice,
+    Phase,
+    Rollout,
+    RolloutPolicy,
+    Selector,
+    State,
+    Target,
+    Wave,
+    WavePolicy,
+)
+from hub.transitions import IN_FLIGHT, UNMOVED
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.objects import ObjectKey
+
+P, M = Phase, MemberPhase
+Subtrees = Mapping[BundleName, Mapping[ClusterName, Oid]]
+
+REST = WavePolicy(name="rest", select=Selector())
+"""The last wave: the clusters that no wave of the policy selects."""
+FIRST_OFFLINE_BUDGET = Amount(value=0)
+OFFLINE_BUDGET = Amount(value=10, percent=True)
+"""A first wave without its clusters proves nothing; in later ones a few must not stop everybody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What to do, all in one transaction, in this order.
+
+    `left`: members that no longer belong to an older rollout, each for `rollouts.decide` as `Left`. `replaced`: older →
+    newer rollout, for `rollouts.supersede`. `rollouts`: for `rollouts.start`. `released`: bundles whose hold is over.
+    `waiting`: bundle → why it does not start now, for people; nothing has to be kept of it.
+    """
+
+    rollouts: tuple[Rollout, ...]
+    replaced: Mapping[RolloutId, RolloutId]
+    left: tuple[tuple[RolloutId, ClusterName], ...]
+    released: frozenset[BundleName]
+    waiting: Mapping[BundleName, str]
+    notices: tuple[Notice, ...]
+
+
+def plan_rollouts(
+    *,
+    fleet: Fleet,
+    desired: Subtrees,
+    failed: Collection[BundleName],
+    current: Mapping[ClusterName, Mapping[BundleName, Oid]],
+    last_good: Mapping[tuple[ClusterName, BundleName], Oid],
+    completed: Subtrees,
+    holds: Subtrees,
+    active: Collection[State],
+    keys: Callable[[Oid], frozenset[ObjectKey]],
+    remembered: Mapping[BundleName, RolloutPolicy],
+    revision: Oid,
+    number: int,
+    now: float,
+) -> Planned:
+    """Pure: the rollouts to start for `revision`, in order of their bundles' names.
+
+    `desired`: bundle → cluster → subtree as rendered; a bundle that no cluster should run has an empty map, and one
+    that the fleet has but `desired` has not is treated like those in `failed`. `current`: each cluster's decided
+    composition (its slice). `last_good`, then `completed`: where a rollback goes to. `holds`: for each bundle on hold
+    the subtrees that must not be tried again (`refused`). `active`: every state that is `rollouts.alive`. `keys`: the
+    objects of a subtree. `remembered`: the policy that each bundle was last planned with, for bundles that are gone
+    from the fleet; without one they are removed under the default policy. `number`: that of the first new rollout.
+    """
+    frozen = {*failed, *fleet.broken_bundles, *(fleet.bundles.keys() - desired.keys())}
+    wants = _wants(fleet, desired, current, frozen)
+    changes = _changes(wants, current)
+    moving, catching_up = _under_way(wants, active)
+    released = {b for b, refused in holds.items() if b not in frozen and _differs(refused, wants.get(b, {}))}
+    made: list[Rollout] = []
+    replaced: dict[RolloutId, RolloutId] = {}
+    waiting: dict[BundleName, str] = {}
+    for group in exchange.groups(changes, current=current, keys=keys):
+        alone = len(group.bundles) == 1
+        todo = {
+            bundle: {c: s for c, s in changes[bundle].items() if not (alone and (bundle, c) in catching_up)}
+            for bundle in group.bundles
+        }
+        older = [
+            s for s in active if s.phase is not P.COMPLETED and not set(group.bundles).isdisjoint(s.rollout.bundles)
+        ]
+        news = any((bundle, c) not in moving for bundle in todo for c in todo[bundle])
+        if not any(todo.values()) or not (news or any(_held_empty(state) for state in older)):
+            continue
+        policy = _policy(fleet, group, remembered)
+        if policy is None:
+            waiting |= dict.fromkeys(group.bundles, "its rollout policy does not exist or is not valid")
+            continue
+        leading = min(group.gainers or group.bundles)
+        rollout = replace(
+            _rollout(fleet, todo, policy, current=current, last_good=last_good, completed=completed),
+            id=RolloutId(f"{leading}-{number}"),
+            number=number,
+            revision=revision,
+            made_at=now,
+        )
+        if not news and any(_same(state.rollout, rollout) for state in older):
+            continue
+        reasons = [f"bundle {b} is on hold" for b in group.bundles if b in holds and b not in released]
+        reasons += [why for state in older if (why := _waits_for(state))]
+        if reasons:
+            waiting |= dict.fromkeys(group.bundles, "; ".join(reasons))
+            continue
+        made.append(rollout)
+        replaced |= {state.rollout.id: rollout.id for state in older}
+        number += 1
+    return Planned(
+        rollouts=tuple(made),
+        replaced=replaced,
+        left=tuple(_leavers(fleet, wants, [s for s in active if s.rollout.id not in replaced], made, frozen)),
+        released=frozenset(released - waiting.keys()),
+        waiting=waiting,
+        notices=tuple(
+            Notice(kind="paused", text=f"rollout {r.id} is paused: {reason}", rollout=r.id)
+            for r in made
+            if (reason := rollouts.empty_wave_reason(r))
+        ),
+    )
+
+
+def policy_of(fleet: Fleet, bundle: BundleName) -> RolloutPolicy | None:
+    """Pure: the rollout policy of a bundle of the fleet; None when it names one that is not there."""
+    name = fleet.bundles[bundle].rollout
+    return fleet.policies.get(name) if name else DEFAULT_POLICY
+
+
+# --- what is to change --------------------------------------------------------------------------------------------
+
+
+def _takes_part(fleet: Fleet) -> dict[ClusterName, Cluster]:
+    """The clusters that rollouts may touch. One that is not valid keeps what it runs; a detached one too."""
+    return {
+        name: cluster
+        for name, cluster in fleet.clusters.items()
+        if name not in fleet.broken_clusters and cluster.decommission != "detach"
+    }
+
+
+def _wants(
+    fleet: Fleet,
+    desired: Subtrees,
+    current: Mapping[ClusterName, Mapping[BundleName, Oid]],
+    frozen: Collection[str],
+) -> dict[BundleName, dict[ClusterName, Oid]]:
+    """Bundle → cluster → what it should be there, ABSENT where it runs and should not."""
+    wants: dict[BundleName, dict[ClusterName, Oid]] = {}
+    for name, cluster in _takes_part(fleet).items():
+        for bundle in current.get(name, {}):
+            wants.setdefault(bundle, {})[name] = ABSENT
+        if cluster.decommission == "prune":
+            continue
+        for bundle, subtrees in desired.items():
+            if name in subtrees:
+                wants.setdefault(bundle, {})[name] = subtrees[name]
+    return {bundle: wants[bundle] for bundle in sorted(wants) if bundle not in frozen}
+
+
+def _changes(
+    wants: Subtrees, current: Mapping[ClusterName, Mapping[BundleName, Oid]]
+) -> dict[BundleName, dict[ClusterName, Oid]]:
+    changes = {
+        bundle: {c: s for c, s in subtrees.items() if current.get(c, {}).get(bundle, ABSENT) != s}
+        for bundle, subtrees in wants.items()
+    }
+    return {bundle: subtrees for bundle, subtrees in changes.items() if subtrees}
+
+
+def _under_way(
+    wants: Subtrees, active: Collection[State]
+) -> tuple[set[tuple[BundleName, ClusterName]], set[tuple[BundleName, ClusterName]]]:
+    """What a rollout is going to do already: all of it, and of it what only catches up after completion."""
+    moving: set[tuple[BundleName, ClusterName]] = set()
+    catching_up: set[tuple[BundleName, ClusterName]] = set()
+    for state in active:
+        if state.phase is P.ROLLING_BACK:
+            continue
+        for cluster, target in state.rollout.targets.items():
+            if state.members[cluster].phase in UNMOVED:
+                same = {(b, cluster) for b, s in target.after.items() if wants.get(b, {}).get(cluster, ABSENT) == s}
+                moving |= same
+                if state.phase is P.COMPLETED and len(same) == len(target.after):
+                    catching_up |= same
+    return moving, catching_up
+
+
+def _differs(refused: Mapping[ClusterName, Oid], want: Mapping[ClusterName, Oid]) -> bool:
+    """Is a bundle on hold wanted differently from how it failed? Joiners, leavers and clusters that just stopped
+    being its targets are not a change of its sources; a bundle that is wanted nowhere any more is."""
+    if not any(want.values()):
+        return any(refused.values())
+    return any(want[cluster] not in (ABSENT, subtree) for cluster, subtree in refused.items() if cluster in want)
+
+
+def _leavers(
+    fleet: Fleet, wants: Subtrees, active: Iterable[State], made: Iterable[Rollout], frozen: Collection[str]
+) -> Iterable[tuple[RolloutId, ClusterName]]:
+    """Who no longer belongs to a rollout: it left the fleet, or is wanted otherwise now, or a newer rollout has it."""
+    known = _takes_part(fleet).keys() | fleet.broken_clusters
+    taken = {(bundle, cluster) for new in made for cluster, target in new.targets.items() for bundle in target.after}
+    for state in active:
+        for cluster, target in state.rollout.targets.items():
+            phase = state.members[cluster].phase
+            sure = {b: wants.get(b, {}).get(cluster, ABSENT) for b in target.after if b not in frozen}
+            if phase is M.LEFT:
+                continue
+            if cluster not in known:
+                yield state.rollout.id, cluster
+            elif cluster in fleet.broken_clusters or state.phase is P.ROLLING_BACK:
+                continue
+            elif state.phase is P.COMPLETED:
+                other = any(target.after[b] != s or (b, cluster) in taken for b, s in sure.items())
+                if other and (phase in UNMOVED or phase in IN_FLIGHT):
+                    yield state.rollout.id, cluster
+            elif any(target.after.values()) and all(
+                s == ABSENT or sure.get(b) == ABSENT for b, s in target.after.items()
+            ):
+                yield state.rollout.id, cluster
+
+
+# --- older rollouts -----------------------------------------------------------------------------------------------
+
+
+def _waits_for(older: State) -> str:
+    """Why a new rollout has to wait for `older`; "" when it takes its place."""
+    name, soaking = older.rollout.id, any(member.phase is M.SOAKING for member in older.members.values())
+    if older.phase is P.ROLLING_BACK:
+        return f"rollout {name} is being rolled back"
+    if _held_empty(older) or rollouts.stalled(older):
+        return ""
+    if older.phase is P.PAUSED:
+        return f"rollout {name} is paused: {older.reason}"
+    if older.rollout.supersede == "replace" and not soaking:
+        return ""
+    return f"rollout {name} is under way"
+
+
+def _held_empty(state: State) -> bool:
+    """Is it paused since its start for a wave without clusters, and by nobody's word?"""
+    reason = rollouts.empty_wave_reason(state.rollout)
+    return state.phase is P.PAUSED and reason != "" and state.reason == reason and not state.wave_opened_at
+
+
+def _same(older: Rollout, newer: Rollout) -> bool:
+    return replace(newer, id=older.id, number=older.number, revision=older.revision, made_at=older.made_at) == older
+
+
+# --- one rollout --------------------------------------------------------------------------------------------------
+
+
+def _policy(
+    fleet: Fleet, group: exchange.Group, remembered: Mapping[BundleName, RolloutPolicy]
+) -> RolloutPolicy | None:
+    """The policy of a group: of those of the bundles that take objects over, the one with most waves."""
+    found = []
+    for bundle in sorted(group.gainers or group.bundles):
+        policy = policy_of(fleet, bundle) if bundle in fleet.bundles else remembered.get(bundle, DEFAULT_POLICY)
+        if policy is None:
+            return None
+        found.append(policy)
+    return max(found, key=lambda policy: len(policy.waves))
+
+
+def _rollout(
+    fleet: Fleet,
+    todo: Subtrees,
+    policy: RolloutPolicy,
+    *,
+    current: Mapping[ClusterName, Mapping[BundleName, Oid]],
+    last_good: Mapping[tuple[ClusterName, BundleName], Oid],
+    completed: Subtrees,
+) -> Rollout:
+    """The record, still without name, number and revision."""
+    after: dict[ClusterName, dict[BundleName, Oid]] = {}
+    for bundle in sorted(todo):
+        for cluster, subtree in todo[bundle].items():
+            after.setdefault(cluster, {})[bundle] = subtree
+    before = {
+        cluster: {b: last_good.get((cluster, b), completed.get(b, {}).get(cluster, ABSENT)) for b in bundles}
+        for cluster, bundles in after.items()
+    }
+    # A bundle that runs elsewhere and only comes to new clusters: one of them must not put it on hold everywhere.
+    joining = all(not current.get(cluster) for cluster in after) and all(completed.get(bundle) for bundle in todo)
+    depends_on = {b for bundle in todo if bundle in fleet.bundles for b in fleet.bundles[bundle].depends_on}
+    return Rollout(
+        id=RolloutId(""),
+        number=0,
+        bundles=tuple(sorted(todo)),
+        revision=Oid(""),
+        made_at=0.0,
+        targets={c: Target(before=before[c], after=after[c]) for c in sorted(after)},
+        waves=resolve(policy, members=after.keys(), clusters=_takes_part(fleet)),
+        deadline_s=policy.failure.deadline_s,
+        action="continue" if joining else policy.failure.action,
+        offline_after_s=policy.offline_after_s,
+        depends_on=tuple(sorted(depends_on - todo.keys())),
+        supersede=policy.supersede,
+    )
+
+
+def resolve(
+    policy: RolloutPolicy, *, members: Collection[ClusterName], clusters: Mapping[ClusterName, Cluster]
+) -> tuple[Wave, ...]:
+    """Pure: the waves of `policy` with those of `clusters` that are `members`, each in the first wave that selects it.
+
+    A wave whose clusters have nothing to change is left out. One that selects no cluster of the fleet stays, empty,
+    and keeps the rollout from starting, unless it may be empty.
+    """
+    waves: list[Wave] = []
+    open_ = sorted(members)
+    for wave in (*policy.waves, REST):
+        chosen = [name for name in open_ if targets.matches(wave.select, clusters[name].labels)]
+        open_ = [name for name in open_ if name not in set(chosen)]
+        mistyped = not any(targets.matches(wave.select, cluster.labels) for cluster in clusters.values())
+        if chosen or (mistyped and wave is not REST and not wave.allow_empty):
+            first = not any(earlier.clusters for earlier in waves)
+            waves.append(_wave(wave, policy, chosen, first=first))
+    return tuple(waves)
+
+
+def _wave(wave: WavePolicy, policy: RolloutPolicy, chosen: list[ClusterName], *, first: bool) -> Wave:
+    """Rule 3: concurrency rounds down but not below 1, budgets round down; proof rounds up, at least one."""
+    size = len(chosen)
+    offline = wave.offline_budget or policy.offline_budget or (FIRST_OFFLINE_BUDGET if first else OFFLINE_BUDGET)
+    proof = wave.min_proof
+    return Wave(
+        name=wave.name,
+        clusters=tuple(chosen),
+        max_concurrent=max(1, _share(wave.max_concurrent, size)),
+        soak_s=wave.soak_s,
+        min_proof=min(size, max(1, -(-size * proof.value // 100) if proof.percent else proof.value)),
+        offline_budget=_share(offline, size),
+        failure_budget=_share(policy.failure.budget, size),
+        allow_empty=wave.allow_empty,
+    )
+
+
+def _share(amount: Amount, size: int) -> int:
+    return size * amount.value // 100 if amount.percent else amount.value

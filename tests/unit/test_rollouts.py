@@ -1,0 +1,815 @@
+"""The engine of rollouts, rule by rule: states and events in, states and effects out."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from hub import rollouts, rollouts_json
+from hub.model import (
+    ABSENT,
+    ClusterView,
+    Command,
+    Effect,
+    Event,
+    Hold,
+    Left,
+    MarkGood,
+    Member,
+    MemberPhase,
+    Move,
+    Notice,
+    Phase,
+    Reported,
+    Rollout,
+    RolloutPolicy,
+    State,
+    Target,
+    Tick,
+    Wave,
+)
+from hub.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent, check
+from proto.errors import Permanent, UnsupportedVersion
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.messages import BundleReport, Health
+
+SHOP = BundleName("shop")
+OLD, NEW = Oid("a" * 40), Oid("b" * 40)
+HEARTBEAT_S = 10.0
+E = TypeVar("E", bound=Effect)
+
+
+def wave(name: str, *clusters: str, **changes: Any) -> Wave:
+    plain = Wave(
+        name=name,
+        clusters=tuple(ClusterName(c) for c in clusters),
+        max_concurrent=max(1, len(clusters)),
+        soak_s=0.0,
+        min_proof=-(-len(clusters) // 2),
+        offline_budget=0,
+        failure_budget=0,
+    )
+    return replace(plain, **changes)
+
+
+def rollout(*waves: Wave, before: Oid = OLD, after: Oid = NEW, **changes: Any) -> Rollout:
+    target = Target(before={SHOP: before}, after={SHOP: after})
+    plain = Rollout(
+        id=RolloutId("shop-1"),
+        number=1,
+        bundles=(SHOP,),
+        revision=Oid("c" * 40),
+        made_at=1000.0,
+        targets={cluster: target for each in waves for cluster in each.clusters},
+        waves=waves,
+        deadline_s=600.0,
+        action="rollback",
+        offline_after_s=60.0,
+    )
+    return replace(plain, **changes)
+
+
+def word(subtree: Oid, health: Health = Health.CURRENT, *, converged: bool = True) -> BundleReport:
+    return BundleReport(subtree=subtree, health=health, converged=converged)
+
+
+class Hub:
+    """A state under test, with the clusters as the hub sees them. Its clock stands until a test moves it."""
+
+    def __init__(self, made: Rollout, *, runs: Oid = OLD, health: Health = Health.CURRENT) -> None:
+        self.now = 1000.0
+        self.settle_until = 0.0
+        self.state = rollouts.start(made, self.now)
+        self.effects: list[Effect] = []
+        bundles = {SHOP: word(runs, health)} if runs else {}
+        self.view = {c: ClusterView(next_seq=8, last_seen=self.now, seq=7, bundles=bundles) for c in made.targets}
+
+    def tell(self, event: Event, *, after_s: float = 0.0) -> list[Effect]:
+        self.now += after_s
+        self.state, made = rollouts.decide(
+            self.state, event, self.view, self.now, heartbeat_s=HEARTBEAT_S, settle_until=self.settle_until
+        )
+        for effect in made:
+            if isinstance(effect, Move):
+                view = self.view[effect.cluster]
+                self.view[effect.cluster] = replace(view, next_seq=view.next_seq + 1)
+        self.effects += made
+        return list(made)
+
+    def tick(self, *, after_s: float = 0.0, seen: bool = True) -> list[Effect]:
+        """Time passes; with `seen` every cluster sends a heartbeat that the engine is not told of."""
+        self.now += after_s
+        if seen:
+            self.see(*self.view)
+        return self.tell(Tick())
+
+    def see(self, *clusters: str) -> None:
+        for name in clusters:
+            cluster = ClusterName(name)
+            self.view[cluster] = replace(self.view[cluster], last_seen=self.now)
+
+    def report(
+        self,
+        name: str,
+        subtree: Oid = NEW,
+        health: Health = Health.CURRENT,
+        *,
+        seq: int | None = None,
+        converged: bool = True,
+        after_s: float = 0.0,
+    ) -> list[Effect]:
+        """A report of one cluster, of its newest move unless `seq` says otherwise."""
+        self.now += after_s
+        cluster = ClusterName(name)
+        view = self.view[cluster]
+        bundles = {SHOP: word(subtree, health, converged=converged)} if subtree else {}
+        self.view[cluster] = replace(
+            view, last_seen=self.now, seq=view.next_seq - 1 if seq is None else seq, bundles=bundles
+        )
+        return self.tell(Reported(cluster=cluster))
+
+    def phase(self, cluster: str) -> MemberPhase:
+        return self.state.members[ClusterName(cluster)].phase
+
+    def member(self, cluster: str) -> Member:
+        return self.state.members[ClusterName(cluster)]
+
+
+def moves(effects: Iterable[Effect]) -> list[str]:
+    return [effect.cluster for effect in effects if isinstance(effect, Move)]
+
+
+def of(kind: type[E], effects: Iterable[Effect]) -> list[E]:
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def kinds(effects: Iterable[Effect]) -> list[str]:
+    return [notice.kind for notice in of(Notice, effects)]
+
+
+# --- waves and proof (rules 1 to 3) ---
+
+
+def test_the_first_tick_opens_the_first_wave_and_moves_only_its_clusters() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2", "c3")))
+    effects = hub.tick()
+    assert moves(effects) == ["c1"]
+    assert kinds(effects) == ["rollout-started", "wave-opened"]
+    assert of(Move, effects)[0] == Move(
+        cluster=ClusterName("c1"), rollout=RolloutId("shop-1"), wave="canary", subtrees={SHOP: NEW}
+    )
+    assert hub.member("c1").seq == 8
+
+
+def test_proof_opens_the_next_wave_and_the_last_proof_completes_the_rollout() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2", "c3")))
+    hub.tick()
+    effects = hub.report("c1")
+    assert of(MarkGood, effects) == [MarkGood(cluster=ClusterName("c1"), subtrees={SHOP: NEW})]
+    assert moves(effects) == ["c2", "c3"]
+    hub.report("c2")
+    assert hub.state.phase is Phase.RUNNING
+    assert kinds(hub.report("c3")) == ["cluster-proven", "rollout-completed"]
+    assert hub.state.phase is Phase.COMPLETED
+    assert not rollouts.alive(hub.state)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        pytest.param({"seq": 7}, id="of an older slice"),
+        pytest.param({"subtree": OLD}, id="that names another subtree"),
+        pytest.param({"subtree": ABSENT}, id="without the bundle"),
+        pytest.param({"converged": False}, id="before hooks and prune have finished"),
+        pytest.param({"health": Health.IN_PROGRESS}, id="that still progresses"),
+        pytest.param({"health": Health.UNKNOWN}, id="of unknown health"),
+        pytest.param({"health": Health.FAILED, "seq": 7}, id="of a failure before the move"),
+        pytest.param({"health": Health.FAILED, "subtree": OLD}, id="of a failure of the old subtree"),
+    ],
+)
+def test_a_report_that_is_neither_proof_nor_failure_changes_nothing(report: Mapping[str, Any]) -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2")))
+    hub.tick()
+    before = hub.state
+    assert hub.report("c1", **report) == []
+    assert hub.state is before
+
+
+def test_a_removed_bundle_is_proven_by_its_absence() -> None:
+    hub = Hub(rollout(wave("rest", "c1", "c2"), after=ABSENT))
+    hub.tick()
+    hub.report("c1", OLD, Health.TERMINATING)
+    assert hub.phase("c1") is MemberPhase.MOVING
+    hub.report("c1", ABSENT)
+    assert hub.phase("c1") is MemberPhase.PROVEN
+    view = hub.view[ClusterName("c2")]
+    hub.view[ClusterName("c2")] = replace(view, seq=8, bundles={SHOP: word(ABSENT)})
+    hub.tell(Reported(cluster=ClusterName("c2")))
+    assert hub.phase("c2") is MemberPhase.PROVEN
+
+
+def test_a_group_is_proven_when_all_its_bundles_are() -> None:
+    other = BundleName("till")
+    target = Target(before={SHOP: OLD, other: ABSENT}, after={SHOP: ABSENT, other: NEW})
+    hub = Hub(rollout(wave("rest", "c1"), bundles=(SHOP, other), targets={ClusterName("c1"): target}))
+    hub.tick()
+    view = hub.view[ClusterName("c1")]
+    hub.view[ClusterName("c1")] = replace(view, seq=8, bundles={SHOP: word(OLD), other: word(NEW)})
+    hub.tell(Reported(cluster=ClusterName("c1")))
+    assert hub.phase("c1") is MemberPhase.MOVING
+    hub.view[ClusterName("c1")] = replace(view, seq=8, bundles={other: word(NEW)})
+    hub.tell(Reported(cluster=ClusterName("c1")))
+    assert hub.phase("c1") is MemberPhase.PROVEN
+
+
+def test_a_newer_seq_is_proof_too_because_other_bundles_moved_meanwhile() -> None:
+    hub = Hub(rollout(wave("rest", "c1")))
+    hub.tick()
+    hub.report("c1", seq=12)
+    assert hub.phase("c1") is MemberPhase.PROVEN
+
+
+def test_no_more_than_max_concurrent_are_in_flight_and_soaking_counts() -> None:
+    hub = Hub(rollout(wave("rest", "c1", "c2", "c3", max_concurrent=2, soak_s=15.0)))
+    assert moves(hub.tick()) == ["c1", "c2"]
+    assert moves(hub.report("c1")) == []
+    assert hub.phase("c1") is MemberPhase.SOAKING
+    assert moves(hub.report("c1", after_s=10.0)) == []
+    assert moves(hub.report("c1", after_s=10.0)) == ["c3"]
+
+
+def test_a_report_told_twice_counts_once() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2")))
+    hub.tick()
+    hub.report("c1")
+    before = hub.state
+    assert hub.report("c1") == []
+    assert hub.state is before
+
+
+def test_a_lost_decision_is_made_again_just_so_and_a_kept_one_never_twice() -> None:
+    hub = Hub(rollout(wave("rest", "c1", "c2", max_concurrent=1)))
+    fresh, view, now = hub.state, dict(hub.view), hub.now
+    first = rollouts.decide(fresh, Tick(), view, now, heartbeat_s=HEARTBEAT_S)
+    again = rollouts.decide(fresh, Tick(), view, now, heartbeat_s=HEARTBEAT_S)
+    assert first == again
+    restored = rollouts_json.from_json(rollouts_json.to_json(first[0]))
+    assert moves(rollouts.decide(restored, Tick(), view, now, heartbeat_s=HEARTBEAT_S)[1]) == []
+
+
+# --- soak (rule 3) ---
+
+
+def soaking(soak_s: float = 30.0, **changes: Any) -> Hub:
+    hub = Hub(rollout(wave("canary", "c1", soak_s=soak_s, **changes), wave("rest", "c2")))
+    hub.tick()
+    hub.report("c1")
+    assert hub.phase("c1") is MemberPhase.SOAKING
+    return hub
+
+
+def test_a_soak_ends_only_with_a_report_after_its_end() -> None:
+    hub = soaking()
+    for _ in range(2):
+        hub.report("c1", after_s=10.0)
+    hub.tick(after_s=10.0, seen=False)
+    assert hub.phase("c1") is MemberPhase.SOAKING
+    hub.report("c1", after_s=1.0)
+    assert hub.phase("c1") is MemberPhase.PROVEN
+
+
+def test_one_lost_report_does_not_reset_a_soak_and_two_do() -> None:
+    hub = soaking()
+    hub.report("c1", after_s=20.0)
+    assert hub.member("c1").resets == 0
+    hub.report("c1", after_s=20.1)
+    assert (hub.member("c1").resets, hub.member("c1").soak_from) == (1, hub.now)
+    assert hub.phase("c1") is MemberPhase.SOAKING
+
+
+def test_health_that_falters_resets_a_soak_once_until_it_is_current_again() -> None:
+    hub = soaking()
+    for _ in range(4):
+        hub.report("c1", health=Health.IN_PROGRESS, after_s=10.0)
+    assert hub.member("c1").resets == 1
+    hub.report("c1", after_s=10.0)
+    hub.report("c1", after_s=20.0)
+    assert hub.phase("c1") is MemberPhase.SOAKING
+    hub.report("c1", after_s=10.0)
+    assert hub.phase("c1") is MemberPhase.PROVEN
+
+
+def test_the_third_reset_is_a_failure() -> None:
+    hub = soaking()
+    for _ in range(3):
+        assert hub.state.phase is Phase.RUNNING
+        hub.report("c1", health=Health.IN_PROGRESS, after_s=5.0)
+        hub.report("c1", after_s=5.0)
+    assert hub.state.phase is Phase.ROLLING_BACK
+    assert "interrupted 3 times" in hub.state.reason
+
+
+def test_a_failure_during_the_soak_is_a_failure_at_once() -> None:
+    hub = soaking()
+    assert "cluster-failed" in kinds(hub.report("c1", health=Health.FAILED, after_s=5.0))
+    assert hub.state.phase is Phase.ROLLING_BACK
+
+
+def test_a_cluster_that_falls_silent_while_soaking_fails_at_the_deadline_after_its_last_report() -> None:
+    hub = soaking()
+    hub.tick(after_s=600.0, seen=False)
+    assert hub.phase("c1") is MemberPhase.SOAKING
+    hub.tick(after_s=1.0, seen=False)
+    assert hub.state.phase is Phase.ROLLING_BACK
+
+
+# --- failures and budgets (rules 4 to 7) ---
+
+
+def test_a_failed_canary_is_rolled_back_and_the_others_never_move() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2")))
+    hub.tick()
+    effects = hub.report("c1", health=Health.FAILED)
+    assert of(Move, effects) == [
+        Move(cluster=ClusterName("c1"), rollout=RolloutId("shop-1"), wave="canary", subtrees={SHOP: OLD}, back=True)
+    ]
+    assert hub.phase("c1") is MemberPhase.REVERTING
+    effects = hub.report("c1", OLD)
+    assert hub.state.phase is Phase.ROLLED_BACK
+    assert [hold.bundle for hold in of(Hold, effects)] == [SHOP]
+    assert kinds(effects) == ["cluster-reverted", "rolled-back"]
+    assert hub.phase("c2") is MemberPhase.PENDING
+    assert moves(hub.effects) == ["c1", "c1"]
+
+
+@pytest.mark.parametrize("seen", [pytest.param(True, id="heard"), pytest.param(False, id="lost")])
+def test_a_cluster_without_proof_fails_at_the_deadline_heard_or_lost(seen: bool) -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2")))
+    hub.tick()
+    hub.tick(after_s=600.0, seen=seen)
+    assert hub.phase("c1") is MemberPhase.MOVING
+    hub.tick(after_s=0.5, seen=seen)
+    assert hub.state.phase is Phase.ROLLING_BACK
+    assert ("silent" in hub.state.reason) is not seen
+
+
+def test_failures_within_the_budget_go_on_and_one_more_rolls_back() -> None:
+    hub = Hub(rollout(wave("rest", "c1", "c2", "c3", "c4", failure_budget=1)))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    assert hub.state.phase is Phase.RUNNING
+    hub.report("c2", health=Health.FAILED)
+    assert hub.state.phase is Phase.ROLLING_BACK
+
+
+def test_a_generous_budget_does_not_open_a_wave_without_proof() -> None:
+    hub = Hub(rollout(wave("canary", "c1", failure_budget=1), wave("rest", "c2")))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    assert hub.state.phase is Phase.ROLLING_BACK
+
+
+def test_within_the_budget_a_failed_cluster_does_not_keep_the_wave_from_completing() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", failure_budget=1), wave("rest", "c3")))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    assert moves(hub.report("c2")) == ["c3"]
+
+
+def test_action_pause_stops_and_resume_takes_the_failure_as_it_is() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2"), action="pause"))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    assert hub.state.phase is Phase.PAUSED
+    assert "c1 failed in wave canary" in hub.state.reason
+    assert moves(hub.tick(after_s=5.0)) == []
+    assert moves(hub.tell(Command(verb="resume", actor="ann", reason="known"))) == ["c2"]
+
+
+def test_action_continue_goes_on() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2"), action="continue"))
+    hub.tick()
+    assert moves(hub.report("c1", health=Health.FAILED)) == ["c2"]
+    hub.report("c2")
+    assert hub.state.phase is Phase.COMPLETED
+
+
+def test_a_failed_cluster_that_proves_after_all_counts_again() -> None:
+    hub = Hub(rollout(wave("canary", "c1", soak_s=10.0), wave("rest", "c2"), action="pause"))
+    hub.tick()
+    hub.tick(after_s=700.0)
+    assert hub.phase("c1") is MemberPhase.FAILED
+    hub.report("c1")
+    assert hub.phase("c1") is MemberPhase.SOAKING
+    hub.report("c1", after_s=10.0)
+    assert hub.phase("c1") is MemberPhase.PROVEN
+    assert hub.state.phase is Phase.PAUSED
+
+
+def test_late_proof_waits_for_room() -> None:
+    hub = Hub(rollout(wave("rest", "c1", "c2", max_concurrent=1, failure_budget=1)))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    assert hub.phase("c2") is MemberPhase.MOVING
+    hub.report("c1")
+    assert hub.phase("c1") is MemberPhase.FAILED
+    hub.report("c2")
+    assert hub.state.phase is Phase.COMPLETED
+
+
+def test_a_cluster_that_was_sick_before_neither_fails_nor_proves_until_it_is_current() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2")), health=Health.FAILED)
+    hub.tick()
+    assert hub.member("c1").sick_before
+    assert hub.report("c1", health=Health.FAILED) == []
+    hub.tick(after_s=601.0)
+    assert (hub.phase("c1"), hub.state.phase) == (MemberPhase.FAILED, Phase.RUNNING)
+    assert "has proof from 0 of the 1" in hub.state.reason
+    assert moves(hub.effects) == ["c1"]
+    assert moves(hub.report("c1")) == ["c2"]
+
+
+def test_who_was_sick_counts_like_any_other_once_it_was_current() -> None:
+    hub = Hub(rollout(wave("canary", "c1", soak_s=60.0)), health=Health.FAILED)
+    hub.tick()
+    hub.report("c1")
+    hub.report("c1", health=Health.FAILED, after_s=1.0)
+    assert hub.state.phase is Phase.ROLLING_BACK
+    hub.report("c1", OLD, Health.FAILED)
+    assert hub.state.phase is Phase.ROLLED_BACK
+
+
+# --- offline (rule 8) ---
+
+
+def test_an_offline_canary_holds_the_wave_and_the_reason_names_it() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2")))
+    effects = hub.tick(after_s=61.0, seen=False)
+    assert moves(effects) == []
+    assert "cluster-offline" in kinds(effects)
+    assert "c1" in hub.state.reason
+    assert "offline" in hub.state.reason
+    assert rollouts.stalled(hub.state)
+    hub.now += 100
+    effects = hub.report("c1", OLD)
+    assert moves(effects) == ["c1"]
+
+
+def test_offline_within_the_budget_does_not_block_and_catches_up_while_later_waves_run() -> None:
+    hub = Hub(
+        rollout(
+            wave("one", "c1", "c2", "c3", max_concurrent=1, offline_budget=1, min_proof=2),
+            wave("rest", "c4"),
+        )
+    )
+    hub.now += 61.0
+    hub.see("c1", "c3", "c4")
+    assert moves(hub.tell(Tick())) == ["c1"]
+    assert hub.phase("c2") is MemberPhase.OFFLINE
+    assert moves(hub.report("c1")) == ["c3"]
+    assert moves(hub.report("c3")) == ["c4"]
+    assert moves(hub.report("c2", OLD)) == ["c2"]
+    hub.report("c4")
+    assert hub.state.phase is Phase.COMPLETED
+    hub.report("c2")
+    assert hub.phase("c2") is MemberPhase.PROVEN
+
+
+def test_within_the_offline_budget_proof_from_min_proof_is_still_needed() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", offline_budget=2, min_proof=1), wave("rest", "c3")))
+    hub.tick(after_s=61.0, seen=False)
+    assert "has proof from 0 of the 1" in hub.state.reason
+    hub.see("c3")
+    assert moves(hub.tell(Tick())) == []
+
+
+def test_a_cluster_not_heard_for_a_while_but_not_offline_yet_is_moved_and_one_never_heard_is_not() -> None:
+    hub = Hub(rollout(wave("rest", "c1", "c2")))
+    hub.view[ClusterName("c2")] = ClusterView(next_seq=1)
+    hub.now += 59.0
+    assert moves(hub.tell(Tick())) == ["c1"]
+    assert hub.phase("c2") is MemberPhase.OFFLINE
+
+
+def completed_without_c2(**changes: Any) -> Hub:
+    hub = Hub(rollout(wave("one", "c1", "c2", offline_budget=1), **changes))
+    hub.now += 61.0
+    hub.see("c1")
+    hub.tell(Tick())
+    hub.report("c1")
+    assert hub.state.phase is Phase.COMPLETED
+    assert rollouts.alive(hub.state)
+    return hub
+
+
+def test_a_completed_rollout_catches_up_who_was_offline_and_then_is_over() -> None:
+    hub = completed_without_c2()
+    assert moves(hub.report("c2", OLD, after_s=5000.0)) == ["c2"]
+    assert of(MarkGood, hub.report("c2")) == [MarkGood(cluster=ClusterName("c2"), subtrees={SHOP: NEW})]
+    assert not rollouts.alive(hub.state)
+
+
+def test_a_failure_while_catching_up_is_a_notice_and_rolls_nothing_back() -> None:
+    hub = completed_without_c2()
+    hub.report("c2", OLD, after_s=5000.0)
+    effects = hub.report("c2", health=Health.FAILED)
+    assert kinds(effects) == ["cluster-failed"]
+    assert moves(effects) == []
+    assert hub.state.phase is Phase.COMPLETED
+    assert not rollouts.alive(hub.state)
+
+
+# --- rollback (rules 9 and 10) ---
+
+
+def test_rollback_takes_the_failed_first_then_the_waves_from_the_last_within_its_limit() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2"), wave("two", "c3", "c4", "c5", max_concurrent=2), wave("rest", "c6")))
+    hub.tick()
+    hub.report("c1")
+    hub.report("c2")
+    hub.report("c3")
+    assert moves(hub.report("c4", health=Health.FAILED)) == ["c4", "c3"]
+    assert moves(hub.report("c4", OLD)) == ["c5"]
+    assert moves(hub.report("c3", OLD)) == ["c1"]
+    assert moves(hub.report("c5", OLD)) == ["c2"]
+    hub.report("c1", OLD)
+    hub.report("c2", OLD)
+    assert hub.state.phase is Phase.ROLLED_BACK
+    assert hub.phase("c6") is MemberPhase.PENDING
+
+
+def test_rolling_a_proven_cluster_back_makes_the_old_subtree_last_good_again() -> None:
+    hub = Hub(rollout(wave("one", "c1"), wave("two", "c2")))
+    hub.tick()
+    hub.report("c1")
+    effects = hub.report("c2", health=Health.FAILED)
+    assert of(MarkGood, effects) == []
+    effects = hub.report("c2", OLD)
+    assert of(MarkGood, effects) == [MarkGood(cluster=ClusterName("c1"), subtrees={SHOP: OLD})]
+
+
+def test_rollback_to_absent_is_proven_by_absence() -> None:
+    hub = Hub(rollout(wave("one", "c1"), before=ABSENT), runs=ABSENT)
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    hub.report("c1", NEW, Health.TERMINATING)
+    assert hub.state.phase is Phase.ROLLING_BACK
+    hub.report("c1", ABSENT)
+    assert hub.state.phase is Phase.ROLLED_BACK
+
+
+def test_a_cluster_that_does_not_come_back_makes_the_rollback_fail_loudly_after_the_others() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", max_concurrent=1, failure_budget=1, min_proof=1), wave("two", "c3")))
+    hub.tick()
+    hub.report("c1")
+    hub.report("c2")
+    hub.report("c3", health=Health.FAILED)
+    hub.tick(after_s=601.0)
+    assert hub.phase("c3") is MemberPhase.REVERT_FAILED
+    assert hub.phase("c1") is MemberPhase.REVERTING
+    hub.report("c1", OLD)
+    effects = hub.report("c2", OLD)
+    assert hub.state.phase is Phase.ROLLBACK_FAILED
+    assert "rollback-failed" in kinds(effects)
+    assert "c3" in of(Notice, effects)[-1].text
+    assert of(Hold, effects)
+
+
+def test_a_revert_that_is_proven_late_still_counts_while_the_rollback_goes_on() -> None:
+    hub = Hub(rollout(wave("one", "c1", max_concurrent=1), wave("two", "c2")))
+    hub.tick()
+    hub.report("c1")
+    hub.report("c2", health=Health.FAILED)
+    hub.tick(after_s=601.0)
+    hub.report("c2", OLD)
+    assert hub.phase("c2") is MemberPhase.REVERTED
+    hub.report("c1", OLD)
+    assert hub.state.phase is Phase.ROLLED_BACK
+
+
+def test_an_offline_cluster_that_returns_during_a_rollback_does_not_get_the_commit() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", "c3", offline_budget=1)))
+    hub.now += 61.0
+    hub.see("c1", "c3")
+    hub.tell(Tick())
+    hub.report("c1", health=Health.FAILED)
+    assert hub.state.phase is Phase.ROLLING_BACK
+    assert moves(hub.report("c2", OLD)) == []
+    assert hub.phase("c2") is MemberPhase.OFFLINE
+
+
+# --- restart (rule 11) ---
+
+
+def test_until_agents_had_their_time_after_a_start_nothing_is_called_failed_or_offline() -> None:
+    hub = Hub(rollout(wave("one", "c1"), wave("two", "c2")))
+    hub.tick()
+    hub.now += 10_000.0
+    hub.settle_until = hub.now + 2 * HEARTBEAT_S
+    assert hub.tick(seen=False) == []
+    assert hub.report("c1", health=Health.FAILED) == []
+    assert hub.phase("c1") is MemberPhase.MOVING
+    hub.report("c1", health=Health.FAILED, after_s=21.0)
+    assert hub.state.phase is Phase.ROLLING_BACK
+
+
+def test_silence_while_the_hub_was_away_makes_nobody_offline() -> None:
+    hub = Hub(rollout(wave("one", "c1")))
+    hub.now += 10_000.0
+    hub.settle_until = hub.now + 2 * HEARTBEAT_S
+    assert moves(hub.tick(after_s=30.0, seen=False)) == []
+    assert hub.phase("c1") is MemberPhase.PENDING
+    hub.tick(after_s=61.0, seen=False)
+    assert hub.phase("c1") is MemberPhase.OFFLINE
+
+
+def test_a_soak_that_the_hub_slept_through_starts_again_and_is_no_reset() -> None:
+    hub = soaking(30.0)
+    hub.now += 10_000.0
+    hub.settle_until = hub.now + 2 * HEARTBEAT_S
+    hub.report("c1")
+    member = hub.member("c1")
+    assert (member.phase, member.resets, member.soak_from) == (MemberPhase.SOAKING, 0, hub.now)
+    for _ in range(2):
+        hub.report("c1", after_s=10.0)
+        assert hub.phase("c1") is MemberPhase.SOAKING
+    hub.report("c1", after_s=10.0)
+    assert hub.phase("c1") is MemberPhase.PROVEN
+
+
+def test_proof_without_soak_is_taken_only_after_the_settling_time() -> None:
+    hub = Hub(rollout(wave("one", "c1")))
+    hub.tick()
+    hub.settle_until = hub.now + 15.0
+    hub.report("c1")
+    assert hub.phase("c1") is MemberPhase.SOAKING
+    hub.report("c1", after_s=16.0)
+    assert hub.phase("c1") is MemberPhase.PROVEN
+
+
+# --- leavers (rule 12) ---
+
+
+def test_a_leaver_frees_its_slot_and_drops_out_of_every_count() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", max_concurrent=1, min_proof=2)))
+    hub.tick()
+    assert moves(hub.tell(Left(cluster=ClusterName("c1")))) == ["c2"]
+    hub.report("c2")
+    assert hub.state.phase is Phase.COMPLETED
+
+
+def test_a_canary_wave_that_loses_its_last_cluster_pauses() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2")))
+    hub.tick()
+    effects = hub.tell(Left(cluster=ClusterName("c1")))
+    assert moves(effects) == []
+    assert hub.state.phase is Phase.PAUSED
+    assert "canary" in hub.state.reason
+    assert moves(hub.tell(Command(verb="resume", actor="ann", reason="no canary needed"))) == ["c2"]
+
+
+def test_a_leaver_ends_a_rollback_that_waited_for_it() -> None:
+    hub = Hub(rollout(wave("one", "c1")))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    effects = hub.tell(Left(cluster=ClusterName("c1")))
+    assert hub.state.phase is Phase.ROLLED_BACK
+    assert of(Hold, effects)
+
+
+# --- commands, ends, illegal events ---
+
+
+def test_while_paused_nothing_moves_and_proof_still_counts() -> None:
+    hub = Hub(rollout(wave("one", "c1"), wave("two", "c2")))
+    hub.tick()
+    hub.tell(Command(verb="pause", actor="ann", reason="lunch"))
+    assert hub.state.reason == "ann: lunch"
+    assert moves(hub.report("c1")) == []
+    assert hub.phase("c1") is MemberPhase.PROVEN
+    assert moves(hub.tell(Command(verb="resume", actor="ann", reason="back"))) == ["c2"]
+
+
+def test_abort_leaves_everything_where_it_is_and_holds_the_bundle() -> None:
+    hub = Hub(rollout(wave("one", "c1"), wave("two", "c2")))
+    hub.tick()
+    effects = hub.tell(Command(verb="abort", actor="ann", reason="wrong commit"))
+    assert moves(effects) == []
+    assert [hold.bundle for hold in of(Hold, effects)] == [SHOP]
+    assert hub.state.phase is Phase.ABORTED
+    assert hub.report("c1") == []
+
+
+def test_a_person_can_roll_back_and_with_nothing_moved_it_is_over_at_once() -> None:
+    hub = Hub(rollout(wave("one", "c1")))
+    effects = hub.tell(Command(verb="rollback", actor="ann", reason="no"))
+    assert moves(effects) == []
+    assert hub.state.phase is Phase.ROLLED_BACK
+
+
+def test_an_empty_wave_starts_paused_with_its_name_in_the_reason() -> None:
+    hub = Hub(rollout(wave("canary"), wave("rest", "c1")))
+    assert hub.state.phase is Phase.PAUSED
+    assert "canary" in hub.state.reason
+    assert moves(hub.tick()) == []
+    assert moves(hub.tell(Command(verb="resume", actor="ann", reason="no canary"))) == ["c1"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "verb"),
+    [
+        pytest.param(Phase.RUNNING, "resume", id="resume what runs"),
+        pytest.param(Phase.PAUSED, "pause", id="pause what is paused"),
+        pytest.param(Phase.ROLLING_BACK, "pause", id="pause a rollback"),
+        pytest.param(Phase.ROLLING_BACK, "abort", id="abort a rollback"),
+        pytest.param(Phase.COMPLETED, "rollback", id="roll back what is completed"),
+        pytest.param(Phase.ABORTED, "resume", id="resume what is aborted"),
+    ],
+)
+def test_a_command_that_does_not_fit_the_phase_is_refused(phase: Phase, verb: Any) -> None:
+    hub = Hub(rollout(wave("one", "c1")))
+    state = replace(hub.state, phase=phase)
+    with pytest.raises(IllegalEvent, match=f"is {phase}: cannot {verb}"):
+        rollouts.decide(state, Command(verb=verb, actor="ann", reason="x"), hub.view, hub.now, heartbeat_s=HEARTBEAT_S)
+
+
+def test_a_command_without_a_reason_and_a_stranger_are_refused() -> None:
+    hub = Hub(rollout(wave("one", "c1")))
+    with pytest.raises(IllegalEvent, match="needs a reason"):
+        hub.tell(Command(verb="pause", actor="ann", reason=""))
+    with pytest.raises(IllegalEvent, match="has no member c9"):
+        hub.tell(Reported(cluster=ClusterName("c9")))
+
+
+def test_a_replaced_rollout_is_over_and_a_rollback_cannot_be_replaced() -> None:
+    hub = Hub(rollout(wave("one", "c1")))
+    hub.tick()
+    state, effects = rollouts.supersede(hub.state, hub.now, by=RolloutId("shop-2"))
+    assert state.phase is Phase.REPLACED
+    assert kinds(effects) == ["replaced"]
+    hub.report("c1", health=Health.FAILED)
+    with pytest.raises(IllegalEvent, match="rolling-back"):
+        rollouts.supersede(hub.state, hub.now, by=RolloutId("shop-2"))
+
+
+def test_every_phase_is_in_the_tables() -> None:
+    assert MEMBER.keys() == set(MemberPhase)
+    assert PHASE.keys() == set(Phase)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        pytest.param({"members": {}}, "a", id="a member is missing"),
+        pytest.param({"wave": 3}, "f", id="there is no such wave"),
+        pytest.param({"phase": Phase.COMPLETED}, "f", id="completed too early"),
+        pytest.param({"c3": Member(phase=MemberPhase.MOVING, seq=1)}, "c", id="moved before its wave"),
+        pytest.param(
+            {
+                "c1": Member(phase=MemberPhase.MOVING, seq=1),
+                "c2": Member(phase=MemberPhase.SOAKING, seq=1),
+            },
+            "b",
+            id="two in flight where one may be",
+        ),
+        pytest.param({"c1": Member(phase=MemberPhase.MOVING)}, "d", id="in flight without a move"),
+        pytest.param({"c1": Member(phase=MemberPhase.MOVING, seq=99)}, "d", id="a seq from the future"),
+        pytest.param({"c1": Member(seq=4)}, "d", id="pending with a move"),
+        pytest.param({"c1": Member(phase=MemberPhase.REVERTING, seq=4)}, "e", id="going back in a forward rollout"),
+        pytest.param(
+            {"c1": Member(phase=MemberPhase.PROVEN, seq=4), "phase": Phase.ROLLED_BACK}, "e", id="left behind"
+        ),
+        pytest.param(
+            {"c1": Member(phase=MemberPhase.REVERT_FAILED, seq=4), "phase": Phase.ROLLED_BACK}, "e", id="hushed up"
+        ),
+    ],
+)
+def test_check_finds_a_broken_invariant(changes: dict[str, Any], rule: str) -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", max_concurrent=1), wave("two", "c3")))
+    members = {ClusterName(name): value for name, value in changes.items() if isinstance(value, Member)}
+    others = {name: value for name, value in changes.items() if not isinstance(value, Member)}
+    state = replace(hub.state, **{"members": {**hub.state.members, **members}, **others})
+    with pytest.raises(BrokenInvariant, match=f"invariant {rule}"):
+        check(state, hub.view)
+
+
+# --- the journal's bytes ---
+
+
+def test_a_state_and_a_policy_come_back_from_their_bytes_unchanged() -> None:
+    hub = soaking()
+    hub.report("c1", health=Health.FAILED, after_s=3.25)
+    data = rollouts_json.to_json(hub.state)
+    assert rollouts_json.from_json(data) == hub.state
+    policy = RolloutPolicy(name="careful")
+    assert rollouts_json.policy_from_json(rollouts_json.to_json(policy)) == policy
+
+
+def test_bytes_of_a_newer_format_and_rubbish_are_refused() -> None:
+    with pytest.raises(UnsupportedVersion, match="format 2"):
+        rollouts_json.from_json(b'{"format":2,"value":{}}')
+    for rubbish in (b"", b"{}", b'{"format":1,"value":{"rollout":1}}'):
+        with pytest.raises(Permanent, match="cannot be read"):
+            rollouts_json.from_json(rubbish)
+    assert isinstance(rollouts.start(rollout(wave("one", "c1")), 1.0), State)
