@@ -65,20 +65,37 @@ _MAX_DIGITS = 64
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class _Nodes:
+    """The nodes of a file's documents; the text is read again when somebody asks for the first time."""
+
+    __slots__ = ("_roots", "_text")
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._roots: list[Any] | None = None
+
+    def root(self, index: int) -> Any:
+        if self._roots is None:
+            try:
+                self._roots = list(yaml.compose_all(self._text, Loader=_Loader))
+            except yaml.YAMLError:  # JSON that YAML cannot read
+                self._roots = []
+        return self._roots[index] if index < len(self._roots) else None
+
+
 class Lines:
     """Tells at which line of the file a part of a document stands; reads the text again, so ask for errors only."""
 
-    __slots__ = ("_composed", "_first", "_index", "_text")
+    __slots__ = ("_first", "_index", "_nodes")
 
-    def __init__(self, text: bytes, *, index: int, first: int) -> None:
-        self._text = text
+    def __init__(self, nodes: _Nodes, *, index: int, first: int) -> None:
+        self._nodes = nodes
         self._index = index
         self._first = first
-        self._composed: Any = None
 
     def at(self, *path: str | int) -> int:
         """The line of the key or item at `path` (keys and list indexes), or of its nearest ancestor that is found."""
-        line, node = self._first, self._root()
+        line, node = self._first, self._nodes.root(self._index)
         for step in path:
             if isinstance(node, yaml.MappingNode):
                 found = [(key, value) for key, value in node.value if key.value == str(step)]
@@ -91,14 +108,6 @@ class Lines:
             else:
                 break
         return line
-
-    def _root(self) -> Any:
-        if self._composed is None:
-            try:
-                self._composed = list(yaml.compose_all(self._text, Loader=_Loader))[self._index]
-            except (yaml.YAMLError, IndexError):  # JSON that YAML cannot read
-                self._composed = yaml.ScalarNode("", "")
-        return self._composed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +132,7 @@ def documents(text: bytes, *, where: str, strict: bool = True) -> tuple[Document
         return _Reader(text, where=where, strict=strict).read()
     except yaml.YAMLError as error:
         if text.lstrip()[:1] in (b"{", b"[") and (value := _json(text)) is not None:
-            return (Document(value=value, line=1, where=where, lines=Lines(b"", index=0, first=1)),)
+            return (Document(value=value, line=1, where=where, lines=Lines(_Nodes(b""), index=0, first=1)),)
         line, cause = _explain(error, text)
         tabbed = any(b"\t" in part for part in text.split(b"\n", line)[line - 1 : line])
         raise InvalidInput(f"{where}:{line}", cause, "indent with spaces, not tabs" if tabbed else "") from error
@@ -205,6 +214,7 @@ class _Reader:
     def read(self) -> tuple[Document, ...]:
         """The documents with content. Raises InvalidInput, or yaml.YAMLError for what the scanner or parser refuses."""
         found: list[Document] = []
+        nodes = _Nodes(self._text)
         self._next()  # the start of the stream
         index = 0
         while type(start := self._next()) is not yaml.StreamEndEvent:
@@ -216,7 +226,7 @@ class _Reader:
             value = self._value(self._raw(event, 0), line)
             self._next()  # the end of the document
             if value is not None:
-                lines = Lines(self._text, index=index, first=line)
+                lines = Lines(nodes, index=index, first=line)
                 found.append(Document(value=value, line=line, where=self._where, lines=lines))
             index += 1
         return tuple(found)
