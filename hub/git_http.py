@@ -43,6 +43,11 @@ _NO_CACHE = {"Cache-Control": "no-cache, max-age=0, must-revalidate"}
 _CHALLENGE: Final = 'Basic realm="flotilla", charset="UTF-8"'
 _RETRY_AFTER_S = 5
 
+_Negotiate = Callable[[git_protocol.Fetch, Sequence[Oid]], git_protocol.Reply]
+_Parse = Callable[[bytes], git_protocol.Fetch | git_protocol.ListRefs]
+_V0: tuple[_Parse, _Negotiate] = (git_protocol.parse_v0, git_protocol.negotiate_v0)
+_V2: tuple[_Parse, _Negotiate] = (git_protocol.parse_v2, git_protocol.negotiate_v2)
+
 T = TypeVar("T")
 
 
@@ -107,14 +112,14 @@ class _GitHttp:
         async with _answered():
             cluster = self._admit(request)
             body = await _body(request)
-            asked = git_protocol.parse_v2(body) if _version(request) == 2 else git_protocol.parse_v0(body)
-            if isinstance(asked, git_protocol.ListRefs):
-                tip = await self._in_thread(lambda: self._chain(cluster).tip)
-                return _response(git_protocol.list_refs(asked, slice_ref(cluster), tip), "result")
-            negotiate = git_protocol.negotiate_v2 if _version(request) == 2 else git_protocol.negotiate_v0
+            parse, negotiate = _V2 if _version(request) == 2 else _V0
             try:
+                asked = parse(body)
+                if isinstance(asked, git_protocol.ListRefs):
+                    tip = await self._in_thread(lambda: self._chain(cluster).tip)
+                    return _response(git_protocol.list_refs(asked, slice_ref(cluster), tip), "result")
                 pack = await self._in_thread(partial(self._decide, cluster, asked, negotiate))
-            except _NotOurs as error:
+            except Refused as error:
                 return _response(git_protocol.error(str(error)), "result")
             if pack.oids is None:
                 return _response(pack.head, "result")
@@ -147,13 +152,13 @@ class _GitHttp:
         self,
         cluster: str,
         asked: git_protocol.Fetch,
-        negotiate: Callable[[git_protocol.Fetch, Sequence[Oid]], git_protocol.Reply],
+        negotiate: _Negotiate,
     ) -> _Pack:
         """In a thread: membership first; the repository is looked at only for commits that are the cluster's own."""
         chain = self._chain(cluster)
         for want in asked.wants:
             if want not in chain:
-                raise _NotOurs(f"commit {want}", f"was never a slice of cluster {cluster}", "fetch its ref")
+                raise Refused(f"commit {want}", f"was never a slice of cluster {cluster}", "fetch its ref")
         common = [have for have in asked.haves if have in chain]
         reply = negotiate(asked, common)
         return _Pack(head=reply.head, oids=tuple(self._store.missing(asked.wants, common)) if reply.pack else None)
@@ -181,10 +186,6 @@ class _GitHttp:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
-
-
-class _NotOurs(Refused):
-    """Someone wants what is not of their own chain."""
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ in `git_http`.
 """
 
 import fcntl
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -33,10 +34,11 @@ from proto.slices import POLICY_FILE, SLICE_FILE, SliceManifest, read_manifest
 
 MAX_PACKS = 50
 """From here on `repack` merges: every lookup that fails asks each pack."""
-_KEYS_CACHED = 200_000
-_TREE_ENTRIES_CACHED = 200_000
+_KEYS_CACHED = 100_000
+_TREE_ENTRIES_CACHED = 100_000
+"""Both: some 30 MB, two hundred subtrees of 500 objects."""
 _ENTRY_BYTES_CACHED = 64 << 20
-"""Of compressed pack entries: the subtrees that a wave is fetching right now, at a few hundred bytes an object."""
+"""Of compressed pack entries, a few hundred bytes each: the subtrees that a wave is fetching right now."""
 
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
@@ -291,16 +293,21 @@ class GitStore:
         yield from blobs
 
     def _missing_commits(self, wants: Iterable[Oid], haves: Sequence[Oid]) -> Iterable[Oid]:
+        stop = set(haves)
+        behind: set[Oid] = set()
         found: dict[Oid, None] = {}
         for want in wants:
+            way: list[Oid] = []
             for commit in self.history(want):
-                if commit in haves or commit in found:
+                if commit in stop or commit in behind or commit in found:
                     break
-                found[commit] = None
+                way.append(commit)
             else:
-                # No `have` is behind it, so it may be behind one: someone wants an older slice than they have.
-                behind = {commit for have in haves for commit in self.history(have)}
-                found = {commit: None for commit in found if commit not in behind}
+                # It met no `have`, so it may lie behind one: someone wants an older slice than they have.
+                for have in haves:
+                    behind.update(itertools.takewhile(lambda commit: commit not in behind, self.history(have)))
+                way = [commit for commit in way if commit not in behind]
+            found.update(dict.fromkeys(way))
         return found
 
     def _walk(self, trees: Iterable[Oid], seen: set[Oid]) -> Iterator[tuple[bool, Oid]]:

@@ -285,6 +285,27 @@ def test_an_object_that_only_moved_to_another_bundle_is_not_sent(store: GitStore
     assert [item.kind for item in store.new_objects(two, one)] == ["commit", "tree", "tree", "blob"]
 
 
+@pytest.mark.parametrize(
+    ("wants", "haves"),
+    [
+        pytest.param([5], [], id="everything"),
+        pytest.param([5], [4], id="the newest"),
+        pytest.param([5], [1, 3], id="the nearest have counts"),
+        pytest.param([2], [4], id="older than a have"),
+        pytest.param([1, 2, 5, 3], [4], id="on both sides of a have"),
+        pytest.param([3], [3], id="nothing"),
+        pytest.param([3, 2, 1], [1, 2], id="several of both"),
+    ],
+)
+def test_a_fetch_gets_what_git_would_send(store: GitStore, wants: list[int], haves: list[int]) -> None:
+    chain: list[Oid] = []
+    for seq in range(1, 6):
+        tree = put_bundle(store, {**SHOP, "shop/Service/web.json": b"%d" % seq})
+        chain.append(put_slice(store, seq, {"shop": tree}, parent=chain[-1] if chain else None))
+    wanted, had = ([chain[seq - 1] for seq in numbers] for numbers in (wants, haves))
+    assert set(store.missing(wanted, had)) == objects_by_git(store, *wanted, *(f"^{oid}" for oid in had))
+
+
 def test_too_many_new_bytes_are_left_to_a_fetch(store: GitStore) -> None:
     fits = put_bundle(store, {"n/K/1.json": b"x" * (wire.MAX_CARRIED_BYTES - 2000)})
     assert store.new_objects(put_slice(store, 1, {"a": fits}), None)
