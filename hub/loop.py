@@ -264,7 +264,6 @@ class Loop:
                 turn.effects.setdefault(older, []).extend(effects)
         for made in planned.rollouts:
             turn.states[made.id] = rollouts.start(made, turn.now)
-            turn.events.append(outcome.made(made, turn.now))
             self._meet(turn, made.id, Tick())
         turn.released |= planned.released
         turn.events += [outcome.noticed(notice, turn.now) for notice in planned.notices]

@@ -24,7 +24,6 @@ from hub.model import (
     Notice,
     Phase,
     Reported,
-    Rollout,
     RolloutPolicy,
     State,
 )
@@ -204,13 +203,6 @@ def noticed(notice: Notice, now: float) -> EventRow:
         rollout=notice.rollout,
         data={"wave": notice.wave} if notice.wave else {},
     )
-
-
-def made(rollout: Rollout, now: float) -> EventRow:
-    """Pure: a new rollout as an event."""
-    what, where = ", ".join(rollout.bundles), len(rollout.targets)
-    text = f"rollout {rollout.id} of {what} to {rollout.revision:.12} on {where} clusters"
-    return EventRow(time_s=now, kind="rollout-made", bundle=rollout.bundles[0], rollout=rollout.id, text=text)
 
 
 def drifted(cluster: ClusterName, report: Report, now: float) -> list[EventRow]:
