@@ -214,16 +214,15 @@ def _version(request: web.Request) -> int:
 
 def _token(request: web.Request) -> str | None:
     scheme, _, value = request.headers.get("Authorization", "").strip().partition(" ")
-    value = value.strip()
-    if scheme.lower() == "bearer":
-        return value or None
-    if scheme.lower() != "basic":
+    token = value.strip()
+    if scheme.lower() == "basic":
+        try:
+            token = base64.b64decode(token, validate=True).decode().partition(":")[2]
+        except (binascii.Error, ValueError):
+            return None
+    elif scheme.lower() != "bearer":
         return None
-    try:
-        _, _, password = base64.b64decode(value, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        return None
-    return password or None
+    return token if token and token.isascii() else None
 
 
 async def _body(request: web.Request) -> bytes:

@@ -347,6 +347,8 @@ def basic(user: str, password: str) -> str:
         pytest.param(basic("token-eu-1", ""), 401, id="basic without password"),
         pytest.param("Basic !!!", 401, id="basic that is not base64"),
         pytest.param("Basic /w==", 401, id="basic that is not text"),
+        pytest.param("Bearer token-é", 401, id="bearer that is not ASCII"),
+        pytest.param(basic("a", "token-é"), 401, id="basic that is not ASCII"),
         pytest.param("Negotiate token-eu-1", 401, id="another scheme"),
         pytest.param("Bearer token-us-1", 403, id="of another cluster"),
     ],
