@@ -1,0 +1,256 @@
+"""The mirror of the fleet repo: what it takes, what it refuses, and what it says when upstream is not there."""
+
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pygit2
+import pytest
+
+from hub import sync
+from proto.errors import InvalidInput, Permanent, Refused, Transient
+from proto.ids import Oid
+
+WHO = pygit2.Signature("Ada", "ada@example.org", 1_700_000_000, 60)
+
+
+class Upstream:
+    """A repository that commits can be pushed to, without the git command."""
+
+    def __init__(self, path: Path, *, bare: bool = False) -> None:
+        self.path = path
+        self.repo = pygit2.init_repository(str(path), bare=bare, initial_head="main")
+
+    def commit(self, text: str, *, branch: str = "main", parent: str | None = "") -> str:
+        """`parent` "" is the branch's tip, None makes a commit without parents."""
+        ref = f"refs/heads/{branch}"
+        tip = self.repo.references.get(ref)
+        parents = [parent] if parent else [str(tip.target)] if parent == "" and tip is not None else []
+        tree = self.repo.TreeBuilder()
+        tree.insert("file", self.repo.create_blob(text.encode()), pygit2.enums.FileMode.BLOB)
+        oid = self.repo.create_commit(None, WHO, WHO, f"{text}\n\nbody", tree.write(), parents)
+        self.repo.references.create(ref, oid, force=True)
+        return str(oid)
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Upstream:
+    return Upstream(tmp_path / "upstream")
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    return tmp_path / "data/mirror"
+
+
+def test_a_first_fetch_tells_all_of_the_tip(upstream: Upstream, mirror: Path) -> None:
+    upstream.commit("one")
+    tip = upstream.commit("two")
+    assert sync.fetch(mirror, str(upstream.path), "main") == sync.Revision(
+        commit=Oid(tip), position=2, author="Ada", time_s=1_700_000_000, subject="two", previous=""
+    )
+
+
+@pytest.mark.parametrize("form", ["path", "file", "relative"])
+@pytest.mark.parametrize("bare", [True, False])
+def test_upstream_can_be_a_path_or_a_file_address(
+    tmp_path: Path, mirror: Path, form: str, bare: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tip = Upstream(tmp_path / "up", bare=bare).commit("one")
+    monkeypatch.chdir(tmp_path)
+    address = {"path": str(tmp_path / "up"), "file": f"file://{tmp_path}/up", "relative": "up"}[form]
+    assert sync.fetch(mirror, address, "main").commit == tip
+
+
+def test_a_repository_of_another_user_is_read(upstream: Upstream, mirror: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files to another user")
+    tip = upstream.commit("one")
+    for place in [upstream.path, *upstream.path.rglob("*")]:
+        os.chown(place, 65534, 65534)
+    assert sync.fetch(mirror, str(upstream.path), "main").commit == tip
+
+
+def test_only_the_branch_is_taken(upstream: Upstream, mirror: Path) -> None:
+    tip = upstream.commit("one")
+    upstream.commit("other", branch="feature", parent=None)
+    upstream.repo.create_tag("v1", tip, pygit2.enums.ObjectType.COMMIT, WHO, "tag")
+    sync.fetch(mirror, str(upstream.path), "main")
+    assert set(pygit2.Repository(str(mirror)).references) == {"refs/heads/main", "refs/flotilla/fetched"}
+
+
+def test_fetching_again_moves_forward(upstream: Upstream, mirror: Path) -> None:
+    first = upstream.commit("one")
+    sync.fetch(mirror, str(upstream.path), "main")
+    same = sync.fetch(mirror, str(upstream.path), "main")
+    assert (same.commit, same.previous) == (first, first)
+    second = upstream.commit("two")
+    moved = sync.fetch(mirror, str(upstream.path), "main")
+    assert (moved.commit, moved.previous, moved.position) == (second, first, 2)
+
+
+def test_merges_count_by_first_parents(upstream: Upstream, mirror: Path) -> None:
+    base = upstream.commit("one")
+    side = upstream.commit("side", branch="feature", parent=base)
+    tree = upstream.repo[base].peel(pygit2.Tree).id
+    upstream.repo.create_commit("refs/heads/main", WHO, WHO, "merge", tree, [base, side])
+    assert sync.fetch(mirror, str(upstream.path), "main").position == 2
+
+
+@pytest.mark.parametrize("rewrite", ["other root", "reset"])
+def test_a_rewritten_history_is_refused_each_time_until_it_is_accepted(
+    upstream: Upstream, mirror: Path, rewrite: str
+) -> None:
+    first = upstream.commit("one")
+    old = upstream.commit("two")
+    sync.fetch(mirror, str(upstream.path), "main")
+    if rewrite == "reset":
+        upstream.repo.references.create("refs/heads/main", first, force=True)
+        new = first
+    else:
+        new = upstream.commit("rewritten", parent=None)
+    for _ in range(2):
+        with pytest.raises(Refused, match=f"rewritten: {new} does not descend from {old}"):
+            sync.fetch(mirror, str(upstream.path), "main")
+        assert str(pygit2.Repository(str(mirror)).references["refs/heads/main"].target) == old
+    accepted = sync.fetch(mirror, str(upstream.path), "main", accept_rewrite=True)
+    assert (accepted.commit, accepted.previous, accepted.rewritten) == (new, old, True)
+    assert sync.fetch(mirror, str(upstream.path), "main").rewritten is False
+
+
+def test_a_commit_on_top_of_the_old_tip_ends_the_refusal(upstream: Upstream, mirror: Path) -> None:
+    old = upstream.commit("one")
+    sync.fetch(mirror, str(upstream.path), "main")
+    upstream.commit("rewritten", parent=None)
+    with pytest.raises(Refused):
+        sync.fetch(mirror, str(upstream.path), "main")
+    fixed = upstream.commit("two", parent=old)
+    assert sync.fetch(mirror, str(upstream.path), "main").commit == fixed
+
+
+def test_a_missing_branch_names_those_that_are_there(upstream: Upstream, mirror: Path) -> None:
+    upstream.commit("one")
+    upstream.commit("one", branch="release")
+    with pytest.raises(Permanent, match=r"has no branch 'mian' \(it has main, release: name one of them\)"):
+        sync.fetch(mirror, str(upstream.path), "mian")
+
+
+def test_a_branch_that_was_deleted_is_missed(upstream: Upstream, mirror: Path) -> None:
+    upstream.commit("one")
+    upstream.commit("one", branch="release")
+    sync.fetch(mirror, str(upstream.path), "main")
+    upstream.repo.references.delete("refs/heads/main")
+    with pytest.raises(Permanent, match="has no branch 'main'"):
+        sync.fetch(mirror, str(upstream.path), "main")
+
+
+def test_an_empty_upstream_says_so(upstream: Upstream, mirror: Path) -> None:
+    with pytest.raises(Permanent, match="has no commits yet"):
+        sync.fetch(mirror, str(upstream.path), "main")
+
+
+def test_an_upstream_that_is_not_there_may_come_back(upstream: Upstream, mirror: Path, tmp_path: Path) -> None:
+    tip = upstream.commit("one")
+    away = tmp_path / "away"
+    upstream.path.rename(away)
+    with pytest.raises(Transient, match=f"fleet repo {upstream.path}: cannot be read.*check the address"):
+        sync.fetch(mirror, str(upstream.path), "main")
+    away.rename(upstream.path)
+    assert sync.fetch(mirror, str(upstream.path), "main").commit == tip
+
+
+def test_a_closed_port_is_transient_and_hides_credentials(mirror: Path) -> None:
+    with pytest.raises(Transient, match=r"fleet repo http://127\.0\.0\.1:9/x\.git") as caught:
+        sync.fetch(mirror, "http://me:hunter2@127.0.0.1:9/x.git", "main")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["git@example.org:fleet.git", "ssh://example.org/fleet", "ext::sh -c x", "ftp://x/y"]
+)
+def test_other_kinds_of_addresses_are_refused(mirror: Path, address: str) -> None:
+    with pytest.raises(InvalidInput, match="is not an address that the hub can read"):
+        sync.fetch(mirror, address, "main")
+
+
+@pytest.mark.parametrize("branch", ["main:refs/heads/x", "../x", "", "a b", "*", "-x\n"])
+def test_a_branch_that_is_no_name_is_refused(upstream: Upstream, mirror: Path, branch: str) -> None:
+    upstream.commit("one")
+    with pytest.raises(InvalidInput, match="is not the name of a branch"):
+        sync.fetch(mirror, str(upstream.path), branch)
+
+
+def test_a_mirror_that_was_damaged_is_made_anew(upstream: Upstream, mirror: Path) -> None:
+    tip = upstream.commit("one")
+    sync.fetch(mirror, str(upstream.path), "main")
+    (mirror / "config").write_text("[core\nbroken")
+    assert sync.fetch(mirror, str(upstream.path), "main").commit == tip
+
+
+def test_a_mirror_that_lost_its_objects_is_filled_again(upstream: Upstream, mirror: Path) -> None:
+    tip = upstream.commit("one")
+    sync.fetch(mirror, str(upstream.path), "main")
+    for place in [*mirror.glob("objects/pack/*"), *mirror.glob("objects/??/*")]:
+        place.unlink()
+    assert sync.fetch(mirror, str(upstream.path), "main").commit == tip
+
+
+def test_text_that_is_not_utf8_does_not_stop_a_fetch(upstream: Upstream, mirror: Path) -> None:
+    upstream.commit("one")
+    tree = upstream.repo.TreeBuilder().write()
+    body = b"tree %s\nauthor A\xff <a@x> 1 +0000\ncommitter A <a@x> 1 +0000\n\nsub\xffject\n" % str(tree).encode()
+    oid = upstream.repo.odb.write(pygit2.enums.ObjectType.COMMIT, body)
+    upstream.repo.references.create("refs/heads/main", oid, force=True)
+    revision = sync.fetch(mirror, str(upstream.path), "main")
+    assert (revision.author, revision.subject) == ("A\ufffd", "sub\ufffdject")
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Says 401, 404 or 500, by the first part of the path."""
+
+    def do_GET(self) -> None:
+        code = int(self.path.split("/")[1])
+        self.send_response(code)
+        if code == 401:
+            self.send_header("WWW-Authenticate", "Basic realm=x")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="server")
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "message"),
+    [
+        pytest.param(401, Refused, "without other credentials", id="credentials"),
+        pytest.param(403, Refused, "without other credentials", id="forbidden"),
+        pytest.param(500, Transient, "cannot be read", id="server error"),
+        pytest.param(404, Transient, "cannot be read", id="not found"),
+    ],
+)
+def test_what_a_server_says_decides_whether_to_try_again(
+    mirror: Path, address: str, code: int, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        sync.fetch(mirror, f"{address}/{code}/fleet.git", "main")
+
+
+def test_a_redirect_to_another_host_is_refused() -> None:
+    callbacks = sync._Callbacks("git.example.org")
+    assert callbacks.certificate_check(None, True, b"git.example.org") is True
+    assert callbacks.certificate_check(None, False, b"git.example.org") is False
+    with pytest.raises(ValueError, match="redirects to evil"):
+        callbacks.certificate_check(None, True, b"evil.example.org")

@@ -1,0 +1,114 @@
+"""Worker processes: results and errors come back, and nothing that happens in one reaches the hub."""
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import anyio
+import pytest
+
+from hub import worker
+from proto.errors import InvalidInput, Permanent, Transient
+
+
+def identity(value: object) -> object:
+    return value
+
+
+def whoami() -> int:
+    return os.getpid()
+
+
+def refuse() -> None:
+    raise InvalidInput("bundle shop", "is not valid", "fix it")
+
+
+def retry() -> None:
+    raise Transient("upstream", "is away", retry_after_s=2.5)
+
+
+def broken() -> None:
+    secret = {"password": "hunter2"}
+    raise KeyError(secret["password"])
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(marker: Path) -> None:
+    Path(tempfile.mkdtemp(), "left").write_text("behind")
+    marker.write_text(tempfile.gettempdir())
+    signal.pause()
+
+
+def leave_a_file() -> str:
+    path = Path(tempfile.mkdtemp(), "left")
+    path.write_text("behind")
+    return str(path)
+
+
+def exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+async def test_the_result_comes_from_another_process() -> None:
+    assert await worker.run(identity, {"a": b"\x00"}) == {"a": b"\x00"}
+    assert await worker.run(whoami) != os.getpid()
+
+
+async def test_our_errors_come_back_whole() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await worker.run(refuse)
+    assert (caught.value.thing, caught.value.cause, caught.value.remedy) == ("bundle shop", "is not valid", "fix it")
+    with pytest.raises(Transient, match="upstream: is away") as away:
+        await worker.run(retry)
+    assert away.value.retry_after_s == 2.5
+
+
+async def test_other_errors_become_ours_without_their_values() -> None:
+    with pytest.raises(Permanent, match=r"render of shop: .*KeyError at test_worker.py:\d+") as caught:
+        await worker.run(broken, what="render of shop")
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_worker_that_dies_is_named_and_the_next_call_works() -> None:
+    with pytest.raises(Permanent, match="render of shop: its worker process died"):
+        await worker.run(die, what="render of shop")
+    assert await worker.run(identity, 1) == 1
+
+
+async def test_a_call_that_hangs_is_killed_and_its_files_removed(tmp_path: Path) -> None:
+    await worker.run(identity, 0)  # a warm worker, so that the limit is not spent on its start
+    marker = tmp_path / "marker"
+    with pytest.raises(Permanent, match="took longer than 2 s"):
+        await worker.run(hang, marker, time_limit_s=2.0)
+    assert not exists(marker.read_text())
+    assert await worker.run(identity, 1) == 1
+
+
+async def test_what_a_call_leaves_in_its_temporary_folder_is_removed() -> None:
+    assert not exists(await worker.run(leave_a_file))
+
+
+async def test_waiting_for_a_core_does_not_count_as_time() -> None:
+    async def one() -> None:
+        results.append(await worker.run(identity, 1, time_limit_s=30.0))
+
+    results: list[object] = []
+    async with anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(one, name=f"call {number}")
+    assert len(results) == 12
+
+
+async def test_a_cancelled_call_leaves_a_hub_that_works(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run, hang, marker)
+        while not marker.exists() or not marker.read_text():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    assert not exists(marker.read_text())
+    assert await worker.run(identity, 1) == 1
