@@ -7,9 +7,10 @@ the inventory, and a killed agent goes on where it was.
     object                                                             done with it
     in a bundle, blob is not the one applied, or never answered        applied, when its needs are Current
     in a bundle, blob is the one applied                               nothing
+    in a bundle that reverts no drift, and somebody deleted it         nothing
     in two bundles                                                     the first by name has it; a problem of the other
     in no bundle, and was ours                                         pruned, once its bundle is applied and Current
-      … of a bundle with `prune: false`                                released
+      … of a bundle with `prune: false`, or whose policy is lost       released
       … Namespace, CRD, PersistentVolume(Claim)                        released, unless `destructivePrune`
     failed, and not yet due again                                      nothing; due at once when its blob changes
 
@@ -18,7 +19,7 @@ depends on is not applied and Current. Without a slice (no commit) there is neve
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TypedDict
@@ -38,34 +39,39 @@ KEPT_KINDS = frozenset({"Namespace", ordering.CRD_GK, "PersistentVolume", "Persi
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """The last try with an object, when it did not succeed. `blob` is what was tried to apply ("" for a prune);
-    `not_before` is a monotonic time in seconds; `tries` counts in a row."""
+    `not_before` is a monotonic time in seconds; `tries` counts in a row; `permanent`: only a change can help."""
 
     blob: str
     error: str
     not_before: float
     tries: int = 1
+    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """What the ApplySet parent of a bundle has to name: every `Kind.group` and namespace that its objects are in."""
+    """What the ApplySet parent of a bundle has to say: every `Kind.group` and namespace that its objects are in, and
+    how they are to be pruned once the slice does not have the bundle any more."""
 
     kinds: frozenset[str] = frozenset()
     namespaces: frozenset[str] = frozenset()
+    prune: bool = True
+    destructive_prune: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundlePlan:
     """`apply` and `prune` are phases, done one after the other. `waiting` says in a whole sentence why an object is not
-    applied yet, `blocked` why the whole bundle is not. `complete`: every object is applied as the slice has it;
-    `converged`: nothing is left to prune either. `members` is what the ApplySet parent has to name before anything of
-    this is done (None: the parent has to go); `parent_stale` that it does not yet."""
+    applied yet, `stopped` why one never can be, `blocked` why the whole bundle has to wait. `complete`: every object is
+    applied as the slice has it; `converged`: nothing is left to prune either. `members` is what the ApplySet parent has
+    to say before anything of this is done (None: it has to go); `parent_stale` that it does not yet."""
 
     bundle: str
     apply: tuple[tuple[ObjectKey, ...], ...] = ()
     prune: tuple[tuple[ObjectKey, ...], ...] = ()
     release: tuple[ObjectKey, ...] = ()
     waiting: Mapping[ObjectKey, str] = field(default_factory=dict)
+    stopped: Mapping[ObjectKey, str] = field(default_factory=dict)
     blocked: str = ""
     complete: bool = False
     converged: bool = False
@@ -95,12 +101,10 @@ def plan(
     *,
     order: Order,
     failures: Mapping[ObjectKey, Failure],
-    policies: Mapping[str, BundlePolicy],
     parents: Mapping[str, Membership],
     now: float,
 ) -> Plan:
-    """Pure: `order` is that of `desired`; `policies` are the last known ones of bundles that left the slice; `parents`
-    what the ApplySet parents in the cluster name."""
+    """Pure: `order` is that of `desired`; `parents` is what the ApplySet parents in the cluster say."""
     if not desired.commit:
         return Plan()
     owner: dict[ObjectKey, str] = {}
@@ -118,8 +122,11 @@ def plan(
     made = {}
     for name, bundle in desired.bundles.items():
         surplus, state = leftovers.get(name, []), states[name]
+        stopped = _stopped(bundle, state, owner=owner, order=order)
         phases, waiting = (
-            _apply(bundle, state, owner=owner, order=order, unmet=unmet, due=due) if name not in blocked else ((), {})
+            _apply(bundle, state.unapplied - stopped.keys(), order=order, unmet=unmet, due=due)
+            if name not in blocked
+            else ((), {})
         )
         prune, release = _prune(surplus, bundle.policy, due) if state.settled else ((), ())
         made[name] = BundlePlan(
@@ -128,28 +135,31 @@ def plan(
             prune=prune,
             release=release,
             waiting=waiting,
+            stopped=stopped,
             blocked=blocked.get(name, ""),
             complete=not state.unapplied,
             converged=not state.unapplied and not surplus,
-            **_parent(name, [*bundle.objects, *surplus], parents, due),
+            **_parent(name, _membership(bundle.policy, [*bundle.objects, *surplus]), parents, due),
         )
     for name in (leftovers.keys() | parents.keys()) - desired.bundles.keys():
         surplus = leftovers.get(name, [])
-        prune, release = _prune(surplus, policies.get(name, BundlePolicy(name=name)), due)
+        last = parents.get(name, Membership(prune=False))
+        prune, release = _prune(surplus, last, due)
         made[name] = BundlePlan(
             bundle=name,
             prune=prune,
             release=release,
             complete=True,
             converged=not surplus,
-            **_parent(name, surplus, parents, due),
+            **_parent(name, parents.get(name) if surplus else None, parents, due),
         )
     return Plan(bundles=made, due_at=due.next_at)
 
 
-def is_applied(blob: Oid, entry: Entry | None) -> bool:
-    """Pure: the API server answered our apply of this very blob."""
-    return entry is not None and entry.baseline is not None and entry.blob == blob
+def is_applied(blob: Oid, entry: Entry | None, policy: BundlePolicy) -> bool:
+    """Pure: the API server answered our apply of this very blob, and nothing of what happened since is to be undone by
+    another one. Without a baseline the object is gone."""
+    return entry is not None and entry.blob == blob and (entry.baseline is not None or policy.drift.mode != "revert")
 
 
 class _Due:
@@ -181,7 +191,9 @@ class _State:
 
 
 def _state(bundle: DesiredBundle, entries: Mapping[ObjectKey, Entry]) -> _State:
-    unapplied = frozenset(key for key, blob in bundle.objects.items() if not is_applied(blob, entries.get(key)))
+    unapplied = frozenset(
+        key for key, blob in bundle.objects.items() if not is_applied(blob, entries.get(key), bundle.policy)
+    )
     return _State(
         unapplied=unapplied,
         unhealthy=frozenset(
@@ -190,26 +202,34 @@ def _state(bundle: DesiredBundle, entries: Mapping[ObjectKey, Entry]) -> _State:
     )
 
 
+def _stopped(
+    bundle: DesiredBundle, state: _State, *, owner: Mapping[ObjectKey, str], order: Order
+) -> dict[ObjectKey, str]:
+    """Pure: the objects that can never be applied as the slice is, and why."""
+    stopped = {key: order.stopped[key] for key in state.unapplied if key in order.stopped}
+    for key in state.unapplied:
+        if owner[key] != bundle.name:
+            stopped[key] = f"{key}: bundle {owner[key]} has it too (remove it from one of the two bundles)"
+    return stopped
+
+
 def _apply(
     bundle: DesiredBundle,
-    state: _State,
+    keys: frozenset[ObjectKey],
     *,
-    owner: Mapping[ObjectKey, str],
     order: Order,
     unmet: Callable[[frozenset[ObjectKey]], str],
     due: _Due,
 ) -> tuple[tuple[tuple[ObjectKey, ...], ...], dict[ObjectKey, str]]:
-    """(phases that can be applied now, why others cannot)."""
-    waiting = {key: order.stopped[key] for key in state.unapplied if key in order.stopped}
+    """(phases that can be applied now, why others have to wait)."""
+    waiting = {}
     phases: list[tuple[ObjectKey, ...]] = []
-    for phase in order.phases.get(bundle.name, ()) if state.unapplied else ():
+    for phase in order.phases.get(bundle.name, ()) if keys else ():
         ready = []
         for key in phase:
-            if key not in state.unapplied:
+            if key not in keys:
                 continue
-            if owner[key] != bundle.name:
-                waiting[key] = f"{key}: bundle {owner[key]} has it too (remove it from one of the two bundles)"
-            elif missing := unmet(order.needs.get(key, frozenset())):
+            if missing := unmet(order.needs.get(key, frozenset())):
                 waiting[key] = f"{key}: waits for {missing}"
             elif due(key, bundle.objects[key]):
                 ready.append(key)
@@ -218,16 +238,20 @@ def _apply(
     return tuple(phases), waiting
 
 
-def membership(keys: Iterable[ObjectKey]) -> Membership:
-    """Pure: what a parent has to name for these objects."""
-    keys = tuple(keys)
+def _membership(policy: BundlePolicy, keys: Sequence[ObjectKey]) -> Membership | None:
+    """Pure: what a parent has to say about these objects; none is needed for no objects."""
+    if not keys:
+        return None
     return Membership(
-        kinds=frozenset(key.gk for key in keys), namespaces=frozenset(key.namespace for key in keys if key.namespace)
+        kinds=frozenset(key.gk for key in keys),
+        namespaces=frozenset(key.namespace for key in keys if key.namespace),
+        prune=policy.prune,
+        destructive_prune=policy.destructive_prune,
     )
 
 
 def _prune(
-    surplus: Iterable[ObjectKey], policy: BundlePolicy, due: _Due
+    surplus: Iterable[ObjectKey], policy: BundlePolicy | Membership, due: _Due
 ) -> tuple[tuple[tuple[ObjectKey, ...], ...], tuple[ObjectKey, ...]]:
     """Pure: (phases to delete, last rank first; what is let go)."""
     ready = sorted((key for key in surplus if due(key, "")), key=lambda key: (-ordering.rank(key), key))
@@ -289,10 +313,8 @@ class _Parent(TypedDict):
     parent_stale: bool
 
 
-def _parent(name: str, keys: Iterable[ObjectKey], parents: Mapping[str, Membership], due: _Due) -> _Parent:
-    """Pure: what the bundle's ApplySet parent has to name, and whether it is time to write it."""
-    wanted = membership(keys)
-    members = wanted if wanted.kinds else None
+def _parent(name: str, members: Membership | None, parents: Mapping[str, Membership], due: _Due) -> _Parent:
+    """Pure: what the bundle's ApplySet parent has to say, and whether it is time to write it."""
     return {"members": members, "parent_stale": parents.get(name) != members and due(parent_key(name), "")}
 
 

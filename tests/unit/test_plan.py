@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
 from agent import order
 from agent.model import Baseline, Desired, DesiredBundle, Entry
 from agent.order import Traits
-from agent.plan import Failure, Membership, Plan, membership, parent_key, plan
+from agent.plan import Failure, Membership, Plan, parent_key, plan
 from proto.ids import Oid
 from proto.messages import Health
 from proto.objects import ObjectKey
-from proto.slices import BundlePolicy
+from proto.slices import BundlePolicy, DriftPolicy
 
 WRITTEN = Baseline(uid="u", resource_version="1", generation=1, managed=1, own=1, status=1)
 
@@ -62,7 +63,6 @@ def made(
     *,
     traits: Mapping[str, Traits] | None = None,
     failures: Mapping[str, Failure] | None = None,
-    policies: Mapping[str, BundlePolicy] | None = None,
     parents: Mapping[str, Membership] | None = None,
     now: float = 100.0,
 ) -> Plan:
@@ -77,7 +77,6 @@ def made(
             }
         ),
         failures={key(text): failure for text, failure in (failures or {}).items()},
-        policies=policies or {},
         parents=parents if parents is not None else {},
         now=now,
     )
@@ -110,7 +109,7 @@ def test_without_a_slice_nothing_is_ever_done() -> None:
 
 
 def test_a_slice_without_bundles_prunes_everything_that_was_ours() -> None:
-    found = made(slice_of(), inventory("shop", "ConfigMap/a=1 Deployment.apps/web=1"))
+    found = made(slice_of(), inventory("shop", "ConfigMap/a=1 Deployment.apps/web=1"), parents={"shop": Membership()})
     assert names(found.bundles["shop"].prune) == ["web", "a"]
 
 
@@ -135,7 +134,7 @@ def test_nothing_is_pruned_before_the_new_state_is_current(health: Health) -> No
 
 def test_a_bundle_that_left_the_slice_is_pruned_while_another_is_unhealthy() -> None:
     entries = inventory("web", "Deployment.apps/web=1", health=Health.FAILED) | inventory("old", "ConfigMap/old=1")
-    found = made(slice_of(bundle("web", "Deployment.apps/web=1")), entries)
+    found = made(slice_of(bundle("web", "Deployment.apps/web=1")), entries, parents={"old": Membership()})
     assert names(found.bundles["old"].prune) == ["old"]
 
 
@@ -168,11 +167,26 @@ def test_policy_says_what_is_let_go(policy: dict[str, bool], pruned: list[str], 
         "ConfigMap/a=1 Namespace/-/ns=1 CustomResourceDefinition.apiextensions.k8s.io/-/crd=1 "
         "PersistentVolume/-/volume=1 PersistentVolumeClaim/claim=1",
     )
-    gone = made(slice_of(), entries, policies={"shop": BundlePolicy(name="shop", **policy)}).bundles["shop"]  # type: ignore[arg-type]
+    gone = made(slice_of(), entries, parents={"shop": Membership(**policy)}).bundles["shop"]  # type: ignore[arg-type]
     left = made(slice_of(bundle("shop", "", **policy)), entries).bundles["shop"]
     for found in (gone, left):
         assert sorted(names(found.prune)) == sorted(pruned)
         assert sorted(one.name for one in found.release) == sorted(released)
+
+
+def test_a_bundle_that_left_with_an_unknown_policy_is_let_go_not_deleted() -> None:
+    found = made(slice_of(), inventory("shop", "ConfigMap/a=1")).bundles["shop"]
+    assert names((found.release,)) == ["a"]
+    assert not found.prune
+
+
+def test_a_deleted_object_stays_away_where_drift_is_only_reported() -> None:
+    entries = inventory("shop", "ConfigMap/a=1", health=Health.NOT_FOUND)
+    entries[key("ConfigMap/a")].baseline = None
+    reverting = made(slice_of(bundle("shop", "ConfigMap/a=1")), entries).bundles["shop"]
+    reporting = made(slice_of(bundle("shop", "ConfigMap/a=1", drift=DriftPolicy(mode="report"))), entries)
+    assert names(reverting.apply) == ["a"]
+    assert not reporting.bundles["shop"].apply
 
 
 def test_a_failed_object_waits_for_its_time_and_stops_nothing_else() -> None:
@@ -217,7 +231,7 @@ def test_a_stopped_object_keeps_its_bundle_from_pruning_and_is_named() -> None:
     traits = {"ConfigMap/a": Traits(api_version="v1", problem="its annotation is wrong")}
     entries = inventory("shop", "ConfigMap/b=1 ConfigMap/old=1")
     found = made(slice_of(bundle("shop", "ConfigMap/a=1 ConfigMap/b=1")), entries, traits=traits).bundles["shop"]
-    assert found.waiting == {key("ConfigMap/a"): "ConfigMap/shop/a: its annotation is wrong"}
+    assert found.stopped == {key("ConfigMap/a"): "ConfigMap/shop/a: its annotation is wrong"}
     assert not found.apply
     assert not found.prune
     assert not found.complete
@@ -255,7 +269,10 @@ def test_an_object_in_two_bundles_goes_to_the_first_and_is_a_problem_of_the_othe
     found = made(slice_of(bundle("b", "ConfigMap/x=2 ConfigMap/y=1"), bundle("a", "ConfigMap/x=1")), {})
     assert names(found.bundles["a"].apply) == ["x"]
     assert names(found.bundles["b"].apply) == ["y"]
-    assert "bundle a has it too" in found.bundles["b"].waiting[key("ConfigMap/x")]
+    assert "bundle a has it too" in found.bundles["b"].stopped[key("ConfigMap/x")]
+
+
+ONE = Membership(kinds=frozenset({"ConfigMap"}), namespaces=frozenset({"shop"}))
 
 
 def test_the_parent_names_old_and_new_kinds_until_the_prune_is_done() -> None:
@@ -266,18 +283,25 @@ def test_the_parent_names_old_and_new_kinds_until_the_prune_is_done() -> None:
     after = made(desired, inventory("shop", "ConfigMap/a=1"), parents={"shop": both.members or Membership()}).bundles[
         "shop"
     ]
-    assert after.members == Membership(kinds=frozenset({"ConfigMap"}), namespaces=frozenset({"shop"}))
+    assert after.members == ONE
     assert after.parent_stale
 
 
+def test_the_parent_keeps_the_policy_for_the_day_when_the_bundle_is_gone() -> None:
+    entries = inventory("shop", "ConfigMap/a=1")
+    found = made(slice_of(bundle("shop", "ConfigMap/a=1", prune=False)), entries, parents={"shop": ONE})
+    assert found.bundles["shop"].parent_stale
+    assert found.bundles["shop"].members == replace(ONE, prune=False)
+
+
 def test_a_parent_that_says_the_right_thing_is_left_alone() -> None:
-    parents = {"shop": membership([key("ConfigMap/a")])}
+    parents = {"shop": ONE}
     assert made(slice_of(bundle("shop", "ConfigMap/a=1")), inventory("shop", "ConfigMap/a=1"), parents=parents).idle
 
 
 def test_the_parent_of_a_bundle_that_is_gone_goes_too() -> None:
-    parents = {"old": membership([key("ConfigMap/a")])}
-    assert made(slice_of(), inventory("old", "ConfigMap/a=1"), parents=parents).bundles["old"].members is not None
+    parents = {"old": ONE}
+    assert not made(slice_of(), inventory("old", "ConfigMap/a=1"), parents=parents).bundles["old"].parent_stale
     last = made(slice_of(), {}, parents=parents).bundles["old"]
     assert last.members is None
     assert last.parent_stale
@@ -291,7 +315,6 @@ def test_a_parent_that_cannot_be_written_waits_for_its_time() -> None:
         inventory("shop", "Secret/old=1", health=Health.CURRENT),
         order=order.Order(),
         failures=failures,
-        policies={},
         parents={},
         now=100.0,
     )

@@ -1,0 +1,193 @@
+"""ApplySet parents: one cluster-scoped AppliedBundle per bundle, which tells kubectl and people where its members are.
+
+The rules are those of kubectl (KEP-3659, k8s.io/kubectl pkg/cmd/apply/applyset.go): the parent names every kind and
+namespace that a member is or may be in, so it is widened before a new kind is applied and narrowed after the prune. It
+also keeps how the bundle is to be pruned, for when the slice does not say so any more. What parents say is known from a
+watch, so that one is written only when it would change, also after a restart, and comes back when somebody deletes it.
+
+Assumes the right to read and write CustomResourceDefinitions and AppliedBundles. Without it there are no parents, which
+is a problem that is reported, and nothing else stops. `plan` says when to write; `reconcile` calls.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import anyio
+
+from agent.cluster import NotFound
+from agent.model import ClusterApi, WatchEvent
+from agent.order import CRD_GK
+from agent.plan import Membership, parent_key
+from proto.errors import Transient
+from proto.objects import ObjectKey, canonical
+from proto.slices import PARENT_API_VERSION, PARENT_GROUP, PARENT_ID_LABEL, PARENT_KIND, applyset_id
+
+TOOLING_ANNOTATION = "applyset.kubernetes.io/tooling"
+KINDS_ANNOTATION = "applyset.kubernetes.io/contains-group-kinds"
+NAMESPACES_ANNOTATION = "applyset.kubernetes.io/additional-namespaces"
+PRUNE_ANNOTATION = "flotilla.dev/prune"
+"""On a parent: `enabled`, `disabled` or `destructive`, for the day when the slice does not have the bundle any more."""
+TOOLING = "flotilla/v1"
+VERSION_ANNOTATION = "flotilla.dev/definition"
+"""On our CRD: a hash of the definition, so that one GET tells whether it is this build's."""
+
+DEFINITION: Mapping[str, Any] = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": f"appliedbundles.{PARENT_GROUP}",
+        "labels": {"applyset.kubernetes.io/is-parent-type": "true"},
+    },
+    "spec": {
+        "group": PARENT_GROUP,
+        "scope": "Cluster",
+        "names": {
+            "kind": PARENT_KIND,
+            "listKind": f"{PARENT_KIND}List",
+            "plural": "appliedbundles",
+            "singular": "appliedbundle",
+            "categories": ["flotilla"],
+        },
+        "versions": [
+            {
+                "name": "v1alpha1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "description": "A bundle that the Flotilla agent applies to this cluster; an ApplySet parent.",
+                    }
+                },
+            }
+        ],
+    },
+}
+_DEFINITION_KEY = ObjectKey(
+    group="apiextensions.k8s.io",
+    kind="CustomResourceDefinition",
+    namespace="",
+    name=f"appliedbundles.{PARENT_GROUP}",
+)
+
+
+_PRUNE = {(True, False): "enabled", (False, False): "disabled", (True, True): "destructive", (False, True): "disabled"}
+
+
+def body(bundle: str, members: Membership) -> bytes:
+    """Pure: the manifest of a bundle's parent."""
+    return canonical(
+        {
+            "apiVersion": PARENT_API_VERSION,
+            "kind": PARENT_KIND,
+            "metadata": {
+                "name": bundle,
+                "labels": {PARENT_ID_LABEL: applyset_id(bundle)},
+                "annotations": {
+                    TOOLING_ANNOTATION: TOOLING,
+                    KINDS_ANNOTATION: ",".join(sorted(members.kinds)),
+                    NAMESPACES_ANNOTATION: ",".join(sorted(members.namespaces)),
+                    PRUNE_ANNOTATION: _PRUNE[members.prune, members.destructive_prune],
+                },
+            },
+        }
+    )
+
+
+def read(obj: Mapping[str, Any]) -> Membership | None:
+    """Pure: what a live parent names; None for one that is not as we write them, which is then to be written."""
+    metadata = obj["metadata"]
+    annotations = metadata.get("annotations") or {}
+    right_id = (metadata.get("labels") or {}).get(PARENT_ID_LABEL) == applyset_id(metadata["name"])
+    if not right_id or annotations.get(TOOLING_ANNOTATION) != TOOLING:
+        return None
+    return Membership(
+        kinds=frozenset(filter(None, annotations.get(KINDS_ANNOTATION, "").split(","))),
+        namespaces=frozenset(filter(None, annotations.get(NAMESPACES_ANNOTATION, "").split(","))),
+        prune=annotations.get(PRUNE_ANNOTATION) in ("enabled", "destructive"),
+        destructive_prune=annotations.get(PRUNE_ANNOTATION) == "destructive",
+    )
+
+
+class Parents:
+    """The parents of this cluster. `named` is what each is known to name, by bundle."""
+
+    def __init__(self, api: ClusterApi) -> None:
+        self._api = api
+        self._versions: dict[str, int] = {}
+        self._missing: set[str] = set()
+        """Since the watch began anew: known from before, and not among its initial events so far."""
+        self.named: dict[str, Membership] = {}
+
+    async def install(self, delays: Callable[[], Iterator[float]]) -> None:
+        """Make sure that the cluster serves AppliedBundles; one GET when it does. `delays` are seconds between looks.
+
+        Raises what the API server said, or Transient when the definition does not become Established in time.
+        """
+        resource = await self._api.resource("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+        version = hashlib.sha256(canonical(DEFINITION)).hexdigest()[:16]
+        try:
+            live = await self._api.get(resource, _DEFINITION_KEY)
+        except NotFound:
+            live = {"metadata": {}}
+        if (live["metadata"].get("annotations") or {}).get(VERSION_ANNOTATION) != version:
+            metadata = {**DEFINITION["metadata"], "annotations": {VERSION_ANNOTATION: version}}
+            manifest = canonical({**DEFINITION, "metadata": metadata})
+            _, live = await self._api.apply(resource, _DEFINITION_KEY, manifest, force=True)
+        for delay in delays():
+            if _established(live):
+                return
+            await anyio.sleep(delay)
+            live = await self._api.get(resource, _DEFINITION_KEY)
+        raise Transient(f"{CRD_GK} {_DEFINITION_KEY.name}", "is not Established yet")
+
+    def seen(self, event: WatchEvent) -> None:
+        """Take in an event of the watch over all parents."""
+        if event.kind == "RESTARTED":
+            self._missing = set(self.named)
+        elif event.kind == "SYNCED":
+            for name in self._missing:
+                self._forget(name)
+            self._missing.clear()
+        elif event.kind == "DELETED":
+            self._forget(event.object["metadata"]["name"])
+        elif event.kind in ("ADDED", "MODIFIED"):
+            self._missing.discard(event.object["metadata"]["name"])
+            self._note(event.object)
+
+    async def write(self, bundle: str, members: Membership | None) -> None:
+        """Make the bundle's parent name `members`; None deletes it."""
+        key = parent_key(bundle)
+        resource = await self._api.resource(PARENT_API_VERSION, PARENT_KIND)
+        if members is not None:
+            _, live = await self._api.apply(resource, key, body(bundle, members), force=True)
+            self._note(live)
+            return
+        try:
+            live = await self._api.get(resource, key, metadata_only=True)
+            await self._api.delete(
+                resource, key, uid=live["metadata"]["uid"], resource_version=live["metadata"]["resourceVersion"]
+            )
+        except NotFound:
+            pass
+        self._forget(bundle)
+
+    def _note(self, live: Mapping[str, Any]) -> None:
+        """The event of an older write may come after the answer to a newer one; resourceVersions are ordered."""
+        name, version = live["metadata"]["name"], int(live["metadata"]["resourceVersion"])
+        if version < self._versions.get(name, 0):
+            return
+        self._versions[name] = version
+        found = read(live)
+        # This is what no bundle wants, so the parent is written anew; and of a bundle that is gone nothing is deleted.
+        self.named[name] = found if found is not None else Membership(prune=False)
+
+    def _forget(self, name: str) -> None:
+        self.named.pop(name, None)
+        self._versions.pop(name, None)
+
+
+def _established(live: Mapping[str, Any]) -> bool:
+    conditions = (live.get("status") or {}).get("conditions") or ()
+    return any(one.get("type") == "Established" and one.get("status") == "True" for one in conditions)

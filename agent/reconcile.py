@@ -1,0 +1,254 @@
+"""Executes what `plan` decided for one bundle, and adds no decision of its own.
+
+    parent widened → applied, phase by phase → let go → deleted, phase by phase
+
+Objects of a phase go at the same time, within one limit for all bundles. What is learned is put into the inventory as
+each answer arrives; an object that failed gets a `Failure` and stops nothing else. When `superseded` becomes true no
+further object is begun; what is under way is finished. Before an object is applied for the first time the inventory
+knows it durably, so that none is ever forgotten.
+
+    error                                          tried again                                 permanent
+    Transient, conflict of versions                after its own wait or backoff               no
+    object or namespace not found                  backoff                                     no
+    kind not served                                backoff: its definition may be coming       from the fourth time
+    anything else                                  each few minutes, or with its next blob     yes
+
+`loop` makes the next plan.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from agent import apply, drift, prune
+from agent.api_status import Conflict, NotFound
+from agent.health import health
+from agent.inventory import Inventory
+from agent.model import ClusterApi, DesiredBundle, Entry, Result
+from agent.order import Traits
+from agent.parents import Parents
+from agent.plan import BundlePlan, Failure, parent_key
+from agent.prune import Fate
+from agent.tracing import Tracing
+from proto import telemetry
+from proto.errors import FlotillaError, Transient
+from proto.ids import Oid
+from proto.messages import Health
+from proto.objects import ObjectKey
+
+CONCURRENCY: Final = 16
+"""Requests under way for all bundles together: more makes an API server slower, not us faster."""
+FIRST_RETRY_S: Final = 0.5
+LONGEST_RETRY_S: Final = 60.0
+UNSERVED_RETRY_S: Final = 2.0
+DELETING_LOOK_S: Final = 2.0
+PERMANENT_RETRY_S: Final = 300.0
+"""What only a change can help is tried again nevertheless: the change may be in the cluster (rights, admission)."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Done:
+    """What one run did: how many objects were created, configured, unchanged, pruned, released, skipped or failed."""
+
+    counts: dict[Result, int]
+
+    def add(self, result: Result) -> None:
+        self.counts[result] = self.counts.get(result, 0) + 1
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {result}" for result, count in sorted(self.counts.items())) or "nothing"
+
+
+class Reconciler:
+    """`read` gives the file of an object, `writing` a context in which one object is written by nobody else of us."""
+
+    def __init__(
+        self,
+        api: ClusterApi,
+        inventory: Inventory,
+        parents: Parents,
+        *,
+        read: Callable[[Oid], bytes],
+        writing: Callable[[ObjectKey], AbstractAsyncContextManager[None]],
+        tracing: Tracing,
+        concurrency: int = CONCURRENCY,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.failures: dict[ObjectKey, Failure] = {}
+        """What did not succeed, until it does or is not wanted any more."""
+        self._api = api
+        self._inventory = inventory
+        self._parents = parents
+        self._read = read
+        self._writing = writing
+        self._tracing = tracing
+        self._concurrency = concurrency
+        self._limiter = anyio.CapacityLimiter(concurrency)
+        self._jitter = jitter
+
+    async def run(
+        self,
+        plan: BundlePlan,
+        bundle: DesiredBundle | None,
+        *,
+        traits: Mapping[ObjectKey, Traits],
+        superseded: Callable[[], bool],
+    ) -> Done:
+        """Do all of `plan`; `bundle` is what it was made for (None: it left the slice)."""
+        done = Done(counts={})
+        rollout, subtree = (bundle.rollout, bundle.subtree) if bundle is not None else ("", "")
+        if plan.parent_stale:
+            await self._write_parent(plan)
+        if plan.apply and bundle is not None:
+            count = sum(map(len, plan.apply))
+            with self._tracing.span(
+                telemetry.SPAN_APPLY, rollout=rollout, bundle=plan.bundle, subtree=subtree, objects=count
+            ) as span:
+                await self._claim(plan, bundle, traits)
+                for phase in plan.apply:
+                    await self._each(phase, lambda key: self._apply(key, bundle, done), superseded)
+                span.set_attribute(telemetry.ATTR_RESULT, str(done))
+            await self._inventory.save()
+        if plan.release or plan.prune:
+            count = len(plan.release) + sum(map(len, plan.prune))
+            with self._tracing.span(
+                telemetry.SPAN_PRUNE, rollout=rollout, bundle=plan.bundle, subtree=subtree, objects=count
+            ) as span:
+                await self._each(plan.release, lambda key: self._prune(key, done, release=True), superseded)
+                for phase in plan.prune:
+                    await self._each(phase, lambda key: self._prune(key, done, release=False), superseded)
+                span.set_attribute(telemetry.ATTR_RESULT, str(done))
+            await self._inventory.save()
+        return done
+
+    def forget_failures(self, wanted: Collection[ObjectKey]) -> None:
+        """Drop the failures of objects that are neither in the slice nor in the inventory any more."""
+        for key in [key for key in self.failures if key not in wanted]:
+            del self.failures[key]
+
+    # --- one object -----------------------------------------------------------------------------------------------
+
+    async def _claim(self, plan: BundlePlan, bundle: DesiredBundle, traits: Mapping[ObjectKey, Traits]) -> None:
+        """Let the inventory know, durably, every object that may be made from here on."""
+        new = False
+        for key in (key for phase in plan.apply for key in phase):
+            entry = self._inventory.entries.get(key)
+            if entry is None:
+                self._inventory.put(Entry(key=key, bundle=bundle.name, api_version=traits[key].api_version))
+                new = True
+            elif entry.bundle != bundle.name or entry.api_version != traits[key].api_version:
+                entry.bundle, entry.api_version = bundle.name, traits[key].api_version
+                self._inventory.put(entry)
+        if new:
+            await self._inventory.save()
+
+    async def _apply(self, key: ObjectKey, bundle: DesiredBundle, done: Done) -> None:
+        blob = bundle.objects[key]
+        entry = self._inventory.entries.get(key)
+        if entry is None:  # deleted and forgotten since the plan was made
+            return
+        try:
+            result, live = await apply.apply_object(self._api, entry, self._read(blob), policy=bundle.policy)
+        except FlotillaError as error:
+            self._failed(key, blob, error, "apply")
+            done.add(Result.FAILED)
+            return
+        entry.blob = blob
+        entry.baseline = drift.baseline(live)
+        entry.health, entry.reason, entry.message = health(live, applied_generation=entry.baseline.generation)
+        self._inventory.put(entry)
+        self.failures.pop(key, None)
+        done.add(result)
+
+    async def _prune(self, key: ObjectKey, done: Done, *, release: bool) -> None:
+        entry = self._inventory.entries.get(key)
+        if entry is None:
+            return
+        try:
+            fate, why = await prune.prune_object(self._api, entry, release=release)
+        except FlotillaError as error:
+            self._failed(key, "", error, "release" if release else "prune")
+            done.add(Result.FAILED)
+            return
+        if fate is Fate.DELETING:
+            # Its DELETED event makes it due at once; the time counts only if that never comes.
+            entry.health, entry.reason, entry.message = Health.TERMINATING, "Pruning", why
+            self._retry(key, "", why, least_s=DELETING_LOOK_S)
+        else:
+            self._inventory.drop(key)
+            self.failures.pop(key, None)
+        if why:
+            log.info("%s", why)
+        done.add(_RESULTS[fate])
+
+    async def _write_parent(self, plan: BundlePlan) -> None:
+        key = parent_key(plan.bundle)
+        try:
+            await self._parents.write(plan.bundle, plan.members)
+            self.failures.pop(key, None)
+        except FlotillaError as error:
+            self._failed(key, "", error, "apply")
+
+    # --- how ------------------------------------------------------------------------------------------------------
+
+    async def _each(
+        self,
+        keys: Collection[ObjectKey],
+        do: Callable[[ObjectKey], Awaitable[None]],
+        superseded: Callable[[], bool],
+    ) -> None:
+        """Do all of `keys` at the same time, within the limit."""
+        waiting = iter(keys)
+
+        async def work() -> None:
+            for key in waiting:
+                async with self._writing(key), self._limiter:
+                    if superseded():
+                        return
+                    await do(key)
+
+        async with anyio.create_task_group() as group:
+            for number in range(min(self._concurrency, len(keys))):
+                group.start_soon(work, name=f"worker {number}")
+
+    def _failed(self, key: ObjectKey, blob: str, error: FlotillaError, what: str) -> None:
+        if isinstance(error, Transient):
+            self._retry(key, blob, str(error), least_s=error.retry_after_s or 0.0)
+        elif isinstance(error, NotFound) and error.what == "kind":
+            self._retry(key, blob, str(error), least_s=UNSERVED_RETRY_S, permanent_from=4)
+        elif isinstance(error, Conflict | NotFound):
+            self._retry(key, blob, str(error))
+        else:
+            self._retry(key, blob, str(error), least_s=PERMANENT_RETRY_S, permanent_from=1)
+        wait_s = self.failures[key].not_before - anyio.current_time()
+        log.warning("%s of %s failed, next try in %.1f s: %s", what, key, wait_s, error)
+
+    def _retry(
+        self, key: ObjectKey, blob: str, error: str, *, least_s: float = 0.0, permanent_from: float = math.inf
+    ) -> None:
+        before = self.failures.get(key)
+        tries = before.tries + 1 if before is not None and before.blob == blob else 1
+        delay = max(min(FIRST_RETRY_S * 2.0 ** min(tries - 1, 10), LONGEST_RETRY_S), least_s)
+        self.failures[key] = Failure(
+            blob=blob,
+            error=error,
+            not_before=anyio.current_time() + delay * (1.0 + self._jitter() / 2),
+            tries=tries,
+            permanent=tries >= permanent_from,
+        )
+
+
+_RESULTS: Mapping[Fate, Result] = {
+    Fate.GONE: Result.PRUNED,
+    Fate.DELETING: Result.PRUNED,
+    Fate.RELEASED: Result.RELEASED,
+    Fate.FOREIGN: Result.SKIPPED,
+}
