@@ -132,6 +132,10 @@ class Hub:
     def phase(self, cluster: str) -> MemberPhase:
         return self.state.members[ClusterName(cluster)].phase
 
+    def whole(self) -> Phase:
+        """The phase of the rollout."""
+        return self.state.phase
+
     def member(self, cluster: str) -> Member:
         return self.state.members[ClusterName(cluster)]
 
@@ -169,9 +173,9 @@ def test_proof_opens_the_next_wave_and_the_last_proof_completes_the_rollout() ->
     assert of(MarkGood, effects) == [MarkGood(cluster=ClusterName("c1"), subtrees={SHOP: NEW})]
     assert moves(effects) == ["c2", "c3"]
     hub.report("c2")
-    assert hub.state.phase is Phase.RUNNING
+    assert hub.whole() is Phase.RUNNING
     assert kinds(hub.report("c3")) == ["cluster-proven", "rollout-completed"]
-    assert hub.state.phase is Phase.COMPLETED
+    assert hub.whole() is Phase.COMPLETED
     assert not rollouts.alive(hub.state)
 
 
@@ -303,17 +307,17 @@ def test_health_that_falters_resets_a_soak_once_until_it_is_current_again() -> N
 def test_the_third_reset_is_a_failure() -> None:
     hub = soaking()
     for _ in range(3):
-        assert hub.state.phase is Phase.RUNNING
+        assert hub.whole() is Phase.RUNNING
         hub.report("c1", health=Health.IN_PROGRESS, after_s=5.0)
         hub.report("c1", after_s=5.0)
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
     assert "interrupted 3 times" in hub.state.reason
 
 
 def test_a_failure_during_the_soak_is_a_failure_at_once() -> None:
     hub = soaking()
     assert "cluster-failed" in kinds(hub.report("c1", health=Health.FAILED, after_s=5.0))
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
 
 
 def test_a_cluster_that_falls_silent_while_soaking_fails_at_the_deadline_after_its_last_report() -> None:
@@ -321,7 +325,7 @@ def test_a_cluster_that_falls_silent_while_soaking_fails_at_the_deadline_after_i
     hub.tick(after_s=600.0, seen=False)
     assert hub.phase("c1") is MemberPhase.SOAKING
     hub.tick(after_s=1.0, seen=False)
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
 
 
 # --- failures and budgets (rules 4 to 7) ---
@@ -336,7 +340,7 @@ def test_a_failed_canary_is_rolled_back_and_the_others_never_move() -> None:
     ]
     assert hub.phase("c1") is MemberPhase.REVERTING
     effects = hub.report("c1", OLD)
-    assert hub.state.phase is Phase.ROLLED_BACK
+    assert hub.whole() is Phase.ROLLED_BACK
     assert [hold.bundle for hold in of(Hold, effects)] == [SHOP]
     assert kinds(effects) == ["cluster-reverted", "rolled-back"]
     assert hub.phase("c2") is MemberPhase.PENDING
@@ -350,7 +354,7 @@ def test_a_cluster_without_proof_fails_at_the_deadline_heard_or_lost(seen: bool)
     hub.tick(after_s=600.0, seen=seen)
     assert hub.phase("c1") is MemberPhase.MOVING
     hub.tick(after_s=0.5, seen=seen)
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
     assert ("silent" in hub.state.reason) is not seen
 
 
@@ -358,16 +362,16 @@ def test_failures_within_the_budget_go_on_and_one_more_rolls_back() -> None:
     hub = Hub(rollout(wave("rest", "c1", "c2", "c3", "c4", failure_budget=1)))
     hub.tick()
     hub.report("c1", health=Health.FAILED)
-    assert hub.state.phase is Phase.RUNNING
+    assert hub.whole() is Phase.RUNNING
     hub.report("c2", health=Health.FAILED)
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
 
 
 def test_a_generous_budget_does_not_open_a_wave_without_proof() -> None:
     hub = Hub(rollout(wave("canary", "c1", failure_budget=1), wave("rest", "c2")))
     hub.tick()
     hub.report("c1", health=Health.FAILED)
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
 
 
 def test_within_the_budget_a_failed_cluster_does_not_keep_the_wave_from_completing() -> None:
@@ -381,7 +385,7 @@ def test_action_pause_stops_and_resume_takes_the_failure_as_it_is() -> None:
     hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2"), action="pause"))
     hub.tick()
     hub.report("c1", health=Health.FAILED)
-    assert hub.state.phase is Phase.PAUSED
+    assert hub.whole() is Phase.PAUSED
     assert "c1 failed in wave canary" in hub.state.reason
     assert moves(hub.tick(after_s=5.0)) == []
     assert moves(hub.tell(Command(verb="resume", actor="ann", reason="known"))) == ["c2"]
@@ -392,7 +396,7 @@ def test_action_continue_goes_on() -> None:
     hub.tick()
     assert moves(hub.report("c1", health=Health.FAILED)) == ["c2"]
     hub.report("c2")
-    assert hub.state.phase is Phase.COMPLETED
+    assert hub.whole() is Phase.COMPLETED
 
 
 def test_a_failed_cluster_that_proves_after_all_counts_again() -> None:
@@ -404,7 +408,7 @@ def test_a_failed_cluster_that_proves_after_all_counts_again() -> None:
     assert hub.phase("c1") is MemberPhase.SOAKING
     hub.report("c1", after_s=10.0)
     assert hub.phase("c1") is MemberPhase.PROVEN
-    assert hub.state.phase is Phase.PAUSED
+    assert hub.whole() is Phase.PAUSED
 
 
 def test_late_proof_waits_for_room() -> None:
@@ -415,7 +419,7 @@ def test_late_proof_waits_for_room() -> None:
     hub.report("c1")
     assert hub.phase("c1") is MemberPhase.FAILED
     hub.report("c2")
-    assert hub.state.phase is Phase.COMPLETED
+    assert hub.whole() is Phase.COMPLETED
 
 
 def test_a_cluster_that_was_sick_before_neither_fails_nor_proves_until_it_is_current() -> None:
@@ -424,7 +428,7 @@ def test_a_cluster_that_was_sick_before_neither_fails_nor_proves_until_it_is_cur
     assert hub.member("c1").sick_before
     assert hub.report("c1", health=Health.FAILED) == []
     hub.tick(after_s=601.0)
-    assert (hub.phase("c1"), hub.state.phase) == (MemberPhase.FAILED, Phase.RUNNING)
+    assert (hub.phase("c1"), hub.whole()) == (MemberPhase.FAILED, Phase.RUNNING)
     assert "has proof from 0 of the 1" in hub.state.reason
     assert moves(hub.effects) == ["c1"]
     assert moves(hub.report("c1")) == ["c2"]
@@ -435,9 +439,9 @@ def test_who_was_sick_counts_like_any_other_once_it_was_current() -> None:
     hub.tick()
     hub.report("c1")
     hub.report("c1", health=Health.FAILED, after_s=1.0)
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
     hub.report("c1", OLD, Health.FAILED)
-    assert hub.state.phase is Phase.ROLLED_BACK
+    assert hub.whole() is Phase.ROLLED_BACK
 
 
 # --- offline (rule 8) ---
@@ -471,7 +475,7 @@ def test_offline_within_the_budget_does_not_block_and_catches_up_while_later_wav
     assert moves(hub.report("c3")) == ["c4"]
     assert moves(hub.report("c2", OLD)) == ["c2"]
     hub.report("c4")
-    assert hub.state.phase is Phase.COMPLETED
+    assert hub.whole() is Phase.COMPLETED
     hub.report("c2")
     assert hub.phase("c2") is MemberPhase.PROVEN
 
@@ -498,7 +502,7 @@ def completed_without_c2(**changes: Any) -> Hub:
     hub.see("c1")
     hub.tell(Tick())
     hub.report("c1")
-    assert hub.state.phase is Phase.COMPLETED
+    assert hub.whole() is Phase.COMPLETED
     assert rollouts.alive(hub.state)
     return hub
 
@@ -516,7 +520,7 @@ def test_a_failure_while_catching_up_is_a_notice_and_rolls_nothing_back() -> Non
     effects = hub.report("c2", health=Health.FAILED)
     assert kinds(effects) == ["cluster-failed"]
     assert moves(effects) == []
-    assert hub.state.phase is Phase.COMPLETED
+    assert hub.whole() is Phase.COMPLETED
     assert not rollouts.alive(hub.state)
 
 
@@ -535,7 +539,7 @@ def test_rollback_takes_the_failed_first_then_the_waves_from_the_last_within_its
     assert moves(hub.report("c5", OLD)) == ["c2"]
     hub.report("c1", OLD)
     hub.report("c2", OLD)
-    assert hub.state.phase is Phase.ROLLED_BACK
+    assert hub.whole() is Phase.ROLLED_BACK
     assert hub.phase("c6") is MemberPhase.PENDING
 
 
@@ -554,9 +558,9 @@ def test_rollback_to_absent_is_proven_by_absence() -> None:
     hub.tick()
     hub.report("c1", health=Health.FAILED)
     hub.report("c1", NEW, Health.TERMINATING)
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
     hub.report("c1", ABSENT)
-    assert hub.state.phase is Phase.ROLLED_BACK
+    assert hub.whole() is Phase.ROLLED_BACK
 
 
 def test_a_cluster_that_does_not_come_back_makes_the_rollback_fail_loudly_after_the_others() -> None:
@@ -570,7 +574,7 @@ def test_a_cluster_that_does_not_come_back_makes_the_rollback_fail_loudly_after_
     assert hub.phase("c1") is MemberPhase.REVERTING
     hub.report("c1", OLD)
     effects = hub.report("c2", OLD)
-    assert hub.state.phase is Phase.ROLLBACK_FAILED
+    assert hub.whole() is Phase.ROLLBACK_FAILED
     assert "rollback-failed" in kinds(effects)
     assert "c3" in of(Notice, effects)[-1].text
     assert of(Hold, effects)
@@ -585,7 +589,7 @@ def test_a_revert_that_is_proven_late_still_counts_while_the_rollback_goes_on() 
     hub.report("c2", OLD)
     assert hub.phase("c2") is MemberPhase.REVERTED
     hub.report("c1", OLD)
-    assert hub.state.phase is Phase.ROLLED_BACK
+    assert hub.whole() is Phase.ROLLED_BACK
 
 
 def test_an_offline_cluster_that_returns_during_a_rollback_does_not_get_the_commit() -> None:
@@ -594,7 +598,7 @@ def test_an_offline_cluster_that_returns_during_a_rollback_does_not_get_the_comm
     hub.see("c1", "c3")
     hub.tell(Tick())
     hub.report("c1", health=Health.FAILED)
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
     assert moves(hub.report("c2", OLD)) == []
     assert hub.phase("c2") is MemberPhase.OFFLINE
 
@@ -611,7 +615,7 @@ def test_until_agents_had_their_time_after_a_start_nothing_is_called_failed_or_o
     assert hub.report("c1", health=Health.FAILED) == []
     assert hub.phase("c1") is MemberPhase.MOVING
     hub.report("c1", health=Health.FAILED, after_s=21.0)
-    assert hub.state.phase is Phase.ROLLING_BACK
+    assert hub.whole() is Phase.ROLLING_BACK
 
 
 def test_silence_while_the_hub_was_away_makes_nobody_offline() -> None:
@@ -656,7 +660,7 @@ def test_a_leaver_frees_its_slot_and_drops_out_of_every_count() -> None:
     hub.tick()
     assert moves(hub.tell(Left(cluster=ClusterName("c1")))) == ["c2"]
     hub.report("c2")
-    assert hub.state.phase is Phase.COMPLETED
+    assert hub.whole() is Phase.COMPLETED
 
 
 def test_a_canary_wave_that_loses_its_last_cluster_pauses() -> None:
@@ -664,7 +668,7 @@ def test_a_canary_wave_that_loses_its_last_cluster_pauses() -> None:
     hub.tick()
     effects = hub.tell(Left(cluster=ClusterName("c1")))
     assert moves(effects) == []
-    assert hub.state.phase is Phase.PAUSED
+    assert hub.whole() is Phase.PAUSED
     assert "canary" in hub.state.reason
     assert moves(hub.tell(Command(verb="resume", actor="ann", reason="no canary needed"))) == ["c2"]
 
@@ -674,7 +678,7 @@ def test_a_leaver_ends_a_rollback_that_waited_for_it() -> None:
     hub.tick()
     hub.report("c1", health=Health.FAILED)
     effects = hub.tell(Left(cluster=ClusterName("c1")))
-    assert hub.state.phase is Phase.ROLLED_BACK
+    assert hub.whole() is Phase.ROLLED_BACK
     assert of(Hold, effects)
 
 
@@ -697,7 +701,7 @@ def test_abort_leaves_everything_where_it_is_and_holds_the_bundle() -> None:
     effects = hub.tell(Command(verb="abort", actor="ann", reason="wrong commit"))
     assert moves(effects) == []
     assert [hold.bundle for hold in of(Hold, effects)] == [SHOP]
-    assert hub.state.phase is Phase.ABORTED
+    assert hub.whole() is Phase.ABORTED
     assert hub.report("c1") == []
 
 
@@ -705,12 +709,12 @@ def test_a_person_can_roll_back_and_with_nothing_moved_it_is_over_at_once() -> N
     hub = Hub(rollout(wave("one", "c1")))
     effects = hub.tell(Command(verb="rollback", actor="ann", reason="no"))
     assert moves(effects) == []
-    assert hub.state.phase is Phase.ROLLED_BACK
+    assert hub.whole() is Phase.ROLLED_BACK
 
 
 def test_an_empty_wave_starts_paused_with_its_name_in_the_reason() -> None:
     hub = Hub(rollout(wave("canary"), wave("rest", "c1")))
-    assert hub.state.phase is Phase.PAUSED
+    assert hub.whole() is Phase.PAUSED
     assert "canary" in hub.state.reason
     assert moves(hub.tick()) == []
     assert moves(hub.tell(Command(verb="resume", actor="ann", reason="no canary"))) == ["c1"]
