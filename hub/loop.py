@@ -117,6 +117,11 @@ class Loop:
         except anyio.WouldBlock:
             log.warning("event list is behind, left out: %s", event.text)
 
+    def close(self) -> None:
+        """After `run` has ended: nothing can be told any more."""
+        self._send.close()
+        self._receive.close()
+
     async def publish_all(self) -> None:
         """Make every ref what the journal says; the first thing after a start. Raises Permanent when a ref is ahead:
         then the journal was restored from a backup, and moving on would lose what agents have been told already."""
@@ -240,6 +245,7 @@ class Loop:
 
     def _start(self, turn: Outcome, desired: Desired) -> None:
         """Make the rollouts that the desired state asks for and that may begin now; each takes its first step."""
+        holds = {**self.holds, **{hold.bundle: hold for hold in outcome.hold_rows(turn)}}
         planned = waves.plan_rollouts(
             fleet=desired.fleet,
             desired=desired.subtrees,
@@ -247,7 +253,7 @@ class Loop:
             current=self.composition(),
             last_good=self.journal.last_good(),
             completed=self.journal.completed(),
-            holds={name: hold.refused for name, hold in self.holds.items() if name not in turn.released},
+            holds={name: hold.refused for name, hold in holds.items() if name not in turn.released},
             active=[state for state in turn.states.values() if rollouts.alive(state)],
             keys=self.store.keys,
             remembered=self._policies,
@@ -328,6 +334,8 @@ class Loop:
                 move.cluster,
                 WakeUp(seq=move.seq, commit=move.new, parent=before.commit if before else "", objects=objects),
             )
+        if decision.moves:
+            await self._in_git(self.store.repack)  # does nothing while there are few packs
         if decision:
             changed, self.changed = self.changed, anyio.Event()
             changed.set()

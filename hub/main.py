@@ -151,6 +151,7 @@ class Hub:
             self.sessions.stop()
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):
                 await runner.cleanup()
+            self.loop.close()
             await anyio.to_thread.run_sync(self.tracing.close)
             self.journal.close()
             self._guard.close()

@@ -142,7 +142,7 @@ def decision(
             for cluster, target in state.rollout.targets.items()
             for bundle, subtree in target.after.items()
         ],
-        holds=[_hold_row(outcome, hold) for hold in outcome.all_of(Hold)],
+        holds=hold_rows(outcome),
         released=sorted(outcome.released),
         events=[*outcome.events, *(noticed(notice, outcome.now) for notice in outcome.all_of(Notice))],
         meta=meta,
@@ -168,15 +168,22 @@ def _move_row(
     )
 
 
-def _hold_row(outcome: Outcome, hold: Hold) -> HoldRow:
-    targets = outcome.states[hold.rollout].rollout.targets
-    return HoldRow(
-        bundle=hold.bundle,
-        rollout=hold.rollout,
-        reason=hold.reason,
-        time_s=outcome.now,
-        refused={cluster: t.after[hold.bundle] for cluster, t in targets.items() if hold.bundle in t.after},
-    )
+def hold_rows(outcome: Outcome) -> list[HoldRow]:
+    """Pure: the holds that this turn decided, with the subtrees that must not be tried again."""
+    return [
+        HoldRow(
+            bundle=hold.bundle,
+            rollout=hold.rollout,
+            reason=hold.reason,
+            time_s=outcome.now,
+            refused={
+                cluster: target.after[hold.bundle]
+                for cluster, target in outcome.states[hold.rollout].rollout.targets.items()
+                if hold.bundle in target.after
+            },
+        )
+        for hold in outcome.all_of(Hold)
+    ]
 
 
 def _rollout_row(state: State) -> RolloutRow:

@@ -1,0 +1,340 @@
+"""The hub's loop with its real journal and store: what a turn stores, publishes, and does again after a failure."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from hub import gitstore
+from hub.desired import Desired
+from hub.gitstore import GitStore
+from hub.inputs import FromAgent, Input, Release, ToRollout
+from hub.journal import Decision, Journal
+from hub.loop import Loop
+from hub.model import Bundle, Cluster, Command, FailurePolicy, Finding, Fleet, RolloutPolicy, Selector, WavePolicy
+from hub.tracing import Tracing
+from proto import telemetry
+from proto.errors import InvalidInput, Permanent, Transient
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.messages import BundleReport, DriftReport, Health, Report, WakeUp
+from proto.objects import canonical, key_of
+from proto.slices import BundlePolicy, to_file, with_membership
+
+CANARY, EU = ClusterName("canary"), ClusterName("eu-1")
+SHOP, NOTES = BundleName("shop"), BundleName("notes")
+HEARTBEAT_S = 10.0
+
+POLICY = RolloutPolicy(
+    name="careful",
+    waves=(
+        WavePolicy(name="canary", select=Selector(match_labels={"canary": "true"})),
+        WavePolicy(name="eu", select=Selector(match_labels={"region": "eu"})),
+    ),
+    failure=FailurePolicy(deadline_s=60.0),
+)
+CLUSTERS = {
+    CANARY: Cluster(name=CANARY, labels={"canary": "true"}),
+    EU: Cluster(name=EU, labels={"region": "eu"}),
+}
+
+
+class Clock:
+    """Time that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Hub:
+    """A loop over a folder, with agents that say what the test wants."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = Clock()
+        path = folder / "slices.git"
+        self.store = GitStore.open(path) if path.exists() else GitStore.create(path)
+        self.journal = Journal(folder / "journal.db")
+        self.woken: list[tuple[ClusterName, WakeUp]] = []
+        self.tracing = Tracing(telemetry.provider("test", ""))
+        self.loop = Loop(
+            journal=self.journal,
+            store=self.store,
+            wake=lambda cluster, wake: self.woken.append((cluster, wake)),
+            tracing=self.tracing,
+            heartbeat_s=HEARTBEAT_S,
+            clock=self.clock,
+        )
+        self.clock.now += 3 * HEARTBEAT_S  # past settling
+        self.numbers: dict[ClusterName, int] = {}
+
+    def close(self) -> None:
+        self.loop.close()
+        self.journal.close()
+        self.tracing.close()
+
+    def subtree(self, bundle: str, text: str, *, name: str = "settings") -> Oid:
+        """Store one bundle of one ConfigMap."""
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": "shop"},
+            "data": {"text": text},
+        }
+        files = {
+            "bundle.json": to_file(BundlePolicy(name=bundle)),
+            key_of(manifest).path: canonical(with_membership(manifest, bundle)),
+        }
+        oid, objects = gitstore.subtree(files)
+        self.store.write(objects)
+        return oid
+
+    def desired(self, commit: str, subtrees: Mapping[BundleName, Oid], **changes: object) -> Desired:
+        everything = Selector()
+        fleet = Fleet(
+            clusters=CLUSTERS,
+            bundles={
+                name: Bundle(
+                    name=name,
+                    folder=f"bundles/{name}",
+                    targets=everything,
+                    rollout="careful",
+                    policy=BundlePolicy(name=name),
+                )
+                for name in subtrees
+            },
+            policies={"careful": POLICY},
+        )
+        made: dict[str, object] = {
+            "commit": Oid(commit * 40),
+            "fleet": fleet,
+            "subtrees": {name: dict.fromkeys(CLUSTERS, oid) for name, oid in subtrees.items()},
+            "failed": frozenset(),
+            "findings": (),
+            **changes,
+        }
+        return Desired(**made)  # type: ignore[arg-type]
+
+    async def turn(self, *inputs: object) -> None:
+        await self.loop.turn([Input(what=what) for what in inputs])
+
+    def says(self, cluster: ClusterName, health: Health = Health.CURRENT, **more: object) -> FromAgent:
+        """A full report of a cluster that runs exactly its slice."""
+        row = self.loop.slices.get(cluster)
+        self.numbers[cluster] = self.numbers.get(cluster, 0) + 1
+        bundles = {
+            name: BundleReport(subtree=entry.subtree, health=health, converged=health is Health.CURRENT)
+            for name, entry in (row.manifest.bundles if row else {}).items()
+        }
+        report = Report(
+            number=self.numbers[cluster],
+            boot_id="b",
+            seq=row.seq if row else 0,
+            commit=row.commit if row else "",
+            full=True,
+            bundles=bundles,
+            **more,  # type: ignore[arg-type]
+        )
+        return FromAgent(cluster=cluster, report=report)
+
+    def seqs(self) -> dict[ClusterName, int]:
+        return {cluster: row.seq for cluster, row in self.loop.slices.items()}
+
+    def phases(self) -> dict[str, str]:
+        return {row.id: row.phase for row in self.journal.rollouts()}
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Hub]:
+    hub = Hub(folder)
+    try:
+        yield hub
+    finally:
+        hub.close()
+
+
+async def rolled_out(hub: Hub, commit: str, subtrees: Mapping[BundleName, Oid]) -> None:
+    """Take `subtrees` through both waves."""
+    await hub.turn(hub.desired(commit, subtrees), hub.says(CANARY), hub.says(EU))
+    await hub.turn(hub.says(CANARY), hub.says(EU))
+    await hub.turn(hub.says(CANARY), hub.says(EU))
+    assert set(hub.phases().values()) == {"completed"}
+
+
+async def test_a_commit_goes_to_the_canary_and_to_the_rest_only_on_its_proof(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        one = hub.subtree("shop", "one")
+        await hub.turn(hub.says(CANARY), hub.says(EU))
+        await hub.turn(hub.desired("a", {SHOP: one}))
+        assert hub.seqs() == {CANARY: 1}
+        await hub.turn(hub.says(CANARY, Health.IN_PROGRESS))
+        assert hub.seqs() == {CANARY: 1}
+        await hub.turn(hub.says(CANARY))
+        assert hub.seqs() == {CANARY: 1, EU: 1}
+        await hub.turn(hub.says(EU))
+        assert hub.phases() == {"shop-1": "completed"}
+        assert hub.journal.last_good() == {(CANARY, SHOP): one, (EU, SHOP): one}
+        assert hub.journal.completed() == {SHOP: {CANARY: one, EU: one}}
+
+
+async def test_a_move_is_in_the_store_the_journal_the_ref_and_the_wake_up(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        one = hub.subtree("shop", "one")
+        await hub.turn(hub.says(CANARY), hub.desired("a", {SHOP: one}))
+        row = hub.loop.slices[CANARY]
+        assert hub.journal.slices()[CANARY] == row
+        assert hub.store.ref(CANARY) == row.commit
+        assert hub.store.manifest(row.commit).bundles["shop"].subtree == one
+        [(cluster, wake)] = hub.woken
+        assert (cluster, wake.seq, wake.commit, wake.parent) == (CANARY, 1, row.commit, "")
+        assert {item.kind for item in wake.objects} == {"commit", "tree", "blob"}
+
+
+async def test_two_bundles_due_on_a_cluster_at_one_moment_share_a_commit(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        both = {SHOP: hub.subtree("shop", "one"), NOTES: hub.subtree("notes", "one", name="notes")}
+        await hub.turn(hub.says(CANARY), hub.desired("a", both))
+        assert hub.seqs() == {CANARY: 1}
+        assert {n: e.subtree for n, e in hub.loop.slices[CANARY].manifest.bundles.items()} == both
+
+
+async def test_a_failed_canary_is_rolled_back_and_the_neighbours_move_stays(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        shop, notes = hub.subtree("shop", "one"), hub.subtree("notes", "one", name="notes")
+        await rolled_out(hub, "a", {SHOP: shop, NOTES: notes})
+        bad, better = hub.subtree("shop", "bad"), hub.subtree("notes", "two", name="notes")
+        await hub.turn(hub.desired("b", {SHOP: bad, NOTES: better}))
+        failed = hub.says(CANARY)
+        sick = dict(failed.report.bundles) | {"shop": BundleReport(subtree=bad, health=Health.FAILED, converged=False)}
+        report = Report(
+            number=99, boot_id="b", seq=failed.report.seq, commit=failed.report.commit, full=True, bundles=sick
+        )
+        await hub.turn(FromAgent(cluster=CANARY, report=report), hub.says(EU))
+        assert hub.loop.slices[CANARY].manifest.bundles["shop"].subtree == shop
+        assert hub.loop.slices[CANARY].manifest.bundles["notes"].subtree == better
+        for _ in range(3):
+            await hub.turn(hub.says(CANARY), hub.says(EU))
+        phases = hub.phases()
+        assert [phases["shop-3"] if "shop-3" in phases else phases["shop-4"]] == ["rolled-back"]
+        assert hub.loop.slices[EU].manifest.bundles["shop"].subtree == shop
+        assert hub.loop.slices[EU].manifest.bundles["notes"].subtree == better
+        assert hub.loop.holds[SHOP].refused == {CANARY: bad, EU: bad}
+
+
+async def test_a_held_bundle_stays_until_it_is_released_or_changed(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        one = hub.subtree("shop", "one")
+        await rolled_out(hub, "a", {SHOP: one})
+        bad = hub.subtree("shop", "bad")
+        desired = hub.desired("b", {SHOP: bad})
+        await hub.turn(desired, hub.says(CANARY), hub.says(EU))
+        await hub.turn(hub.says(CANARY, Health.FAILED))
+        await hub.turn(hub.says(CANARY))
+        assert hub.phases()["shop-2"] == "rolled-back"
+        await hub.turn(hub.desired("c", {SHOP: bad}))
+        assert "shop-3" not in hub.phases()
+        await hub.turn(Release(bundle=SHOP, actor="dana", reason="the registry is back"))
+        assert hub.loop.holds == {}
+        assert hub.phases()["shop-3"] == "running"
+
+
+async def test_a_turn_that_cannot_be_stored_changes_nothing_and_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as hub:
+        one = hub.subtree("shop", "one")
+        await hub.turn(hub.says(CANARY))
+        desired = hub.desired("a", {SHOP: one})
+
+        def full(decision: Decision) -> None:
+            raise Transient("journal.db", "database or disk is full")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(hub.journal, "commit", full)
+            with pytest.raises(Transient):
+                await hub.turn(desired)
+        assert hub.loop.slices == {}
+        assert hub.loop.states == {}
+        assert hub.woken == []
+        await hub.turn(desired)
+        assert hub.seqs() == {CANARY: 1}
+
+
+async def test_a_hub_killed_after_storing_and_before_publishing_publishes_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as hub:
+        one = hub.subtree("shop", "one")
+        await hub.turn(hub.says(CANARY))
+
+        async def killed(*_: object) -> None:
+            raise RuntimeError("killed")
+
+        monkeypatch.setattr(hub.loop, "_publish", killed)
+        with pytest.raises(RuntimeError):
+            await hub.turn(hub.desired("a", {SHOP: one}))
+        assert hub.store.ref(CANARY) is None
+    async with running(tmp_path) as again:
+        await again.loop.publish_all()
+        assert again.store.ref(CANARY) == again.loop.slices[CANARY].commit
+        await again.turn(again.desired("a", {SHOP: one}), again.says(CANARY), again.says(EU))
+        assert again.seqs()[CANARY] == 1
+        assert again.phases() == {"shop-1": "running"}
+
+
+async def test_a_journal_that_is_older_than_its_refs_stops_the_hub(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        backup = (tmp_path / "journal.db").read_bytes(), (tmp_path / "journal.db-wal").read_bytes()
+        await hub.turn(hub.desired("b", {SHOP: hub.subtree("shop", "two")}))
+    (tmp_path / "journal.db").write_bytes(backup[0])
+    (tmp_path / "journal.db-wal").write_bytes(backup[1])
+    async with running(tmp_path) as restored:
+        with pytest.raises(Permanent):
+            await restored.loop.publish_all()
+
+
+async def test_a_command_to_nothing_fails_alone_and_a_good_one_is_kept_with_its_reason(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await hub.turn(hub.says(CANARY), hub.desired("a", {SHOP: hub.subtree("shop", "one")}))
+        pause = Command(verb="pause", actor="dana", reason="lunch")
+        wrong = Input(what=ToRollout(rollout=RolloutId("shop-9"), command=pause))
+        right = Input(what=ToRollout(rollout=RolloutId("shop-1"), command=pause))
+        await hub.loop.turn([wrong, right])
+        assert isinstance(wrong.error, InvalidInput)
+        assert right.error is None
+        assert hub.phases() == {"shop-1": "paused"}
+        assert [e.text for e in hub.journal.events(kind="command")] == ["dana: pause shop-1: lunch"]
+
+
+async def test_drift_is_kept_once_however_often_it_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        drift = DriftReport(id="boot/1", bundle="shop", object="ConfigMap/shop/settings", what="changed")
+        for _ in range(2):
+            await hub.turn(hub.says(CANARY, drift=(drift,)))
+        [event] = hub.journal.events(kind="drift")
+        assert event.data["object"] == "ConfigMap/shop/settings"
+
+
+async def test_a_finding_becomes_an_event_when_it_is_new(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        wrong = Finding(where="bundles/shop/bundle.yaml:3", message="unknown field", about="bundle shop")
+        for commit in ("a", "b"):
+            await hub.turn(hub.desired(commit, {}, findings=(wrong,)))
+        assert [e.bundle for e in hub.journal.events(kind="finding")] == ["shop"]
+
+
+async def test_telling_the_loop_returns_when_it_is_stored(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub, anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.loop.run)
+        await hub.loop.tell(hub.desired("a", {}))
+        assert hub.journal.meta("tip") == "a" * 40
+        with pytest.raises(InvalidInput, match="not under way"):
+            await hub.loop.tell(
+                ToRollout(rollout=RolloutId("x-1"), command=Command(verb="pause", actor="d", reason="r"))
+            )
+        tasks.cancel_scope.cancel()
