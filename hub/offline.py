@@ -1,0 +1,287 @@
+"""`flotilla render` and `flotilla check`: what a checkout of the fleet repo would do, without hub, cluster or network.
+
+Both read the files as they are on disk, committed or not, and go the hub's own way: `fleet` → `targets` → `render`.
+What is wrong with one bundle never hides the others; it goes to standard error and makes the exit code 1.
+"""
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from hub import fleet as fleet_loader
+from hub import sources, targets
+from hub.model import Finding, Fleet, RenderRequest
+from hub.render import build
+from proto.errors import FlotillaError, InvalidInput
+from proto.ids import NO_OID, ClusterName, Oid
+from proto.objects import ObjectKey, key_of
+from proto.slices import BUNDLES, POLICY_FILE
+
+_fleet_option = click.option(
+    "--fleet",
+    "root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    show_default="this folder",
+    help="A checkout of the fleet repo.",
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  flotilla render --cluster eu-1
+  flotilla render --cluster eu-1 --bundle shop | kubectl diff -f -
+  flotilla render --cluster eu-1 --output out/""",
+)
+@click.option("--cluster", required=True, metavar="NAME", help="The cluster to render for.")
+@click.option("--bundle", "bundles", multiple=True, metavar="NAME", help="Only this bundle; may be given again.")
+@click.option(
+    "--output", default="yaml", show_default=True, metavar="yaml|json|DIR/", help="The form, or a new folder."
+)
+@click.option("--slice", "as_slice", is_flag=True, help="The exact files of the slice as JSON, with Flotilla's labels.")
+@_fleet_option
+def render(root: Path, cluster: str, bundles: tuple[str, ...], output: str, as_slice: bool) -> None:
+    """Print every object that a cluster would run."""
+    folder = Path(output) if output not in ("yaml", "json") else None
+    if folder is not None and (not output.endswith("/") or (folder.exists() and any(folder.iterdir()))):
+        raise click.UsageError(f"--output {output}: give yaml, json, or a new or empty folder that ends in '/'")
+    checkout = _Checkout(root)
+    checkout.narrow(cluster)
+    requests = checkout.requests()
+    _check_bundles(bundles, checkout.fleet, requests, cluster=cluster)
+    made = {}
+    for request in requests:
+        if not bundles or request.bundle.name in bundles:
+            rendered = checkout.render(request)
+            if rendered is not None:
+                made[str(request.bundle.name)] = rendered
+    checkout.check_owners()
+    _print(made, as_json=output == "json", folder=folder, as_slice=as_slice)
+    findings = [finding for finding in checkout.findings if not bundles or _concerns(finding, cluster, bundles)]
+    for finding in findings:
+        click.echo(str(finding), err=True)
+    if any(finding.severity == "error" for finding in findings):
+        sys.exit(1)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  flotilla check
+  flotilla check --fleet ../fleet --json""",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@_fleet_option
+def check(root: Path, as_json: bool) -> None:
+    """Validate a fleet repo: its files, every render of every bundle, and who owns which object."""
+    checkout = _Checkout(root)
+    requests = checkout.requests()
+    with click.progressbar(
+        requests, label="rendering", file=sys.stderr, hidden=not sys.stderr.isatty(), width=0
+    ) as progress:
+        for request in progress:
+            checkout.render(request)
+    checkout.check_owners()
+    fleet, findings = checkout.fleet, checkout.findings
+    counts = {
+        "clusters": len(fleet.clusters.keys() | fleet.broken_clusters),
+        "bundles": len(fleet.bundles.keys() | fleet.broken_bundles),
+        "errors": sum(finding.severity == "error" for finding in findings),
+        "warnings": sum(finding.severity == "warning" for finding in findings),
+    }
+    if as_json:
+        click.echo(json.dumps({**counts, "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            click.echo(str(finding))
+        click.echo(", ".join(_counted(number, what) for what, number in counts.items() if number or what != "warnings"))
+    if counts["errors"]:
+        sys.exit(1)
+
+
+commands: tuple[click.Command, ...] = (render, check)
+
+
+class _Checkout:
+    """A fleet repo on disk, and what was found wrong with it so far."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._tree = sources.FolderTree(root)
+        self._owners: dict[ClusterName, dict[str, str]] = defaultdict(dict)
+        self._clashes: dict[tuple[str, str, str], list[ClusterName]] = defaultdict(list)
+        self._found: list[Finding] = []
+        self._wheres: dict[str, str] = {}
+        try:
+            self.fleet = fleet_loader.load(dict(self._tree.files(wanted=fleet_loader.is_fleet_file)))
+        except InvalidInput as error:
+            raise click.ClickException(str(error)) from error
+        self._found.extend(self.fleet.findings)
+        if not (self.fleet.clusters or self.fleet.bundles or self._found):
+            raise click.ClickException(
+                f"{root} has no Cluster and no Bundle files: is it a fleet repo? (use --fleet DIR)"
+            )
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Each once, errors and warnings by place."""
+        return sorted(set(self._found), key=lambda finding: (finding.where, finding.message))
+
+    def narrow(self, cluster: str) -> None:
+        """Look at one cluster only: findings of other clusters are dropped. Raises ClickException."""
+        fleet = self.fleet
+        name = ClusterName(cluster)
+        self._found = [f for f in self._found if not f.about.startswith("cluster ") or f.about == f"cluster {cluster}"]
+        if name not in fleet.clusters:
+            if cluster in fleet.broken_clusters:
+                raise click.ClickException("\n".join(str(finding) for finding in self.findings))
+            raise click.ClickException(f"cluster {cluster!r} is not in the fleet{_near(cluster, fleet.clusters)}")
+        self.fleet = dataclasses.replace(fleet, clusters={name: fleet.clusters[name]})
+
+    def requests(self) -> list[RenderRequest]:
+        """What is to be rendered; bundles whose folder cannot be read become findings."""
+        unreadable: set[str] = set()
+
+        def folder_tree(folder: str) -> Oid:
+            try:
+                return self._tree.tree_id(folder)
+            except InvalidInput as error:
+                unreadable.add(folder)
+                self._found.append(_finding(error, about=folder))
+                return NO_OID
+
+        requests = targets.render_requests(self.fleet, folder_tree, renderer=build.RENDERER_VERSION)
+        return [request for request in requests if request.bundle.folder not in unreadable]
+
+    def render(self, request: RenderRequest) -> build.Rendered | None:
+        """None, and a finding, when it does not render."""
+        bundle = request.bundle
+        about = f"bundle {bundle.name}"
+        self._wheres[str(bundle.name)] = bundle.where
+        try:
+            rendered = build.render_checkout(self._root, bundle.folder, request.inputs, bundle.name)
+        except FlotillaError as error:
+            self._found.append(_finding(error, about=about, clusters=request.clusters))
+            return None
+        for warning in rendered.warnings:
+            self._found.append(
+                Finding(where=bundle.where or bundle.folder, message=warning, severity="warning", about=about)
+            )
+        for cluster in request.clusters:
+            owners = self._owners[cluster]
+            for path in rendered.files:
+                other = owners.setdefault(path, bundle.name)
+                if other != bundle.name and path != POLICY_FILE:
+                    self._clashes[path, other, str(bundle.name)].append(cluster)
+        return rendered
+
+    def check_owners(self) -> None:
+        """Two bundles that would own one object on a cluster are refused by the hub, so they are an error here."""
+        for (path, first, second), clusters in self._clashes.items():
+            self._found.append(
+                Finding(
+                    where=self._wheres[second] or second,
+                    message=f"{ObjectKey.from_path(path)} is in bundle {first} too, on {_some(clusters)}",
+                    remedy="remove it from one of the two bundles",
+                    about=f"bundle {second}",
+                )
+            )
+
+
+def _finding(error: FlotillaError, *, about: str, clusters: tuple[ClusterName, ...] = ()) -> Finding:
+    """`bundle shop: file:line: object` is the thing of a render error; a finding begins with the file."""
+    where, _, rest = error.thing.removeprefix(f"{about}: ").partition(": ")
+    message = f"{rest}: {error.cause}" if rest else error.cause
+    return Finding(
+        where=where, message=f"{message} [{_some(clusters)}]" if clusters else message, remedy=error.remedy, about=about
+    )
+
+
+def _some(clusters: Iterable[ClusterName]) -> str:
+    names = sorted(clusters)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"cluster{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what.removesuffix('s') if number == 1 else what}"
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _check_bundles(bundles: tuple[str, ...], fleet: Fleet, requests: list[RenderRequest], *, cluster: str) -> None:
+    known = {str(name) for name in fleet.bundles} | fleet.broken_bundles
+    here = {str(request.bundle.name) for request in requests}
+    for name in bundles:
+        if name not in known:
+            raise click.ClickException(f"bundle {name!r} is not in the fleet{_near(name, known)}")
+        if name not in here and name not in fleet.broken_bundles:
+            raise click.ClickException(f"bundle {name} does not target cluster {cluster}")
+
+
+def _concerns(finding: Finding, cluster: str, bundles: tuple[str, ...]) -> bool:
+    return finding.about in ("", f"cluster {cluster}", *(f"bundle {name}" for name in bundles))
+
+
+# --- printing -----------------------------------------------------------------------------------------------------
+
+
+def _print(made: Mapping[str, build.Rendered], *, as_json: bool, folder: Path | None, as_slice: bool) -> None:
+    if folder is not None:
+        for path, data in _files(made, as_slice=as_slice):
+            place = folder / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+    elif as_slice:
+        files = {f"{BUNDLES}/{name}/{path}": data for name, one in made.items() for path, data in one.files.items()}
+        click.echo(json.dumps({path: json.loads(data) for path, data in sorted(files.items())}, indent=2))
+    elif as_json:
+        items = [obj for rendered in made.values() for obj in build.readable(rendered)]
+        click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=2))
+    else:
+        for name, rendered in made.items():
+            click.echo(f"# bundle {name}")
+            for obj in build.readable(rendered):
+                click.echo(f"---\n{to_yaml(obj)}", nl=False)
+
+
+def _files(made: Mapping[str, build.Rendered], *, as_slice: bool) -> Iterator[tuple[str, bytes]]:
+    for name, rendered in made.items():
+        if as_slice:
+            yield from ((f"{BUNDLES}/{name}/{path}", data) for path, data in rendered.files.items())
+            continue
+        for obj in build.readable(rendered):
+            yield f"{name}/{key_of(obj).path.removesuffix('.json')}.yaml", to_yaml(obj).encode()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts so that every reader of YAML, 1.1 or 1.2, gets them back: quoted unless they are surely plain."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    if "\n" in text:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
+    plain = text[:1].isalpha() and text.isascii() and text.lower() not in _WORDS
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"})
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(obj: Mapping[str, Any]) -> str:
+    """One object as YAML, in the order that people know: apiVersion, kind, metadata, the rest."""
+    first = {key: obj[key] for key in ("apiVersion", "kind", "metadata") if key in obj}
+    return yaml.dump({**first, **obj}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=4096)
