@@ -13,7 +13,6 @@ behind `on_wake`; objects are checked by `receive`.
 
 import logging
 import random
-import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
@@ -79,7 +78,6 @@ class HubClient:
         on_wake: Callable[[WakeUp], None],
         delays: Callable[[], Iterator[float]] = reconnect_delays,
         refused_s: float = REFUSED_S,
-        tls: ssl.SSLContext | None = None,
         ping_s: float = PING_S,
         handshake_s: float = HANDSHAKE_S,
         ack_s: float = ACK_S,
@@ -95,7 +93,6 @@ class HubClient:
         self._on_wake = on_wake
         self._delays = delays
         self._refused_s = refused_s
-        self._tls = tls
         self._ping_s = ping_s
         self._handshake_s = handshake_s
         self._ack_s = ack_s
@@ -137,7 +134,6 @@ class HubClient:
                 with anyio.fail_after(self._handshake_s):
                     ws = await http.ws_connect(
                         self._url,
-                        ssl=self._tls if self._tls is not None else True,
                         heartbeat=self._ping_s,
                         compress=0,
                         max_msg_size=wire.MAX_MESSAGE_BYTES,

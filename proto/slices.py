@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from proto.errors import ProtocolError, UnsupportedVersion
+from proto.ids import is_oid
 from proto.objects import canonical
 
 SLICE_FORMAT = 1
@@ -23,6 +24,8 @@ SLICE_FORMAT = 1
 SLICE_FILE = "slice.json"
 POLICY_FILE = "bundle.json"
 BUNDLES = "bundles"
+PREDECESSOR_TRAILER = "Predecessor"
+"""Of a checkpoint: a parentless commit that cuts a long history, and names the commit before it so."""
 
 FIELD_MANAGER = "flotilla"
 BUNDLE_LABEL = "flotilla.dev/bundle"
@@ -142,9 +145,18 @@ def commit_message(
 ) -> str:
     """The message of a slice commit: a subject, then sorted trailers.
 
-    `bundles` are (name, what happened) pairs for the subject; `trailers` are (`Bundle`, `Source-Revision`, `Rollout`
-    or `Wave`; value). Nothing here may depend on a replica, a wall clock, a trace or a person.
+    `bundles` are (name, what happened) pairs for the subject; `trailers` are (`Bundle`, `Source-Revision`, `Rollout`,
+    `Wave` or `Predecessor`; value). Nothing here may depend on a replica, a wall clock, a trace or a person.
     """
     what = ", ".join(f"{name} {change}" for name, change in sorted(bundles)) or "nothing"
     lines = "".join(f"{key}: {value}\n" for key, value in sorted(set(trailers)))
     return f"{cluster} #{seq}: {what}\n" + (f"\n{lines}" if lines else "")
+
+
+def predecessor(message: str) -> str | None:
+    """The commit that a checkpoint's message names as its predecessor, None when it names none."""
+    for line in message.splitlines():
+        key, separator, value = line.partition(": ")
+        if separator and key == PREDECESSOR_TRAILER and is_oid(value):
+            return value
+    return None
