@@ -100,9 +100,6 @@ class Api:
         """The whole fleet in one object."""
         loop, desired, now = self._loop, self._loop.desired, self._clock()
         rows = self._cluster_rows(now)
-        health: dict[str, int] = {}
-        for row in rows:
-            health[row["health"]] = health.get(row["health"], 0) + 1
         return _json(
             {
                 "upstream": self._upstream.status(),
@@ -110,7 +107,7 @@ class Api:
                 "clusters": {
                     "total": len(rows),
                     "connected": sum(row["connection"] == "connected" for row in rows),
-                    "health": health,
+                    "health": status.count(row["health"] for row in rows),
                 },
                 "bundles": len(desired.fleet.bundles) if desired else 0,
                 "rollouts": [status.rollout(state) for state in self._under_way()],

@@ -132,11 +132,11 @@ def rollout(state: State, *, members: bool = False) -> Json:
                 "name": wave.name,
                 "state": "done" if index < state.wave else "open" if index == state.wave else "waiting",
                 "clusters": len(wave.clusters),
-                "phases": _count(state.members[c].phase for c in wave.clusters if c in state.members),
+                "phases": count(state.members[c].phase for c in wave.clusters if c in state.members),
             }
             for index, wave in enumerate(record.waves)
         ],
-        "phases": _count(member.phase for member in state.members.values()),
+        "phases": count(member.phase for member in state.members.values()),
     }
     if members:
         made["members"] = [
@@ -154,7 +154,8 @@ def rollout(state: State, *, members: bool = False) -> Json:
     return made
 
 
-def _count(words: Iterable[str]) -> dict[str, int]:
+def count(words: Iterable[str]) -> dict[str, int]:
+    """Pure: how often each word occurs."""
     found: dict[str, int] = {}
     for word in words:
         found[str(word)] = found.get(str(word), 0) + 1
@@ -195,7 +196,7 @@ def bundles(
                 "wanted_on": len(wanted),
                 "runs_on": len(running.get(name, ())),
                 "health": worst(health),
-                "counts": _count(health),
+                "counts": count(health),
                 "rollout": under_way.get(name, ""),
                 "hold": {"rollout": hold.rollout, "reason": hold.reason, "since": rfc3339(hold.time_s)}
                 if hold
