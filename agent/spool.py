@@ -64,6 +64,7 @@ class Spool:
 
     def _load(self) -> None:
         try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return
@@ -99,7 +100,6 @@ class Spool:
             lines.insert(0, msgspec.json.encode(_Cut(cut=self.cut)))
         temporary = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(b"".join(line + b"\n" for line in lines))
                 file.flush()
