@@ -1,0 +1,319 @@
+"""A bundle's folder and its inputs to the files of a subtree: plain YAML, and what is done to every object."""
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub import sources
+from hub.render import build
+from proto.errors import InvalidInput
+from proto.slices import membership_labels
+
+POLICY = {"name": "shop", "prune": True}
+
+
+def inputs(**changes: Any) -> dict[str, Any]:
+    return {
+        "path": "",
+        "namespace": "",
+        "helm": None,
+        "variables": {},
+        "kubernetes": "",
+        "policy": POLICY,
+        **changes,
+    }
+
+
+def written(folder: Path, files: Mapping[str, str]) -> Path:
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    return folder
+
+
+def render(folder: Path, files: Mapping[str, str], **changes: Any) -> build.Rendered:
+    return build.render(written(folder, files), inputs(**changes), bundle="shop", at="bundles/shop")
+
+
+def objects(rendered: build.Rendered) -> dict[str, Any]:
+    return {path: json.loads(data) for path, data in rendered.files.items() if path != "bundle.json"}
+
+
+def only(rendered: build.Rendered) -> Any:
+    (found,) = objects(rendered).values()
+    return found
+
+
+HEAD = "apiVersion: v1\nkind: ConfigMap\n"
+CONFIG = HEAD + "metadata: {name: a}\ndata: {k: v}\n"
+
+
+def test_an_object_is_canonical_json_with_membership_labels_at_its_key(tmp_path: Path) -> None:
+    rendered = render(tmp_path, {"web.yaml": CONFIG}, namespace="shop")
+    assert rendered.files["shop/ConfigMap/a.json"] == (
+        b'{\n  "apiVersion": "v1",\n  "data": {\n    "k": "v"\n  },\n  "kind": "ConfigMap",\n  "metadata": {\n'
+        b'    "labels": {\n      "applyset.kubernetes.io/part-of": "'
+        + membership_labels("shop")["applyset.kubernetes.io/part-of"].encode()
+        + b'",\n      "flotilla.dev/bundle": "shop"\n    },\n    "name": "a",\n    "namespace": "shop"\n  }\n}\n'
+    )
+    assert rendered.files["bundle.json"] == b'{\n  "name": "shop",\n  "prune": true\n}\n'
+    assert rendered.warnings == ()
+
+
+def test_a_folder_is_read_whole_with_every_form_of_manifest(tmp_path: Path) -> None:
+    item = '{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "%s"}}'
+    rendered = render(
+        tmp_path,
+        {
+            "bundle.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: shop}\n",
+            "many.yaml": f"---\n# nothing\n---\n{item % 'a'}\n---\n\n---\n{item % 'b'}\n",
+            "deep/er/one.yml": item % "c",
+            "one.json": item % "d",
+            "list.yaml": f"apiVersion: v1\nkind: List\nitems:\n- {item % 'e'}\n- {item % 'f'}\n",
+            "maps.json": f'{{"apiVersion": "v1", "kind": "ConfigMapList", "items": [{item % "g"}]}}',
+            "README.md": "not: read",
+            "empty.yaml": "",
+        },
+    )
+    assert [path.split("/")[-1] for path in objects(rendered)] == [f"{name}.json" for name in "abcdefg"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "path"),
+    [
+        pytest.param(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}", "_cluster/Namespace/x.json", id="Namespace"
+        ),
+        pytest.param(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: 'system:x'}",
+            "_cluster/ClusterRole.rbac.authorization.k8s.io/system:x.json",
+            id="ClusterRole",
+        ),
+        pytest.param("apiVersion: v1\nkind: Service\nmetadata: {name: x}", "shop/Service/x.json", id="filled in"),
+        pytest.param(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: x, namespace: other}", "other/Service/x.json", id="kept"
+        ),
+        pytest.param(
+            "apiVersion: example.org/v1\nkind: Thing\nmetadata: {name: x}",
+            "shop/Thing.example.org/x.json",
+            id="unknown kind",
+        ),
+    ],
+)
+def test_a_namespace_is_filled_in_by_scope(tmp_path: Path, manifest: str, path: str) -> None:
+    assert path in render(tmp_path, {"a.yaml": manifest}, namespace="shop").files
+
+
+def test_without_a_namespace_it_is_default(tmp_path: Path) -> None:
+    assert "default/ConfigMap/a.json" in render(tmp_path, {"a.yaml": CONFIG}).files
+
+
+def test_a_definition_in_the_bundle_tells_the_scope_of_its_kind(tmp_path: Path) -> None:
+    crd = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.example.org}
+spec: {group: example.org, scope: Cluster, names: {kind: Thing, plural: things}}
+"""
+    thing = "apiVersion: example.org/v1\nkind: Thing\nmetadata: {name: x, namespace: stray}\n"
+    rendered = render(tmp_path, {"a.yaml": thing, "b.yaml": crd}, namespace="shop")
+    assert "_cluster/Thing.example.org/x.json" in rendered.files
+    assert rendered.warnings == ("bundles/shop/a.yaml:1: Thing/stray/x: its namespace is left out: Thing has none",)
+
+
+def test_nulls_status_and_server_fields_are_left_out(tmp_path: Path) -> None:
+    rendered = render(
+        tmp_path,
+        {
+            "a.yaml": """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: a, creationTimestamp: null, uid: "1", annotations: null, resourceVersion: "7"}
+spec: {replicas: null, template: {spec: {volumes: [{name: v, emptyDir: {}}, null]}}}
+status: {replicas: 3}
+"""
+        },
+    )
+    found = only(rendered)
+    assert "status" not in found
+    assert set(found["metadata"]) == {"name", "namespace", "labels"}
+    assert found["spec"] == {"template": {"spec": {"volumes": [{"name": "v", "emptyDir": {}}, None]}}}
+    (warning,) = rendered.warnings
+    assert warning.startswith("bundles/shop/a.yaml:2: Deployment/a: metadata.resourceVersion, metadata.uid left out")
+
+
+def test_string_data_of_a_secret_is_folded_into_data(tmp_path: Path) -> None:
+    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: QQ==, b: Qg==}\nstringData: {b: ü, c: ''}\n"
+    found = only(render(tmp_path, {"s.yaml": text}))
+    assert "stringData" not in found
+    assert {key: base64.b64decode(value).decode() for key, value in found["data"].items()} == {
+        "a": "A",
+        "b": "ü",
+        "c": "",
+    }
+
+
+def test_variables_are_filled_in_and_names_too(tmp_path: Path) -> None:
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 'a-${n}', namespace: '${ns}'}\ndata: {count: '${n}'}\n"
+    rendered = render(tmp_path, {"a.yaml": text}, variables={"n": 3, "ns": "eu"})
+    assert objects(rendered)["eu/ConfigMap/a-3.json"]["data"] == {"count": "3"}
+
+
+BAD = [
+    pytest.param(
+        {"a.yaml": "kind: ConfigMap\nmetadata: {name: a}"},
+        "a.yaml:1: ConfigMap/a: has no apiVersion",
+        id="no apiVersion",
+    ),
+    pytest.param(
+        {"values.yaml": "\n\nreplicas: 3"}, "values.yaml:3: object: has no apiVersion or no kind", id="no manifest"
+    ),
+    pytest.param({"a.yaml": "apiVersion: v1\nkind: ConfigMap"}, "ConfigMap: has no metadata", id="no metadata"),
+    pytest.param({"a.yaml": HEAD + "metadata: {}"}, "ConfigMap: has no metadata.name", id="no name"),
+    pytest.param({"a.yaml": HEAD + "metadata: {name: 3}"}, "metadata.name that is not text", id="a number as name"),
+    pytest.param(
+        {"a.yaml": "apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: j-}"},
+        "Job/j-: has a generateName",
+        id="generateName",
+    ),
+    pytest.param(
+        {"a.yaml": HEAD + "metadata: {name: ../x}"}, "which Kubernetes does not take", id="a name that climbs"
+    ),
+    pytest.param(
+        {"a.yaml": HEAD + "metadata: {name: a/b}"}, "which Kubernetes does not take", id="a name with a slash"
+    ),
+    pytest.param(
+        {"a.yaml": HEAD + "metadata: {name: x, namespace: ../..}"}, "which is not a name", id="a namespace that climbs"
+    ),
+    pytest.param(
+        {"a.yaml": "apiVersion: v1\nkind: ../x\nmetadata: {name: x}"}, "and kind '../x'", id="a kind that climbs"
+    ),
+    pytest.param(
+        {"a.yaml": "apiVersion: ../v1\nkind: X\nmetadata: {name: x}"}, "apiVersion '../v1'", id="a group that climbs"
+    ),
+    pytest.param(
+        {"a.yaml": HEAD + "metadata: {name: x, labels: {a: true}}"},
+        "metadata.labels.a is not text",
+        id="a boolean label",
+    ),
+    pytest.param(
+        {"a.yaml": HEAD + "metadata: {name: x}\ndata: {a: 1}"}, "data.a is not text", id="a number in a ConfigMap"
+    ),
+    pytest.param(
+        {"a.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {a: 1}"},
+        "stringData.a is not text",
+        id="a number in a Secret",
+    ),
+    pytest.param({"a.yaml": "- a\n- b"}, "a.yaml:1: is not a Kubernetes object", id="a list"),
+    pytest.param(
+        {"a.yaml": "apiVersion: v1\nkind: List\nitems: [3]"}, "item 0 of a List is not", id="a list of numbers"
+    ),
+    pytest.param({"a.yaml": "a: [b"}, "a.yaml", id="broken YAML"),
+    pytest.param({"a.yaml": CONFIG + "data: {}\n"}, "a.yaml:5", id="a key twice"),
+    pytest.param(
+        {"a.yaml": CONFIG, "b/c.yaml": "\n" + CONFIG},
+        r"b/c.yaml:2: ConfigMap/default/a: is also in bundles/shop/a.yaml:1",
+        id="an object twice",
+    ),
+    pytest.param(
+        {"a.yaml": CONFIG, "x/kustomization.yaml": "resources: []"},
+        "makes x a Kustomize folder inside",
+        id="an inner Kustomize folder",
+    ),
+    pytest.param({"a.yaml": CONFIG, "x/y/Chart.yaml": "name: y"}, "makes x/y a Helm chart inside", id="an inner chart"),
+    pytest.param(
+        {"a.yaml": HEAD + "metadata: {name: x}\ndata: {a: '${nope}'}"},
+        "a.yaml:1: ConfigMap/x: uses the variable 'nope'",
+        id="an undefined variable",
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "message"), BAD)
+def test_what_is_wrong_names_bundle_file_and_object(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message) as caught:
+        render(tmp_path, files)
+    assert caught.value.thing.startswith("bundle shop: bundles/shop/")
+
+
+def test_a_secrets_value_is_never_shown(tmp_path: Path) -> None:
+    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {password: hunter2!}\n"
+    with pytest.raises(InvalidInput, match=r"data.password is not base64") as caught:
+        render(tmp_path, {"s.yaml": text})
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("path", ["none", "../other", "a.yaml", "/etc"])
+def test_a_path_that_is_not_in_the_bundle_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(InvalidInput, match="is not a folder of the bundle") as caught:
+        render(tmp_path / "shop", {"a.yaml": CONFIG, "base/b.yaml": CONFIG, "../other/c.yaml": CONFIG}, path=path)
+    assert "the bundle has base" in caught.value.remedy
+
+
+def test_helm_options_without_a_chart_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="has Helm options, but no Chart"):
+        render(tmp_path, {"a.yaml": CONFIG}, helm={"values": {}, "valuesFiles": [], "release": "x"})
+
+
+def test_a_bundle_without_objects_is_warned_of(tmp_path: Path) -> None:
+    rendered = render(tmp_path, {"README.md": "nothing"})
+    assert list(rendered.files) == ["bundle.json"]
+    assert rendered.warnings == ("bundle shop: renders no objects",)
+
+
+def test_people_see_no_membership_labels_and_namespaces_first(tmp_path: Path) -> None:
+    rendered = render(
+        tmp_path,
+        {
+            "a.yaml": CONFIG.replace("name: a", "name: a, labels: {app: web}"),
+            "n.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: zzz}\n",
+        },
+    )
+    namespace, config = build.readable(rendered)
+    assert namespace == {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "zzz"}}
+    assert config["metadata"]["labels"] == {"app": "web"}
+
+
+def test_a_checkout_and_its_clusters_share_builds_but_not_variables(tmp_path: Path) -> None:
+    root = written(tmp_path, {"bundles/shop/a.yaml": CONFIG.replace("k: v", "k: '${v}'")})
+    values = [
+        only(build.render_checkout(root, "bundles/shop", inputs(variables={"v": text}), "shop"))["data"]["k"]
+        for text in ("one", "two", "one")
+    ]
+    assert values == ["one", "two", "one"]
+    (root / "bundles/shop/a.yaml").write_text(CONFIG)
+    assert only(build.render_checkout(root, "bundles/shop", inputs(), "shop"))["data"]["k"] == "v"
+
+
+def test_the_temporary_folder_is_removed_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    root = written(tmp_path / "fleet", {"bundles/good/a.yaml": CONFIG, "bundles/bad/a.yaml": "a: [b"})
+    (root / "bundles/evil").mkdir()
+    (root / "bundles/evil/l").symlink_to("/etc/passwd")
+    build.render_checkout(root, "bundles/good", inputs(), "good")
+    for name in ("bad", "evil", "none"):
+        with pytest.raises(InvalidInput, match=f"^bundle {name}: bundles/{name}"):
+            build.render_checkout(root, f"bundles/{name}", inputs(), name)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_commit_renders_like_its_checkout(tmp_path: Path) -> None:
+    import pygit2
+
+    repo = pygit2.init_repository(str(tmp_path / "fleet"))
+    root = written(tmp_path / "fleet", {"bundles/shop/a.yaml": CONFIG})
+    repo.index.add_all()
+    who = pygit2.Signature("A", "a@x", 0, 0)
+    commit = repo.create_commit("HEAD", who, who, "all", repo.index.write_tree(), [])
+    there = build.render_request(root / ".git", str(commit), "bundles/shop", inputs(), "shop")
+    assert there == build.render_checkout(root, "bundles/shop", inputs(), "shop")
+    assert sources.CommitTree(repo, str(commit)).tree_id("bundles/shop") == sources.FolderTree(root).tree_id(
+        "bundles/shop"
+    )
