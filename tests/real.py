@@ -24,6 +24,14 @@ from typing import Any, Self
 
 import yaml
 
+AUDIT_POLICY = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [ResponseStarted, ResponseComplete, Panic]
+rules: [{level: Metadata}]
+"""
+"""One line as each request arrives; a watch would otherwise be counted when it ends."""
+
 START_S = 90.0
 """An API server is ready in 5 to 9 s on an idle machine; a busy one takes several times as long."""
 
@@ -119,8 +127,12 @@ class Etcd:
 class ApiServer:
     """One Kubernetes API server. `kubeconfig` is an administrator's; `call` and `edit` are what a test does itself."""
 
-    def __init__(self, etcd: Etcd, folder: Path, *, name: str = "kube", workloads: bool = False) -> None:
+    def __init__(
+        self, etcd: Etcd, folder: Path, *, name: str = "kube", workloads: bool = False, audit: bool = False
+    ) -> None:
+        """`audit` writes one line per request to `audit.log`, see `requests`."""
         folder.mkdir(parents=True, exist_ok=True)
+        self.audit = folder / "audit.log" if audit else None
         self.folder, self.name = folder, name
         self.etcd = etcd
         self.port = free_port()
@@ -142,6 +154,10 @@ class ApiServer:
 
     def _start_api(self) -> Process:
         key = self.folder / "service-account.pem"
+        audit = []
+        if self.audit:
+            (self.folder / "audit.yaml").write_text(AUDIT_POLICY)
+            audit = [f"--audit-log-path={self.audit}", f"--audit-policy-file={self.folder / 'audit.yaml'}"]
         return Process(
             "kube-apiserver",
             [
@@ -162,6 +178,7 @@ class ApiServer:
                 "--max-requests-inflight=2000",
                 "--max-mutating-requests-inflight=1000",
                 "--event-ttl=10m",
+                *audit,
                 "-v=1",
             ],
             self.folder,
@@ -302,6 +319,13 @@ class ApiServer:
         return self.must(
             "PATCH", f"{path}{query}fieldManager={manager}", patch, content_type=f"application/{kind}-patch+json"
         )
+
+    def requests(self, user_agent: str) -> list[tuple[str, str]]:
+        """(verb, URI) of every request so far by clients whose user agent starts so; a watch counts when it opens."""
+        assert self.audit is not None, "start the server with audit=True"
+        lines = self.audit.read_bytes().splitlines() if self.audit.exists() else []
+        events = [json.loads(line) for line in lines if line.endswith(b"}")]
+        return [(e["verb"], e["requestURI"]) for e in events if e.get("userAgent", "").startswith(user_agent)]
 
     def stop(self) -> None:
         for process in reversed(self.processes):

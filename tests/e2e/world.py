@@ -74,7 +74,7 @@ class World:
 
     # --- processes ------------------------------------------------------------------------------------------------
 
-    def start_hub(self) -> real.Process:
+    def start_hub(self, heartbeat_s: float = HEARTBEAT_S) -> real.Process:
         self.hub = real.Process(
             "hub",
             [
@@ -83,7 +83,7 @@ class World:
                 f"--data={self.folder / 'hub'}",
                 f"--listen=127.0.0.1:{self.port}",
                 "--poll=0.3",
-                f"--heartbeat={HEARTBEAT_S}",
+                f"--heartbeat={heartbeat_s}",
             ],
             self.folder,
             self.environment,

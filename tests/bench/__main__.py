@@ -1,0 +1,223 @@
+"""`make bench`: speed and size of the agent against a real API server, as a table and as bench.json.
+
+Machines are noisy, so throughput is a ratio of two loops that take turns in one run, latencies are medians with p95,
+and requests are counted by the API server's own audit log. Nothing here passes or fails.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests import real
+from tests.bench import reverts, throughput
+from tests.e2e.world import World
+
+USER_AGENT = "flotilla-agent"
+CLUSTER = "bench"
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """One line of the table. `goal` is the project's own, "" where there is none."""
+
+    what: str
+    value: float
+    unit: str
+    goal: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+FLEET = """
+    apiVersion: flotilla.dev/v1alpha1
+    kind: Fleet
+    metadata: {name: bench}
+    """
+CLUSTERS = """
+    apiVersion: flotilla.dev/v1alpha1
+    kind: Cluster
+    metadata: {name: bench, labels: {tier: prod}}
+    spec: {kubernetes: "1.36"}
+    """
+BUNDLE = """
+    apiVersion: flotilla.dev/v1alpha1
+    kind: Bundle
+    metadata: {name: load}
+    spec: {targets: {matchLabels: {tier: prod}}, namespace: load}
+    """
+
+
+def manifest(number: int, text: str = "one") -> str:
+    """Every tenth object is a Deployment (watched whole), the others are of kinds that are watched by metadata."""
+    match number % 10:
+        case 0:
+            return (
+                f"apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web-{number}}}\n"
+                f"spec:\n  replicas: 0\n  selector: {{matchLabels: {{app: web-{number}}}}}\n  template:\n"
+                f"    metadata: {{labels: {{app: web-{number}}}, annotations: {{text: {text}}}}}\n"
+                f"    spec: {{containers: [{{name: web, image: 'registry.example.org/web:v1'}}]}}\n"
+            )
+        case 1 | 2:
+            return (
+                f"apiVersion: v1\nkind: Service\nmetadata: {{name: svc-{number}, annotations: {{text: {text}}}}}\n"
+                f"spec: {{selector: {{app: web-{number}}}, ports: [{{port: 80}}]}}\n"
+            )
+        case _:
+            body = "".join(f"  key-{key}: {text} value {key} of {number}\n" for key in range(8))
+            return f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: conf-{number}}}\ndata:\n{body}"
+
+
+def files(count: int) -> dict[str, str | None]:
+    made: dict[str, str | None] = {f"bundles/load/objects/{n:05d}.yaml": manifest(n) for n in range(count - 1)}
+    return {**made, "bundles/load/objects/namespace.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: load}\n"}
+
+
+def applied(world: World, revision: str) -> bool:
+    row = world.rollout("load", revision)
+    return row is not None and row["phase"] == "completed"
+
+
+def resident_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no VmRSS")
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def memory(world: World, count: int) -> Row:
+    """Resident memory of the agent process after `count` objects were applied and it became quiet."""
+    revision = world.repo.commit(f"{count} objects", files(count))
+    started = time.monotonic()
+    world.wait("everything applied", lambda: applied(world, revision), timeout_s=300)
+    took = time.monotonic() - started
+    time.sleep(3)
+    return Row(
+        what=f"agent memory, {count} objects",
+        value=round(resident_mb(world.agents[CLUSTER].pid), 1),
+        unit="MB resident",
+        goal="≤ 94 for 500" if count == 500 else "",
+        detail={"commit_to_healthy_s": round(took, 2)},
+    )
+
+
+def one_of_many(world: World, kube: real.ApiServer, repeats: int) -> list[Row]:
+    """A commit that changes one object of 500: requests sent, and time from commit to the object in the cluster."""
+    done = [one_change(world, kube, f"changed-{repeat}") for repeat in range(repeats)]
+    times, requests = [took for took, _ in done], [sent for _, sent in done]
+    return [
+        Row(
+            what="1 of 500 changed, requests of the agent",
+            value=max(requests),
+            unit="requests, most",
+            goal="≤ 3",
+            detail={"all": requests},
+        ),
+        Row(
+            what="1 of 500 changed, git commit to cluster",
+            value=round(statistics.median(times), 3),
+            unit="s, median",
+            detail={"p95": round(percentile(times, 0.95), 3), "upstream_poll_s": 0.3, "repeats": repeats},
+        ),
+    ]
+
+
+def one_change(world: World, kube: real.ApiServer, text: str) -> tuple[float, int]:
+    """(seconds from before the commit to the object in the cluster, requests of the agent, its Lease aside)."""
+
+    def changed() -> bool:
+        found = kube.must("GET", "/api/v1/namespaces/load/configmaps/conf-3")
+        return bool(found["data"]["key-0"].startswith(f"{text} "))
+
+    before = len(kube.requests(USER_AGENT))
+    started = time.monotonic()
+    revision = world.repo.commit(text, {"bundles/load/objects/00003.yaml": manifest(3, text)})
+    world.wait("the change", changed)
+    took = time.monotonic() - started
+    world.wait("its proof", lambda: applied(world, revision))
+    return took, sum("/leases/" not in uri for _, uri in kube.requests(USER_AGENT)[before:])
+
+
+def hand_edits(kube: real.ApiServer, repeats: int) -> Row:
+    took = reverts.measure(kube, [f"conf-{n}" for n in range(3, 10)], repeats=repeats)
+    return Row(
+        what="hand edit to revert",
+        value=round(statistics.median(took) * 1000, 1),
+        unit="ms, median",
+        goal="tens of ms",
+        detail={"p95_ms": round(percentile(took, 0.95) * 1000, 1), "repeats": repeats},
+    )
+
+
+def idle(kube: real.ApiServer, seconds: float) -> Row:
+    before = len(kube.requests(USER_AGENT))
+    time.sleep(seconds)
+    sent = kube.requests(USER_AGENT)[before:]
+    kinds: dict[str, int] = {}
+    for verb, uri in sent:
+        name = f"{verb} {uri.split('?')[0].rsplit('/', 2)[-2]}"
+        kinds[name] = kinds.get(name, 0) + 1
+    return Row(
+        what="idle agent, 1,000 objects",
+        value=round(len(sent) * 60 / seconds, 1),
+        unit="requests/min",
+        detail={"seconds": seconds, "by_kind": kinds},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--json", default="bench.json", help="where to write the numbers (default: bench.json)")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, to see that it works")
+    options = parser.parse_args()
+    console = Console()
+    rounds, repeats, idle_s = (3, 10, 20.0) if options.quick else (9, 60, 120.0)
+    rows: list[Row] = []
+
+    def step(name: str, work: Callable[[], list[Row]]) -> None:
+        with console.status(name):
+            rows.extend(work())
+
+    with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as temporary:
+        folder = Path(temporary)
+        with real.Etcd(folder / "etcd") as etcd, real.ApiServer(etcd, folder / "a", workloads=True) as plain:
+            step("apply throughput", lambda: [Row(**throughput.measure(plain, rounds=rounds))])
+        with (
+            real.Etcd(folder / "etcd2") as etcd,
+            real.ApiServer(etcd, folder / "b", workloads=True, audit=True) as kube,
+        ):
+            world = World(folder / "world", {CLUSTER: kube})
+            try:
+                world.repo.commit("empty", {"fleet.yaml": FLEET, "clusters/bench.yaml": CLUSTERS})
+                world.repo.commit("bundle", {"bundles/load/bundle.yaml": BUNDLE})
+                world.start_hub(heartbeat_s=30.0)
+                world.start_agent(CLUSTER)
+                step("memory, 500 objects", lambda: [memory(world, 500)])
+                step("one object of 500", lambda: one_of_many(world, kube, repeats // 3))
+                step("reverts", lambda: [hand_edits(kube, repeats)])
+                step("memory, 1,000 objects", lambda: [memory(world, 1000)])
+                step("idle requests", lambda: [idle(kube, idle_s)])
+            finally:
+                world.stop()
+
+    table = Table("what", "value", "unit", "goal", "detail", title="Flotilla's agent, real kube-apiserver 1.36")
+    for row in rows:
+        table.add_row(row.what, f"{row.value:g}", row.unit, row.goal, json.dumps(row.detail) if row.detail else "")
+    console.print(table)
+    Path(options.json).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    console.print(f"written to {options.json}")
+
+
+if __name__ == "__main__":
+    main()
