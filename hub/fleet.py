@@ -1,0 +1,289 @@
+"""The fleet repo's own files to a `Fleet`: clusters, bundles, rollout policies, and what is wrong with them.
+
+| file                             | kind                                   |
+|----------------------------------|----------------------------------------|
+| `fleet.yaml`                     | Fleet, one                             |
+| `clusters/**.yaml`               | Cluster, one or many                   |
+| `rollouts/**.yaml`               | RolloutPolicy, one or many             |
+| `bundles/<folder>/bundle.yaml`   | Bundle, one                            |
+
+What is broken stops only itself, and is named as far as it can be, so that it keeps what it runs:
+
+| what                                               | what keeps what it runs                                   |
+|----------------------------------------------------|-----------------------------------------------------------|
+| a Cluster or Bundle that is not valid              | it alone                                                  |
+| two of one name                                    | both: nobody knows which was meant                        |
+| a Bundle with a missing or broken rollout policy   | it alone                                                  |
+| a Bundle that depends on one that does not exist   | it alone; on a broken one: nothing                        |
+| Bundles that depend on each other in a circle      | those of the circle                                       |
+| a Fleet whose variables cannot be told             | every bundle: to render without them would change it      |
+
+Next: `targets`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hub import kinds, salvage, schema, targets
+from hub.model import Bundle, Cluster, Finding, Fleet, RolloutPolicy
+from hub.schema import Section
+from hub.yaml_reader import Document
+from proto import ids
+from proto.errors import InvalidInput
+from proto.ids import BundleName, ClusterName
+
+API_VERSION = "flotilla.dev/v1alpha1"
+MAX_FINDINGS = 1000
+"""Kept of one load: nobody reads more, and all of them are in the hub's memory and in its API."""
+
+_PLACES: tuple[tuple[str, str, re.Pattern[str]], ...] = (
+    ("Fleet", "fleet.yaml", re.compile(r"fleet\.ya?ml")),
+    ("Cluster", "clusters/<any>.yaml", re.compile(r"clusters/.+\.ya?ml", re.DOTALL)),
+    ("RolloutPolicy", "rollouts/<any>.yaml", re.compile(r"rollouts/.+\.ya?ml", re.DOTALL)),
+    ("Bundle", "bundles/<name>/bundle.yaml", re.compile(r"bundles/[^/]+/bundle\.ya?ml")),
+)
+_FIELDS = ("apiVersion", "kind", "metadata", "spec")
+
+
+def is_fleet_file(path: str) -> bool:
+    """Pure: whether `load` wants this path of the repo. `.yml` is as good as `.yaml`."""
+    return _kind_at(path) is not None
+
+
+def load(files: Mapping[str, bytes]) -> Fleet:
+    """Pure: the fleet that `files` (path → content) describe; paths that are no fleet files are passed over."""
+    loader = _Loader()
+    for path, data in sorted(files.items()):
+        if _kind_at(path) is not None:
+            loader.add_file(path, data)
+    return loader.finish()
+
+
+def _kind_at(path: str) -> str | None:
+    return next((kind for kind, _, pattern in _PLACES if pattern.fullmatch(path)), None)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Names:
+    """What was read of one kind: `valid` by name, `places` (file:line) of the names, the names that are `broken`."""
+
+    word: str
+    valid: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+
+    def refuse(self, name: str) -> None:
+        self.valid.pop(name, None)
+        self.broken.add(name)
+
+
+class _Loader:
+    """Takes the files one by one; `finish` checks what they say of each other."""
+
+    def __init__(self) -> None:
+        self._findings: list[Finding] = []
+        self._names = {
+            "Cluster": _Names(word="cluster"),
+            "Bundle": _Names(word="bundle"),
+            "RolloutPolicy": _Names(word="rollout policy"),
+        }
+        self._variables: Mapping[str, Any] = {}
+        self._variables_known = True
+        self._fleet_at = ""
+
+    def add_file(self, path: str, data: bytes) -> None:
+        kind = _kind_at(path) or ""
+        found, broken = salvage.read(data, where=path)
+        for lost in broken:
+            self._add_broken(lost, kind, path)
+        for document in found:
+            self._add_document(document, kind, path)
+        if kind == "Bundle" and not found and not broken:
+            name = self._refuse(kind, "", path)
+            self._find(path, "is empty", "write a Bundle into it, or remove its folder", about=f"bundle {name}")
+
+    def finish(self) -> Fleet:
+        clusters, bundles = self._names["Cluster"], self._names["Bundle"]
+        if not self._variables_known:
+            for name in list(bundles.valid):
+                bundles.refuse(name)
+            message = "the fleet's variables are not known, so every bundle keeps what it runs"
+            self._find("fleet.yaml", message, "correct fleet.yaml", about="")
+        for name, bundle in sorted(bundles.valid.items()):
+            self._check_references(name, bundle)
+        for name, circle in _circles(bundles.valid).items():
+            message = f"spec.dependsOn: the bundles depend on each other in a circle: {' → '.join(circle)}"
+            remedy = "remove one of these dependencies"
+            self._find(bundles.valid[name].where, message, remedy, about=f"bundle {name}")
+            bundles.refuse(name)
+        fleet = Fleet(
+            clusters={ClusterName(name): cluster for name, cluster in clusters.valid.items()},
+            bundles={BundleName(name): bundle for name, bundle in bundles.valid.items()},
+            policies=self._names["RolloutPolicy"].valid,
+            variables=self._variables,
+            broken_bundles=frozenset(bundles.broken),
+            broken_clusters=frozenset(clusters.broken),
+        )
+        return replace(fleet, findings=_bounded((*self._findings, *_without_clusters(fleet))))
+
+    def _find(self, where: str, message: str, remedy: str, *, about: str) -> None:
+        self._findings.append(Finding(where=where, message=message, remedy=remedy, about=about))
+
+    def _refuse(self, kind: str, name: str, path: str) -> str:
+        """Mark the thing as broken, and return the name by which it is known: a bundle without one has its folder's."""
+        if kind == "Fleet":
+            self._variables_known = False
+        if kind == "Bundle" and not _is_name(name) and path.startswith("bundles/"):
+            name = path.split("/")[1]
+        if kind in self._names and _is_name(name):
+            self._names[kind].refuse(name)
+        return name
+
+    def _about(self, kind: str, name: str) -> str:
+        return f"{self._names[kind].word} {name}" if kind in self._names and name else ""
+
+    def _add_broken(self, broken: salvage.Broken, kind: str, path: str) -> None:
+        things = broken.things or ((kind, ""),)
+        names = [self._refuse(stated or kind, name, path) for stated, name in things]
+        about = self._about(things[0][0] or kind, names[0]) if len(things) == 1 else ""
+        self._find(broken.error.thing, broken.error.cause, broken.error.remedy, about=about)
+
+    def _add_document(self, document: Document, kind: str, path: str) -> None:
+        where = f"{document.where}:{document.line}"
+        findings: list[Finding] = []
+        root = Section(document, findings, value=document.value, fields=_FIELDS)
+        stated, name = _said(document.value)
+        if isinstance(document.value, Mapping) and _is_of_kind(root, kind):
+            match kind:
+                case "Fleet":
+                    self._add_fleet(root, findings, where)
+                case "Cluster":
+                    self._add_named(kind, kinds.cluster(root, where), findings)
+                case "Bundle":
+                    made = kinds.bundle(root, where, folder=path.rpartition("/")[0])
+                    self._add_named(kind, made, findings)
+                case _:
+                    self._add_named(kind, kinds.policy(root, where), findings)
+        elif kind == "Fleet":
+            self._variables_known = False
+        if findings:
+            kind = stated if stated in self._names else kind
+            name = self._refuse(kind, name, path) if kind != "Fleet" else ""
+            self._findings.extend(replace(finding, about=self._about(kind, name)) for finding in findings)
+
+    def _add_named(self, kind: str, made: Cluster | Bundle | RolloutPolicy, findings: Sequence[Finding]) -> None:
+        names = self._names[kind]
+        name, first = made.name, names.places.setdefault(made.name, made.where)
+        if name and first != made.where:
+            for here, there in ((first, made.where), (made.where, first)):
+                message, remedy = f"metadata.name {name!r} is also in {there}", "rename or remove one of the two"
+                self._find(here, message, remedy, about=self._about(kind, name))
+            names.refuse(name)
+        elif not findings and name not in names.broken:
+            names.valid[name] = made
+
+    def _add_fleet(self, root: Section, findings: Sequence[Finding], where: str) -> None:
+        if self._fleet_at:
+            root.problem(f"a second Fleet, the first is in {self._fleet_at}", remedy="keep one of the two")
+            self._variables_known = False
+            return
+        self._fleet_at = where
+        self._variables = kinds.fleet_variables(root)
+        wrong = any(finding.message.startswith("spec.variables") for finding in findings)
+        # With another field wrong they count only if they are there: they may stand where nobody looked for them.
+        if wrong or (findings and not self._variables):
+            self._variables_known = False
+
+    def _check_references(self, name: str, bundle: Bundle) -> None:
+        bundles, policies = self._names["Bundle"], self._names["RolloutPolicy"]
+        wrong: list[tuple[str, str]] = []
+        if bundle.rollout in policies.broken:
+            wrong.append((f"spec.rollout: the policy {bundle.rollout!r} is not valid", "correct the policy"))
+        elif bundle.rollout and bundle.rollout not in policies.valid:
+            remedy = schema.nearest(bundle.rollout, policies.valid, else_="add it to rollouts/")
+            wrong.append((f"spec.rollout: there is no rollout policy {bundle.rollout!r}", remedy))
+        others = bundles.valid.keys() | bundles.broken
+        for other in bundle.depends_on:
+            if other not in others:
+                remedy = schema.nearest(other, others, else_="remove it, or add the bundle")
+                wrong.append((f"spec.dependsOn: there is no bundle {other!r}", remedy))
+        for message, remedy in wrong:
+            self._find(bundle.where, message, remedy, about=f"bundle {name}")
+            bundles.refuse(name)
+
+
+def _is_of_kind(root: Section, kind: str) -> bool:
+    """Whether the document is of the kind that belongs here; adds a finding when it is not."""
+    found, version = root.text("kind"), root.text("apiVersion")
+    places = {name: place for name, place, _ in _PLACES}
+    if version != API_VERSION:
+        root.problem(f"is {version[:80]!r}" if version else "is missing", "apiVersion", remedy=f"write {API_VERSION}")
+    elif found not in places:
+        remedy = schema.nearest(found, places, else_=f"write {kind}")
+        root.problem(f"{found[:80]!r} is not known" if found else "is missing", "kind", remedy=remedy)
+    elif found != kind:
+        root.problem(f"a {found} does not belong here", "kind", remedy=f"move it to {places[found]}")
+    else:
+        return True
+    return False
+
+
+def _said(value: Any) -> tuple[str, str]:
+    """Kind and name as the document states them, valid or not."""
+    value = value if isinstance(value, Mapping) else {}
+    metadata = value.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    return str(value.get("kind", "")), name if isinstance(name, str) else ""
+
+
+def _is_name(name: str) -> bool:
+    try:
+        ids.check_name("", name)
+    except InvalidInput:
+        return False
+    return True
+
+
+def _circles(bundles: Mapping[str, Bundle]) -> dict[str, list[str]]:
+    """Pure: for each bundle that depends on itself, directly or not, a shortest circle from it back to it."""
+    left = {name: {str(other) for other in bundle.depends_on if other in bundles} for name, bundle in bundles.items()}
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    found: dict[str, list[str]] = {}
+    for start in sorted(left):
+        came_from: dict[str, str] = {}
+        queue = [start]
+        for name in queue:
+            for other in sorted(left[name] & left.keys()):
+                if other not in came_from:
+                    came_from[other] = name
+                    queue.append(other)
+        if start in came_from:
+            circle = [start]
+            while came_from[circle[0]] != start:
+                circle.insert(0, came_from[circle[0]])
+            found[start] = [start, *circle]
+    return found
+
+
+def _without_clusters(fleet: Fleet) -> Iterator[Finding]:
+    for name, clusters in targets.wanted(fleet).items():
+        if not clusters and fleet.clusters:
+            yield Finding(
+                where=fleet.bundles[name].where,
+                message="spec.targets matches no cluster",
+                remedy="compare it with the labels in clusters/",
+                severity="warning",
+                about=f"bundle {name}",
+            )
+
+
+def _bounded(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Errors first to stay, in their order."""
+    if len(findings) <= MAX_FINDINGS:
+        return tuple(findings)
+    kept = sorted(findings, key=lambda finding: finding.severity)[:MAX_FINDINGS]
+    return (*kept, Finding(where="fleet repo", message=f"{len(findings) - MAX_FINDINGS} more findings are not shown"))

@@ -1,0 +1,200 @@
+"""The four kinds of the fleet repo, each from a `Section` of its document to its value in `model`.
+
+What is wrong becomes a finding of the section; the value that is returned then has defaults in those places and is
+not to be used. Fields of the design that are not carried out yet are refused, never ignored. Next: `fleet`.
+"""
+
+import re
+from typing import Literal
+
+from hub.model import (
+    Amount,
+    Bundle,
+    Cluster,
+    FailurePolicy,
+    HelmOptions,
+    RolloutPolicy,
+    Variant,
+    WavePolicy,
+)
+from hub.schema import Section
+from proto.ids import BundleName, ClusterName
+from proto.slices import BundlePolicy, DriftPolicy, IgnoreRule
+
+REST = "rest"
+"""The wave of the clusters that no wave selects."""
+
+_METADATA = ("name", "labels", "annotations")
+_HELM = ("values", "valuesFiles", "releaseName")
+_MAX_RELEASE_NAME = 53
+"""Helm's own limit."""
+_DECOMMISSION: tuple[Literal["prune", "detach", ""], ...] = ("prune", "detach", "")
+_MODES: tuple[Literal["revert", "report", "ignore"], ...] = ("revert", "report", "ignore")
+_ADDITIONS: tuple[Literal["tolerate", "report", "revert"], ...] = ("tolerate", "report", "revert")
+_ADOPT: tuple[Literal["ifUnowned", "always", "never"], ...] = ("ifUnowned", "always", "never")
+_ACTIONS: tuple[Literal["rollback", "pause", "continue"], ...] = ("rollback", "pause", "continue")
+_SUPERSEDE: tuple[Literal["queue", "replace"], ...] = ("queue", "replace")
+_KUBERNETES = re.compile(r"v?[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3}([-+][-+.0-9A-Za-z]{1,40})?)?", re.ASCII)
+_POINTER = re.compile(r"(/([^~/]|~[01])*)+")
+
+
+def fleet_variables(root: Section) -> dict[str, object]:
+    """Of a Fleet: its variables."""
+    root.section("metadata", _METADATA).name(what="fleet", required=False)
+    spec = root.section("spec", ("variables",), not_yet=("defaults", "tenants", "signers", "trustedSigners"))
+    return dict(spec.variables())
+
+
+def cluster(root: Section, where: str) -> Cluster:
+    metadata = root.section("metadata", _METADATA)
+    spec = root.section("spec", ("kubernetes", "variables", "decommission"), not_yet=("signature", "tenant"))
+    kubernetes = spec.text("kubernetes")
+    if kubernetes and _KUBERNETES.fullmatch(kubernetes) is None:
+        spec.problem(f"{kubernetes[:80]!r} is not a version", "kubernetes", remedy='write for example "1.36"')
+    return Cluster(
+        name=ClusterName(metadata.name(what="cluster")),
+        labels=metadata.labels("labels"),
+        kubernetes=kubernetes.removeprefix("v"),
+        variables=spec.variables(),
+        decommission=spec.choice("decommission", _DECOMMISSION, default=""),
+        where=where,
+    )
+
+
+def bundle(root: Section, where: str, *, folder: str) -> Bundle:
+    """`folder` is where the bundle's file and sources are in the fleet repo."""
+    metadata = root.section("metadata", _METADATA)
+    metadata.labels("labels")
+    name = BundleName(metadata.name(what="bundle"))
+    spec = root.section(
+        "spec",
+        (
+            *("targets", "source", "namespace", "variants", "helm", "variables", "dependsOn", "rollout"),
+            *("drift", "prune", "destructivePrune", "adopt", "timeout"),
+        ),
+        not_yet=("signature", "tenant", "serviceAccount", "health", "windows", "patches"),
+    )
+    depends_on = spec.names("dependsOn", what="bundle")
+    return Bundle(
+        name=name,
+        folder=folder,
+        targets=spec.selector("targets", why="which clusters get the bundle"),
+        source=spec.section("source", ("path",), not_yet=("git", "helm", "oci")).path("path", folder=folder),
+        namespace=spec.name("namespace", what="namespace", required=False),
+        variants=tuple(
+            _variant(section, folder)
+            for section in spec.sections("variants", ("when", "kustomize", "helm", "variables"), not_yet=("patches",))
+        ),
+        helm=_helm(spec, folder),
+        variables=spec.variables(),
+        depends_on=tuple(BundleName(other) for other in depends_on),
+        rollout=spec.name("rollout", what="rollout policy", required=False),
+        policy=BundlePolicy(
+            name=name,
+            drift=_drift(spec.section("drift", ("mode", "additions", "ignore"))),
+            prune=spec.flag("prune", default=True),
+            destructive_prune=spec.flag("destructivePrune", default=False),
+            adopt=spec.choice("adopt", _ADOPT, default="ifUnowned"),
+            depends_on=depends_on,
+            timeout_s=spec.duration("timeout", default=600.0, least=1.0),
+        ),
+        where=where,
+    )
+
+
+def _variant(section: Section, folder: str) -> Variant:
+    kustomize = section.section("kustomize", ("path",))
+    if section.has("kustomize") and not kustomize.has("path"):
+        kustomize.problem("is missing", "path", remedy="write the overlay's path inside the bundle's folder")
+    return Variant(
+        when=section.selector("when", why="for which clusters the variant is"),
+        kustomize=kustomize.path("path", folder=folder) if kustomize.has("path") else None,
+        helm=_helm(section, folder),
+        variables=section.variables(),
+    )
+
+
+def _helm(section: Section, folder: str) -> HelmOptions | None:
+    if not section.has("helm"):
+        return None
+    helm = section.section("helm", _HELM)
+    release = helm.name("releaseName", what="Helm release", required=False)
+    if len(release) > _MAX_RELEASE_NAME:
+        helm.problem("is too long", "releaseName", remedy=f"use at most {_MAX_RELEASE_NAME} characters")
+    return HelmOptions(
+        values=helm.mapping("values"), values_files=helm.paths("valuesFiles", folder=folder), release=release
+    )
+
+
+def _drift(section: Section) -> DriftPolicy:
+    rules = section.sections("ignore", ("group", "kind", "namespace", "name", "paths"))
+    return DriftPolicy(
+        mode=section.choice("mode", _MODES, default="revert"),
+        additions=section.choice("additions", _ADDITIONS, default="report"),
+        ignore=tuple(_ignore_rule(rule) for rule in rules),
+    )
+
+
+def _ignore_rule(section: Section) -> IgnoreRule:
+    paths = section.texts("paths")
+    if not paths:
+        section.problem("are missing", "paths", remedy="list what to leave alone, for example /spec/replicas")
+    for index, path in enumerate(paths):
+        if _POINTER.fullmatch(path) is None:
+            section.problem(
+                f"is {path[:80]!r}, not a JSON pointer", "paths", index, remedy="write for example /spec/replicas"
+            )
+    return IgnoreRule(
+        group=section.text("group") if section.has("group") else None,
+        kind=section.text("kind") if section.has("kind") else None,
+        namespace=section.text("namespace") if section.has("namespace") else None,
+        name=section.text("name") if section.has("name") else None,
+        paths=paths,
+    )
+
+
+def policy(root: Section, where: str) -> RolloutPolicy:
+    name = root.section("metadata", _METADATA).name(what="rollout policy")
+    spec = root.section("spec", ("waves", "failure", "offline", "supersede"), not_yet=("windows", "freezes", "gates"))
+    failure = spec.section("failure", ("budget", "deadline", "action"))
+    offline = spec.section("offline", ("after", "budget"))
+    return RolloutPolicy(
+        name=name,
+        waves=_waves(spec),
+        failure=FailurePolicy(
+            budget=failure.amount("budget", default=Amount(value=0)),
+            deadline_s=failure.duration("deadline", default=600.0, least=1.0),
+            action=failure.choice("action", _ACTIONS, default="rollback"),
+        ),
+        offline_after_s=offline.duration("after", default=300.0, least=1.0),
+        offline_budget=offline.amount("budget", default=Amount(value=0)) if offline.has("budget") else None,
+        supersede=spec.choice("supersede", _SUPERSEDE, default="queue"),
+        where=where,
+    )
+
+
+def _waves(spec: Section) -> tuple[WavePolicy, ...]:
+    fields = ("name", "select", "maxConcurrent", "soak", "allowEmpty", "minProof", "offlineBudget")
+    found: list[WavePolicy] = []
+    for section in spec.sections("waves", fields, not_yet=("gates", "windows")):
+        name = section.name(what="wave")
+        if name == REST:
+            section.problem(
+                f"{REST!r} is the wave of the clusters that no wave selects", "name", remedy="give it another name"
+            )
+        elif name and any(wave.name == name for wave in found):
+            section.problem(f"{name!r} is the name of an earlier wave", "name", remedy="give it another name")
+        found.append(
+            WavePolicy(
+                name=name,
+                select=section.selector("select", why="which clusters are in the wave"),
+                max_concurrent=section.amount("maxConcurrent", default=Amount(value=100, percent=True), least=1),
+                soak_s=section.duration("soak", default=0.0),
+                allow_empty=section.flag("allowEmpty", default=False),
+                min_proof=section.amount("minProof", default=Amount(value=50, percent=True), least=1),
+                offline_budget=(
+                    section.amount("offlineBudget", default=Amount(value=0)) if section.has("offlineBudget") else None
+                ),
+            )
+        )
+    return tuple(found)

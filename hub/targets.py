@@ -1,0 +1,121 @@
+"""Which clusters a bundle is for, and what has to be rendered for them.
+
+A bundle's clusters are grouped by what their rendering depends on, so that those which share it share one render and
+one subtree. A variable's value is the one that was said last: fleet, bundle, each matching variant in order, cluster.
+Next: `render` turns a request into a subtree.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from hub.model import Bundle, Cluster, Fleet, HelmOptions, RenderRequest, Requirement, Selector
+from proto.ids import BundleName, ClusterName, Oid
+from proto.objects import canonical
+
+
+def matches(selector: Selector, labels: Mapping[str, str]) -> bool:
+    """Pure: does the selector match, as Kubernetes has it? NotIn and DoesNotExist match where the label is missing."""
+    return all(labels.get(key) == value for key, value in selector.match_labels.items()) and all(
+        _holds(requirement, labels) for requirement in selector.match_expressions
+    )
+
+
+def _holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
+    value = labels.get(requirement.key)
+    match requirement.operator:
+        case "In":
+            return value in requirement.values
+        case "NotIn":
+            return value not in requirement.values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+
+
+def wanted(fleet: Fleet) -> Mapping[BundleName, tuple[ClusterName, ...]]:
+    """Pure: the clusters of each bundle, sorted. A bundle without any is there too."""
+    return {
+        name: tuple(
+            sorted(cluster.name for cluster in fleet.clusters.values() if matches(bundle.targets, cluster.labels))
+        )
+        for name, bundle in sorted(fleet.bundles.items())
+    }
+
+
+def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer: str) -> tuple[RenderRequest, ...]:
+    """Pure: one request for each bundle and distinct inputs, sorted by bundle, then by first cluster.
+
+    `folder_tree` gives the Git tree id of a bundle's folder, `renderer` is the renderer's version.
+    """
+    found: list[RenderRequest] = []
+    for name, clusters in wanted(fleet).items():
+        if not clusters:
+            continue
+        bundle = fleet.bundles[name]
+        tree = folder_tree(bundle.folder)
+        groups: dict[str, tuple[Mapping[str, Any], list[ClusterName]]] = {}
+        for cluster in clusters:
+            inputs = render_inputs(bundle, fleet.clusters[cluster], fleet.variables)
+            key = render_key(tree, inputs, renderer=renderer)
+            groups.setdefault(key, (inputs, []))[1].append(cluster)
+        found.extend(
+            RenderRequest(bundle=bundle, clusters=tuple(members), folder_tree=tree, inputs=inputs, key=key)
+            for key, (inputs, members) in groups.items()
+        )
+    return tuple(found)
+
+
+def render_key(folder_tree: Oid, inputs: Mapping[str, Any], *, renderer: str) -> str:
+    """Pure: a hash of all that a subtree depends on."""
+    return hashlib.sha256(canonical({"tree": folder_tree, "inputs": inputs, "renderer": renderer})).hexdigest()
+
+
+def render_inputs(bundle: Bundle, cluster: Cluster, fleet_variables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Pure: what the bundle's rendering on one cluster depends on beside the folder, as a JSON value.
+
+    `path`, `helm.valuesFiles` are relative to the bundle's folder; `helm` is None without Helm options; `policy` is
+    the content of `bundle.json`. The cluster's name and labels are not in it: they would part every cluster.
+    """
+    variants = [variant for variant in bundle.variants if matches(variant.when, cluster.labels)]
+    path, helm = bundle.source, bundle.helm
+    variables = {**fleet_variables, **bundle.variables}
+    for variant in variants:
+        path = variant.kustomize if variant.kustomize is not None else path
+        helm = _merged(helm, variant.helm)
+        variables |= variant.variables
+    return {
+        "path": path,
+        "namespace": bundle.namespace,
+        "helm": helm and {"values": helm.values, "valuesFiles": list(helm.values_files), "release": helm.release},
+        "variables": {**variables, **cluster.variables},
+        "kubernetes": cluster.kubernetes,
+        "policy": msgspec.to_builtins(bundle.policy),
+    }
+
+
+def _merged(below: HelmOptions | None, above: HelmOptions | None) -> HelmOptions | None:
+    """Values merge key by key, values files of `above` come after those of `below`, its release name replaces.
+
+    As everywhere with Helm all values files come before all values.
+    """
+    if below is None or above is None:
+        return above or below
+    return HelmOptions(
+        values=_merged_values(below.values, above.values),
+        values_files=(*below.values_files, *above.values_files),
+        release=above.release or below.release,
+    )
+
+
+def _merged_values(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            value = _merged_values(under, value)
+        result[key] = value
+    return result

@@ -1,0 +1,551 @@
+from typing import Any
+
+import pytest
+
+from hub import fleet
+from hub.model import Amount, FailurePolicy, Finding, Fleet, HelmOptions, Requirement, Selector
+from proto.slices import BundlePolicy, DriftPolicy, IgnoreRule
+
+EU = """
+apiVersion: flotilla.dev/v1alpha1
+kind: Cluster
+metadata: {name: eu-1, labels: {tier: prod, region: eu}}
+spec: {kubernetes: "1.36", variables: {domain: eu.example.org, replicas: 3}}
+"""
+SHOP = """
+apiVersion: flotilla.dev/v1alpha1
+kind: Bundle
+metadata: {name: shop}
+spec:
+  targets: {matchLabels: {tier: prod}}
+"""
+CAREFUL = """
+apiVersion: flotilla.dev/v1alpha1
+kind: RolloutPolicy
+metadata: {name: careful}
+spec: {}
+"""
+FLEET = """
+apiVersion: flotilla.dev/v1alpha1
+kind: Fleet
+spec: {variables: {domain: example.org}}
+"""
+PATHS = {"cluster": "clusters/eu.yaml", "bundle": "bundles/shop/bundle.yaml", "policy": "rollouts/careful.yaml"}
+
+
+def load(**texts: str) -> Fleet:
+    """Of `cluster`, `bundle`, `policy` and `fleet` texts in their places."""
+    paths = {**PATHS, "fleet": "fleet.yaml"}
+    return fleet.load({paths[name]: text.encode() for name, text in texts.items()})
+
+
+def with_spec(text: str, spec: str) -> str:
+    """`text` with another spec, given as lines of flow or block YAML."""
+    return text[: text.index("spec:")] + "spec:\n" + "".join(f"  {line}\n" for line in spec.splitlines())
+
+
+def bundle(name: str, *, depends_on: str = "[]", rollout: str = "") -> str:
+    text = SHOP.replace("shop", name) + f"  dependsOn: {depends_on}\n"
+    return text + (f"  rollout: {rollout}\n" if rollout else "")
+
+
+def errors(found: Fleet) -> list[Finding]:
+    return [finding for finding in found.findings if finding.severity == "error"]
+
+
+def only_error(found: Fleet) -> Finding:
+    assert len(errors(found)) == 1, [str(finding) for finding in found.findings]
+    return errors(found)[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("fleet.yaml", True),
+        ("fleet.yml", True),
+        ("clusters/eu.yaml", True),
+        ("clusters/eu/one.yml", True),
+        ("rollouts/careful.yaml", True),
+        ("bundles/shop/bundle.yaml", True),
+        ("bundles/shop/deploy.yaml", False),
+        ("bundles/shop/base/bundle.yaml", False),
+        ("bundles/bundle.yaml", False),
+        ("clusters/README.md", False),
+        ("clusters/.yaml", False),
+        ("other/fleet.yaml", False),
+        ("README.md", False),
+    ],
+)
+def test_fleet_files_are_known_by_their_path(path: str, expected: bool) -> None:
+    assert fleet.is_fleet_file(path) is expected
+
+
+def test_a_whole_fleet_repo_is_read() -> None:
+    found = fleet.load(
+        {
+            "fleet.yaml": FLEET.encode(),
+            "clusters/all.yaml": (
+                EU + "---" + EU.replace("eu", "us").replace("spec: {", "spec: {decommission: detach, ")
+            ).encode(),
+            "bundles/shop/bundle.yaml": b"""
+apiVersion: flotilla.dev/v1alpha1
+kind: Bundle
+metadata: {name: shop}
+spec:
+  targets:
+    matchLabels: {tier: prod}
+    matchExpressions: [{key: region, operator: In, values: [eu, us]}, {key: old, operator: DoesNotExist}]
+  source: {path: ./base/}
+  namespace: shop
+  variants:
+    - when: {matchLabels: {region: eu}}
+      kustomize: {path: overlays/eu}
+      variables: {currency: EUR}
+    - when: {}
+      helm: {values: {a: 1}, valuesFiles: [values/eu.yaml], releaseName: shop-eu}
+  variables: {debug: false}
+  dependsOn: [cert-manager]
+  rollout: careful
+  drift: {mode: report, additions: revert, ignore: [{kind: Deployment, paths: [/spec/replicas]}]}
+  prune: false
+  destructivePrune: true
+  adopt: always
+  timeout: 1h30m
+""",
+            "bundles/certs/bundle.yaml": bundle("cert-manager").encode(),
+            "bundles/certs/deploy.yaml": b"not: [read",
+            "rollouts/all.yaml": b"""
+apiVersion: flotilla.dev/v1alpha1
+kind: RolloutPolicy
+metadata: {name: careful}
+spec:
+  waves:
+    - {name: canary, select: {matchLabels: {canary: "true"}}, maxConcurrent: 1, soak: 10m, allowEmpty: true,
+       minProof: 1}
+    - {name: eu, select: {matchLabels: {region: eu}}, maxConcurrent: 25%, offlineBudget: 5%}
+  failure: {budget: 10%, deadline: 90s, action: pause}
+  offline: {after: 5m, budget: 10%}
+  supersede: replace
+""",
+        }
+    )
+    assert found.findings == ()
+    assert found.variables == {"domain": "example.org"}
+    eu = found.clusters[next(name for name in found.clusters if name == "eu-1")]
+    assert (eu.labels, eu.kubernetes, eu.variables, eu.decommission, eu.where) == (
+        {"tier": "prod", "region": "eu"},
+        "1.36",
+        {"domain": "eu.example.org", "replicas": 3},
+        "",
+        "clusters/all.yaml:2",
+    )
+    assert [(c.name, c.decommission, c.where) for c in found.clusters.values()][1:] == [
+        ("us-1", "detach", "clusters/all.yaml:7")
+    ]
+    shop = next(b for b in found.bundles.values() if b.name == "shop")
+    assert (shop.folder, shop.source, shop.namespace, shop.rollout) == ("bundles/shop", "base", "shop", "careful")
+    assert shop.targets == Selector(
+        match_labels={"tier": "prod"},
+        match_expressions=(
+            Requirement(key="region", operator="In", values=frozenset({"eu", "us"})),
+            Requirement(key="old", operator="DoesNotExist"),
+        ),
+    )
+    assert shop.variables == {"debug": False}
+    assert [(v.when, v.kustomize, v.helm, v.variables) for v in shop.variants] == [
+        (Selector(match_labels={"region": "eu"}), "overlays/eu", None, {"currency": "EUR"}),
+        (Selector(), None, HelmOptions(values={"a": 1}, values_files=("values/eu.yaml",), release="shop-eu"), {}),
+    ]
+    assert shop.depends_on == ("cert-manager",)
+    assert shop.policy == BundlePolicy(
+        name="shop",
+        drift=DriftPolicy(
+            mode="report", additions="revert", ignore=(IgnoreRule(kind="Deployment", paths=("/spec/replicas",)),)
+        ),
+        prune=False,
+        destructive_prune=True,
+        adopt="always",
+        depends_on=("cert-manager",),
+        timeout_s=5400.0,
+    )
+    policy = found.policies["careful"]
+    assert [
+        (w.name, w.max_concurrent, w.soak_s, w.allow_empty, w.min_proof, w.offline_budget) for w in policy.waves
+    ] == [
+        ("canary", Amount(value=1), 600.0, True, Amount(value=1), None),
+        (
+            "eu",
+            Amount(value=25, percent=True),
+            0.0,
+            False,
+            Amount(value=50, percent=True),
+            Amount(value=5, percent=True),
+        ),
+    ]
+    assert policy.failure == FailurePolicy(budget=Amount(value=10, percent=True), deadline_s=90.0, action="pause")
+    assert (policy.offline_after_s, policy.offline_budget, policy.supersede) == (
+        300.0,
+        Amount(value=10, percent=True),
+        "replace",
+    )
+
+
+def test_a_bundle_with_targets_only_has_the_defaults() -> None:
+    found = load(cluster=EU, bundle=SHOP)
+    (shop,) = found.bundles.values()
+    assert found.findings == ()
+    assert (shop.source, shop.namespace, shop.variants, shop.helm, shop.rollout) == ("", "", (), None, "")
+    assert shop.policy == BundlePolicy(name="shop")
+
+
+def test_an_empty_repo_is_an_empty_fleet() -> None:
+    assert fleet.load({"README.md": b"# hello"}) == Fleet()
+
+
+UNKNOWN_FIELDS = [
+    pytest.param("bundle", SHOP + "  namespce: shop\n", 7, "spec.namespce", "'namespace'", id="in a Bundle"),
+    pytest.param("bundle", SHOP + "  drift:\n    Mode: report\n", 8, "spec.drift.Mode", "'mode'", id="deeper"),
+    pytest.param(
+        "bundle",
+        SHOP.replace("matchLabels", "matchlabels"),
+        6,
+        "spec.targets.matchlabels",
+        "'matchLabels'",
+        id="in a selector",
+    ),
+    pytest.param("cluster", EU.replace("variables", "vars"), 5, "spec.vars", "'variables'", id="in a Cluster"),
+    pytest.param("cluster", EU + "status: {}\n", 6, "status", "known are:", id="beside spec"),
+    pytest.param(
+        "policy",
+        with_spec(CAREFUL, "waves:\n- name: a\n  select: {}\n- name: b\n  select: {}\n  maxConcurent: 1\n"),
+        11,
+        "spec.waves[1].maxConcurent",
+        "'maxConcurrent'",
+        id="in the second wave",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "line", "field", "remedy"), UNKNOWN_FIELDS)
+def test_an_unknown_field_is_an_error_with_line_and_nearest_name(
+    kind: str, text: str, line: int, field: str, remedy: str
+) -> None:
+    finding = only_error(load(**{kind: text}))
+    assert finding.where == f"{PATHS[kind]}:{line}"
+    assert finding.message == f"{field} is not a known field"
+    assert remedy in finding.remedy
+
+
+NOT_YET: list[Any] = [
+    *[
+        pytest.param("bundle", SHOP + f"  {text}\n", field, id=field)
+        for text, field in [
+            ("source: {git: https://example.org/x}", "spec.source.git"),
+            ("source: {helm: {chart: x}}", "spec.source.helm"),
+            ("source: {oci: example.org/x}", "spec.source.oci"),
+            ("variants: [{when: {}, patches: []}]", "spec.variants[0].patches"),
+            ("serviceAccount: shop", "spec.serviceAccount"),
+            ("signature: x", "spec.signature"),
+            ("tenant: x", "spec.tenant"),
+        ]
+    ],
+    pytest.param(
+        "policy", with_spec(CAREFUL, "waves: [{name: a, select: {}, gates: []}]"), "spec.waves[0].gates", id="gates"
+    ),
+    pytest.param("policy", with_spec(CAREFUL, 'windows: [{deny: "Fri"}]'), "spec.windows", id="windows"),
+    pytest.param("fleet", FLEET.replace("{var", "{tenants: [], var"), "spec.tenants", id="tenants"),
+    pytest.param("fleet", FLEET.replace("{var", "{trustedSigners: [], var"), "spec.trustedSigners", id="signers"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "field"), NOT_YET)
+def test_what_is_not_carried_out_yet_is_refused(kind: str, text: str, field: str) -> None:
+    finding = only_error(load(**{kind: text}))
+    assert finding.message == f"{field} is not carried out by this version of Flotilla"
+
+
+WRONG_VALUES = [
+    ("bundle", "targets: {matchLabels: {tier: true}}", "spec.targets.matchLabels.tier is true", "in quotes"),
+    ("bundle", "targets: {matchLabels: {tier: a b}}", "'a b' is not a label's value", "at most 63"),
+    ("bundle", "targets: {matchLabels: {a/b/c: x}}", "'a/b/c' is not a label's name", "example.org/tier"),
+    ("bundle", "targets: {matchLabels: }", "spec.targets.matchLabels is empty", "{} for every cluster"),
+    ("bundle", "targets:", "spec.targets is missing", "which clusters"),
+    ("bundle", "namespace: x", "spec.targets is missing", "which clusters"),
+    ("bundle", "targets: {matchExpressions: [{key: a, operator: in, values: [b]}]}", "operator is 'in'", "'In'"),
+    ("bundle", "targets: {matchExpressions: [{key: a, operator: In}]}", "values have to be given for In", "list"),
+    ("bundle", "targets: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}", "mean nothing", "remove"),
+    ("bundle", "targets: {matchExpressions: [{key: a}]}", "operator is missing", "DoesNotExist"),
+    ("bundle", "targets: {matchExpressions: [{operator: Exists}]}", "'' is not a label's name", "tier"),
+    ("bundle", "targets: [a]", "spec.targets has to be a mapping", ""),
+    ("bundle", "targets: {}\nnamespace: Shop_1", "spec.namespace 'Shop_1' is not a valid name", "lower-case"),
+    ("bundle", "targets: {}\nsource: {path: ../other}", "which is outside of the bundle's folder", "bundles/shop/"),
+    ("bundle", "targets: {}\nsource: {path: /etc}", "which is outside of the bundle's folder", "bundles/shop/"),
+    ("bundle", "targets: {}\nsource: {path: a/../..}", "which is outside of the bundle's folder", "bundles/shop/"),
+    ("bundle", "targets: {}\nhelm: {valuesFiles: [../x.yaml]}", "spec.helm.valuesFiles[0] is '../x.yaml'", "move it"),
+    ("bundle", "targets: {}\nhelm: {releaseName: " + "x" * 54 + "}", "spec.helm.releaseName is too long", "53"),
+    ("bundle", "targets: {}\nhelm: {values: [1]}", "spec.helm.values is a list, not a mapping", ""),
+    ("bundle", "targets: {}\nhelm: {values: {a: 100000000000000000001}}", "cannot be written as JSON", "64 bits"),
+    ("bundle", "targets: {}\nvariants: [{kustomize: {path: x}}]", "spec.variants[0].when is missing", "for which"),
+    ("bundle", "targets: {}\nvariants: [{when: {}, kustomize: {}}]", "variants[0].kustomize.path is missing", "over"),
+    ("bundle", "targets: {}\nvariables: {a-b: 1}", "spec.variables.a-b is not a name for a variable", "letters"),
+    ("bundle", "targets: {}\nvariables: {a: [1]}", "spec.variables.a is a list", "a string, a number"),
+    ("bundle", "targets: {}\nvariables: {a: }", "spec.variables.a is empty", "a string, a number"),
+    ("bundle", "targets: {}\ndependsOn: shop", "spec.dependsOn is a string, not a list", ""),
+    ("bundle", "targets: {}\ndependsOn: [1]", "spec.dependsOn[0] is the number 1, not a string", "in quotes"),
+    ("bundle", "targets: {}\nprune: 'yes'", "spec.prune is a string, not true or false", ""),
+    ("bundle", "targets: {}\nadopt: allways", "spec.adopt is 'allways'", "'always'"),
+    ("bundle", "targets: {}\ntimeout: 10", "spec.timeout is the number 10, not a duration", "1h30m"),
+    ("bundle", "targets: {}\ntimeout: 10min", "spec.timeout is '10min', not a duration", "1h30m"),
+    ("bundle", "targets: {}\ntimeout: 0s", "spec.timeout is '0s'", "at least 1s"),
+    ("bundle", "targets: {}\ndrift: {mode: undo}", "spec.drift.mode is 'undo'", "known are: revert, report, ignore"),
+    ("bundle", "targets: {}\ndrift: {ignore: [{kind: X}]}", "spec.drift.ignore[0].paths are missing", "/spec/replicas"),
+    ("bundle", "targets: {}\ndrift: {ignore: [{paths: [spec.x]}]}", "not a JSON pointer", "/spec/replicas"),
+    ("cluster", "kubernetes: 1.36", "spec.kubernetes is the number 1.36, not a string", "in quotes"),
+    ("cluster", "kubernetes: latest", "spec.kubernetes 'latest' is not a version", '"1.36"'),
+    ("cluster", "decommission: now", "spec.decommission is 'now'", "prune, detach"),
+    ("cluster", "- a", "spec has to be a mapping", ""),
+    ("policy", "waves: [{select: {}}]", "spec.waves[0].name is missing", "give the wave a name"),
+    (
+        "policy",
+        "waves: [{name: rest, select: {}}]",
+        "'rest' is the wave of the clusters that no wave selects",
+        "another",
+    ),
+    ("policy", "waves: [{name: a, select: {}}, {name: a, select: {}}]", "name of an earlier wave", "another"),
+    ("policy", "waves: [{name: a}]", "spec.waves[0].select is missing", "which clusters are in the wave"),
+    ("policy", "waves: [{name: a, select: {}, maxConcurrent: 0}]", "maxConcurrent is the number 0", "from 1"),
+    ("policy", "waves: [{name: a, select: {}, maxConcurrent: 101%}]", "maxConcurrent is '101%'", "100%"),
+    ("policy", "waves: [{name: a, select: {}, maxConcurrent: -1}]", "maxConcurrent is the number -1", "from 1"),
+    ("policy", "waves: [{name: a, select: {}, minProof: 0%}]", "minProof is '0%'", "from 1%"),
+    ("policy", "failure: {budget: -5%}", "spec.failure.budget is '-5%'", "25%"),
+    ("policy", "failure: {budget: 1.5}", "spec.failure.budget is the number 1.5", "25%"),
+    ("policy", "failure: {budget: true}", "spec.failure.budget is true", "25%"),
+    ("policy", "failure: {action: rolback}", "spec.failure.action is 'rolback'", "'rollback'"),
+    ("policy", "offline: {after: 5}", "spec.offline.after is the number 5, not a duration", "10m"),
+    ("fleet", "variables: {a: {b: 1}}", "spec.variables.a is a mapping", "a string, a number"),
+]
+
+
+@pytest.mark.parametrize(("kind", "spec", "message", "remedy"), WRONG_VALUES)
+def test_a_wrong_value_is_an_error_that_says_what_to_write(kind: str, spec: str, message: str, remedy: str) -> None:
+    text = {"bundle": SHOP, "cluster": EU, "policy": CAREFUL, "fleet": FLEET}[kind]
+    found = load(**{kind: with_spec(text, spec)})
+    finding = errors(found)[0]
+    assert message in finding.message
+    assert remedy in finding.remedy
+    assert not found.bundles
+    assert not found.clusters
+    assert not found.policies
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", 0.0), ("0s", 0.0), ("90s", 90.0), ("10m", 600.0), ("1h30m", 5400.0), ("2h1s", 7201.0)]
+)
+def test_durations(text: str, expected: float) -> None:
+    found = load(policy=with_spec(CAREFUL, f"waves: [{{name: a, select: {{}}, soak: {text}}}]"))
+    assert found.policies["careful"].waves[0].soak_s == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "message"),
+    [
+        pytest.param("v1alpha1", "v1", "apiVersion", "is 'flotilla.dev/v1'", id="another version"),
+        pytest.param("apiVersion: flotilla.dev/v1alpha1\n", "", "apiVersion", "is missing", id="no version"),
+        pytest.param("kind: Bundle\n", "", "kind", "is missing", id="no kind"),
+        pytest.param("kind: Bundle", "kind: Bundel", "kind", "'Bundel' is not known", id="unknown kind"),
+        pytest.param(
+            "kind: Bundle", "kind: Cluster", "kind", "a Cluster does not belong here", id="in the wrong place"
+        ),
+    ],
+)
+def test_a_document_of_another_kind_is_an_error(old: str, new: str, field: str, message: str) -> None:
+    found = load(bundle=SHOP.replace(old, new))
+    finding = only_error(found)
+    assert finding.message == f"{field} {message}"
+    assert not found.bundles
+
+
+def test_one_reading_finds_everything() -> None:
+    found = load(bundle=with_spec(SHOP, "targets: {}\nfoo: 1\ntimeout: x\nprune: 1\nsource: {path: ../x, bar: 1}"))
+    assert [finding.where.rpartition(":")[2] for finding in errors(found)] == ["7", "10", "10", "9", "8"]
+
+
+def test_a_name_that_is_none_is_an_error() -> None:
+    finding = only_error(load(cluster=EU.replace("eu-1", "EU_1")))
+    assert (finding.where, finding.message) == ("clusters/eu.yaml:4", "metadata.name 'EU_1' is not a valid name")
+
+
+# --- what is broken stops nothing else ----------------------------------------------------------------------------
+
+
+def test_a_broken_document_stops_no_other_of_its_file_and_its_name_is_kept() -> None:
+    text = EU + "---" + EU.replace("eu-1", "eu-2").replace("}}", "}") + "---" + EU.replace("eu-1", "eu-3")
+    found = load(cluster=text)
+    assert set(found.clusters) == {"eu-1", "eu-3"}
+    assert found.broken_clusters == {"eu-2"}
+    finding = only_error(found)
+    assert finding.about == "cluster eu-2"
+    assert "is not valid YAML" in finding.message
+    assert [cluster.where for cluster in found.clusters.values()] == ["clusters/eu.yaml:2", "clusters/eu.yaml:12"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param("kind: Cluster\nmetadata: {name: eu-2}\n\tspec: {}\n", id="a tab"),
+        pytest.param("kind: Cluster\nmetadata: {name: eu-2}\nspec: 'x\n", id="an open quote"),
+        pytest.param("kind: Cluster\nmetadata: {name: eu-2}\nspec: [x\n", id="an open list"),
+        pytest.param("kind: Cluster\nmetadata:\n  labels: {a: b}\n  name: eu-2\nspec: *x\n", id="an unknown anchor"),
+        pytest.param("kind: Cluster\nmetadata: {name: eu-2}\nmetadata: {}\n", id="a key twice"),
+        pytest.param("kind: Cluster\nmetadata: {name: eu-2}\nspec: \x01\n", id="a control character"),
+    ],
+)
+def test_what_a_broken_document_takes_with_it_is_itself(broken: str) -> None:
+    found = load(cluster=EU + "---\n" + broken + "---\n" + EU.replace("eu-1", "eu-3"))
+    assert set(found.clusters) == {"eu-1", "eu-3"}
+    assert found.broken_clusters == {"eu-2"}
+    assert len(errors(found)) == 1
+
+
+def test_a_file_with_too_much_broken_in_it_is_broken_as_a_whole() -> None:
+    text = "---".join([EU, *[EU.replace("eu-1", f"bad-{n}") + "  [\n" for n in range(20)]])
+    found = load(cluster=text)
+    assert not found.clusters
+    assert found.broken_clusters == {"eu-1", *(f"bad-{n}" for n in range(20))}
+
+
+def test_a_broken_bundle_is_known_by_its_name_or_its_folder() -> None:
+    found = fleet.load(
+        {
+            "bundles/a/bundle.yaml": (SHOP + "  [").encode(),
+            "bundles/b/bundle.yaml": b"[",
+            "bundles/c/bundle.yaml": b"# nothing\n",
+            "bundles/d/bundle.yaml": b"kind: Bundle\n",
+            "bundles/e/bundle.yaml": bundle("fine").encode(),
+        }
+    )
+    assert found.broken_bundles == {"shop", "b", "c", "d"}
+    assert set(found.bundles) == {"fine"}
+
+
+def test_a_bundle_in_the_wrong_place_breaks_no_cluster_of_its_name() -> None:
+    found = fleet.load({"clusters/a.yaml": SHOP.encode(), "clusters/b.yaml": EU.replace("eu-1", "shop").encode()})
+    assert set(found.clusters) == {"shop"}
+    assert found.broken_bundles == {"shop"}
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        pytest.param({"bundles/a/bundle.yaml": SHOP, "bundles/b/bundle.yaml": SHOP}, "bundle shop", id="bundles"),
+        pytest.param({"clusters/a.yaml": EU, "clusters/b/c.yaml": EU}, "cluster eu-1", id="clusters"),
+        pytest.param({"clusters/a.yaml": EU + "---" + EU}, "cluster eu-1", id="in one file"),
+        pytest.param({"rollouts/a.yaml": CAREFUL, "rollouts/b.yaml": CAREFUL}, "rollout policy careful", id="policies"),
+    ],
+)
+def test_two_of_one_name_are_refused_each_naming_the_other(files: dict[str, str], kind: str) -> None:
+    found = fleet.load({path: text.encode() for path, text in files.items()})
+    first, second = errors(found)
+    assert first.message.endswith(f"is also in {second.where}")
+    assert second.message.endswith(f"is also in {first.where}")
+    assert {first.about, second.about} == {kind}
+    assert (found.bundles, found.clusters, found.policies) == ({}, {}, {})
+
+
+def test_a_bundle_needs_a_rollout_policy_that_is_there() -> None:
+    found = load(bundle=bundle("shop", rollout="carefull"), policy=CAREFUL)
+    finding = only_error(found)
+    assert finding.message == "spec.rollout: there is no rollout policy 'carefull'"
+    assert finding.remedy == "did you mean 'careful'?"
+    assert found.broken_bundles == {"shop"}
+
+
+def test_a_bundle_whose_rollout_policy_is_broken_keeps_what_it_runs() -> None:
+    found = load(bundle=bundle("shop", rollout="careful"), policy=CAREFUL.replace("{}", "{supersede: maybe}"))
+    assert found.broken_bundles == {"shop"}
+    assert [finding.about for finding in errors(found)] == ["rollout policy careful", "bundle shop"]
+
+
+def test_a_bundle_cannot_depend_on_one_that_does_not_exist_but_on_a_broken_one() -> None:
+    found = fleet.load(
+        {
+            "bundles/a/bundle.yaml": bundle("a", depends_on="[sohp]").encode(),
+            "bundles/b/bundle.yaml": bundle("b", depends_on="[shop]").encode(),
+            "bundles/shop/bundle.yaml": bundle("shop", depends_on="[3]").encode(),
+        }
+    )
+    assert set(found.bundles) == {"b"}
+    assert found.broken_bundles == {"a", "shop"}
+    assert next(f.remedy for f in found.findings if f.about == "bundle a") == "did you mean 'shop'?"
+
+
+def test_bundles_that_depend_on_each_other_are_refused_and_the_circle_is_named() -> None:
+    edges = {
+        "a": "[b]",
+        "b": "[c]",
+        "c": "[a]",
+        "d": "[a, e]",
+        "e": "[]",
+        "f": "[f]",
+        "g": "[c, a]",
+        "h": "[g, i]",
+        "i": "[h]",
+    }
+    found = fleet.load({f"bundles/{n}/bundle.yaml": bundle(n, depends_on=d).encode() for n, d in edges.items()})
+    circles = {finding.about: finding.message.rpartition(": ")[2] for finding in errors(found)}
+    assert circles == {
+        "bundle a": "a → b → c → a",
+        "bundle b": "b → c → a → b",
+        "bundle c": "c → a → b → c",
+        "bundle f": "f → f",
+        "bundle h": "h → i → h",
+        "bundle i": "i → h → i",
+    }
+    assert set(found.bundles) == {"d", "e", "g"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(FLEET.replace("variables", "variabels"), id="a mistyped field"),
+        pytest.param(FLEET.replace("example.org", "[x]"), id="a variable that is none"),
+        pytest.param(FLEET + "  [", id="no YAML"),
+        pytest.param(FLEET.replace("Fleet", "Flet"), id="another kind"),
+        pytest.param(FLEET + "---" + FLEET, id="two of them"),
+    ],
+)
+def test_without_the_fleets_variables_every_bundle_keeps_what_it_runs(text: str) -> None:
+    found = load(fleet=text, bundle=SHOP, cluster=EU)
+    assert found.broken_bundles == {"shop"}
+    assert set(found.clusters) == {"eu-1"}
+    assert found.findings[-1].message == "the fleet's variables are not known, so every bundle keeps what it runs"
+
+
+def test_another_error_in_the_fleet_stops_no_bundle_while_its_variables_can_be_told() -> None:
+    found = load(fleet=FLEET.replace("{var", "{x: 1, var"), bundle=SHOP, cluster=EU)
+    assert only_error(found).message == "spec.x is not a known field"
+    assert set(found.bundles) == {"shop"}
+    assert found.variables == {"domain": "example.org"}
+
+
+def test_targets_that_match_no_cluster_are_worth_a_warning() -> None:
+    found = load(bundle=SHOP.replace("prod", "prd"), cluster=EU)
+    (finding,) = found.findings
+    assert (finding.severity, finding.about, finding.message) == (
+        "warning",
+        "bundle shop",
+        "spec.targets matches no cluster",
+    )
+    assert set(found.bundles) == {"shop"}
+
+
+def test_findings_are_bounded_and_their_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "MAX_FINDINGS", 3)
+    found = load(bundle=SHOP + "".join(f"  x{n}: 1\n" for n in range(10)))
+    assert len(found.findings) == 4
+    assert found.findings[-1].message == "7 more findings are not shown"
+
+
+def test_equal_files_give_equal_fleets_in_any_order() -> None:
+    files = {PATHS["bundle"]: SHOP.encode(), PATHS["cluster"]: EU.encode(), PATHS["policy"]: CAREFUL.encode()}
+    assert fleet.load(files) == fleet.load(dict(reversed(files.items())))
