@@ -200,8 +200,8 @@ class HubClient:
                 ended = error
             except TimeoutError:
                 ended = Transient(f"hub {self._url}", f"did not acknowledge a report within {self._ack_s:g} s")
-            except ConnectionError as error:
-                ended = Transient(f"hub {self._url}", f"is gone: {error}")
+            except ConnectionError:
+                return  # what the hub said last, perhaps why it hung up, is still to be heard
             group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
