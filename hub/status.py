@@ -97,6 +97,8 @@ def cluster_bundles(row: SliceRow | None, live: LiveCluster | None) -> list[Json
     rows = []
     for name in sorted({*decided, *reported}):
         entry, report = decided.get(name), reported.get(BundleName(name))
+        if entry is None and report is not None and report.subtree == "" and report.converged:
+            continue  # gone, as decided
         rows.append(
             {
                 "name": name,
