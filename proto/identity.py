@@ -118,6 +118,8 @@ def issue_token(key: bytes, *, cluster: str, now_s: float, ttl_s: float) -> str:
 
 def check_token(key: bytes, token: str, *, now_s: float) -> str:
     """The cluster that a bearer token is for. Raises Refused."""
+    if not token.isascii():
+        raise Refused("token", "was not issued by this hub", "reconnect the agent")
     body, _, mac = token.rpartition(".")
     expected = b64(hmac.digest(key, b"flotilla token v1" + body.encode(), "sha256"))
     cluster, _, ends = body.rpartition(".")

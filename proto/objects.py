@@ -47,6 +47,8 @@ class ObjectKey:
         if len(parts) != 3 or not parts[2].endswith(".json") or not all(parts) or parts[2] == ".json":
             raise ProtocolError(f"slice path {path[:200]!r}", "is not <namespace|_cluster>/<Kind>.<group>/<name>.json")
         kind, _, group = parts[1].partition(".")
+        if not kind:
+            raise ProtocolError(f"slice path {path[:200]!r}", "names no kind")
         namespace = "" if parts[0] == CLUSTER_SCOPE else parts[0]
         return cls(group=group, kind=kind, namespace=namespace, name=parts[2].removesuffix(".json"))
 
