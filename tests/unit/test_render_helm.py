@@ -1,0 +1,207 @@
+"""Helm charts, rendered in process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub.render import build, helm
+from proto.errors import InvalidInput, Permanent
+
+CHART = {
+    "Chart.yaml": "apiVersion: v2\nname: web\nversion: 1.2.3\n",
+    "values.yaml": "replicas: 1\nimage: {repository: nginx, tag: '1.0'}\nlabels: {a: x}\n",
+    "templates/_helpers.tpl": '{{ define "web.name" }}{{ .Release.Name }}-web{{ end }}',
+    "templates/NOTES.txt": "Thank you for installing.",
+    "templates/deployment.yaml": """
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ include "web.name" . }}
+  labels: {{- toYaml .Values.labels | nindent 4 }}
+spec:
+  replicas: {{ .Values.replicas }}
+  template:
+    spec:
+      containers:
+      - name: web
+        image: "{{ .Values.image.repository }}:{{ .Values.image.tag }}"
+        args: ["--kubernetes={{ .Capabilities.KubeVersion.Version }}", "--ns={{ .Release.Namespace }}", "${SHELL_ONE}"]
+""",
+    "templates/nothing.yaml": "{{ if .Values.missing }}\na: b\n{{ end }}",
+}
+CRD = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.example.org}
+spec: {group: example.org, scope: Cluster, names: {kind: Thing, plural: things}}
+"""
+
+
+def hook(name: str, events: str) -> str:
+    return f"apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: {name}\n  annotations: {{helm.sh/hook: '{events}'}}\n"
+
+
+def render(folder: Path, files: Mapping[str, str], *, options: Any = None, **changes: Any) -> build.Rendered:
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    inputs = {"path": "", "namespace": "shop", "variables": {}, "kubernetes": "", "policy": {"name": "shop"}}
+    return build.render(folder, {**inputs, "helm": options, **changes}, bundle="shop", at="bundles/shop")
+
+
+def deployment(rendered: build.Rendered) -> Any:
+    (path,) = [path for path in rendered.files if "Deployment" in path]
+    return json.loads(rendered.files[path])
+
+
+def test_a_chart_is_recognised_and_rendered(tmp_path: Path) -> None:
+    rendered = render(tmp_path, CHART)
+    assert set(rendered.files) == {"bundle.json", "shop/Deployment.apps/shop-web.json"}
+    assert rendered.warnings == ()
+    found = deployment(rendered)
+    assert found["spec"]["replicas"] == 1
+    container = found["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "nginx:1.0"
+    assert container["args"] == ["--kubernetes=v1.36.0", "--ns=shop", "${SHELL_ONE}"]
+
+
+@pytest.mark.parametrize(("given", "seen"), [("1.33", "v1.33.0"), ("v1.34.2", "v1.34.2"), ("", "v1.36.0")])
+def test_the_clusters_kubernetes_version_decides(tmp_path: Path, given: str, seen: str) -> None:
+    found = deployment(render(tmp_path, CHART, kubernetes=given))
+    assert found["spec"]["template"]["spec"]["containers"][0]["args"][0] == f"--kubernetes={seen}"
+
+
+def test_values_files_come_in_order_then_values_and_variables_fill_both(tmp_path: Path) -> None:
+    files = {
+        **CHART,
+        "envs/one.yaml": "replicas: 2\nimage: {tag: '2.0'}\nlabels: {b: one}\n",
+        "envs/two.yaml": "image: {repository: '${registry}/nginx'}\nlabels: {a: null, b: two}\n",
+    }
+    options = {
+        "values": {"replicas": "${count}", "labels": {"c": "v-${count}"}},
+        "valuesFiles": ["envs/one.yaml", "./envs/two.yaml"],
+        "release": "front",
+    }
+    rendered = render(tmp_path, files, options=options, variables={"count": 3, "registry": "eu.example.org"})
+    found = deployment(rendered)
+    assert found["metadata"]["name"] == "front-web"
+    assert found["spec"]["replicas"] == 3
+    assert found["spec"]["template"]["spec"]["containers"][0]["image"] == "eu.example.org/nginx:2.0"
+    assert {k: v for k, v in found["metadata"]["labels"].items() if len(k) == 1} == {"b": "two", "c": "v-3"}
+
+
+def test_definitions_come_as_objects_and_tell_scopes(tmp_path: Path) -> None:
+    thing = "apiVersion: example.org/v1\nkind: Thing\nmetadata: {name: x}\n"
+    rendered = render(tmp_path, {**CHART, "crds/things.yaml": CRD, "templates/thing.yaml": thing})
+    assert "_cluster/CustomResourceDefinition.apiextensions.k8s.io/things.example.org.json" in rendered.files
+    assert "_cluster/Thing.example.org/x.json" in rendered.files
+
+
+@pytest.mark.parametrize(
+    ("events", "kept", "warned"),
+    [
+        pytest.param("test", False, "", id="a test"),
+        pytest.param("test-success, test-failure", False, "", id="old tests"),
+        pytest.param("pre-install,pre-upgrade", True, "is applied as an ordinary object", id="before an install"),
+        pytest.param("post-install,test", True, "is applied as an ordinary object", id="after an install, and a test"),
+        pytest.param("pre-delete", False, "is never run", id="before a deletion"),
+        pytest.param("post-delete,pre-rollback", False, "is never run", id="after a deletion"),
+        pytest.param("pre-delete,post-install", True, "is applied as an ordinary object", id="deletion and install"),
+        pytest.param("crd-install", True, "", id="an old definition"),
+    ],
+)
+def test_hooks(tmp_path: Path, events: str, kept: bool, warned: str) -> None:
+    rendered = render(tmp_path, {**CHART, "templates/hook.yaml": hook("h", events)})
+    assert ("shop/Job.batch/h.json" in rendered.files) is kept
+    assert len(rendered.warnings) == bool(warned)
+    assert all(f"templates/hook.yaml: the hook Job/h ({events}) {warned}" in text for text in rendered.warnings)
+
+
+def test_random_values_are_warned_of(tmp_path: Path) -> None:
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {p: {{ randAlphaNum 30 | quote }} }\n"
+    rendered = render(tmp_path, {**CHART, "templates/secret.yaml": secret})
+    assert rendered.warnings[0].startswith("bundles/shop: gives another result at each render (templates/secret.yaml)")
+
+
+BAD = [
+    pytest.param({"templates/x.yaml": "{{ fail \"no domain\" }}"}, {}, "no domain", id="a template that fails"),
+    pytest.param({"templates/x.yaml": "{{ .Values.a.b.c }}"}, {}, "does not render.*x.yaml", id="a nil pointer"),
+    pytest.param({"templates/x.yaml": "{{ if }}"}, {}, "does not render.*x.yaml", id="a syntax error"),
+    pytest.param({"templates/x.yaml": "a: [b"}, {}, "/templates/x.yaml:2: is not valid YAML", id="no YAML"),
+    pytest.param({"Chart.yaml": "apiVersion: v2"}, {}, "does not render", id="a chart without a name"),
+    pytest.param(
+        {"values.schema.json": '{"properties": {"replicas": {"type": "integer"}}}'},
+        {"values": {"replicas": "x"}},
+        "got string, want integer",
+        id="values against the schema",
+    ),
+    pytest.param(
+        {"Chart.yaml": CHART["Chart.yaml"] + "dependencies: [{name: redis, version: 1.0.0, repository: 'https://x.org'}]\n"},
+        {},
+        "/Chart.yaml: needs the chart 'redis'",
+        id="a dependency that is not there",
+    ),
+    pytest.param({}, {"valuesFiles": ["none.yaml"]}, "values file 'none.yaml' is not a file", id="a values file"),
+    pytest.param({}, {"valuesFiles": ["../secret.yaml"]}, "'../secret.yaml' is not a file", id="a values file outside"),
+    pytest.param({}, {"valuesFiles": ["/etc/hosts"]}, "'/etc/hosts' is not a file", id="an absolute values file"),
+    pytest.param({"list.yaml": "- a"}, {"valuesFiles": ["list.yaml"]}, "list.yaml:1: are not Helm values", id="a list"),
+    pytest.param({}, {"values": {"a": "${nope}"}}, "uses the variable 'nope'", id="an undefined variable"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "options", "message"), BAD)
+def test_what_is_wrong_is_named(tmp_path: Path, files: dict[str, str], options: Any, message: str) -> None:
+    (tmp_path / "secret.yaml").write_text("a: b")
+    with pytest.raises(InvalidInput, match=f"^bundle shop: bundles/shop(?s:.*){message}") as caught:
+        render(tmp_path / "shop", {**CHART, **files}, options=options)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_subchart_in_the_folder_is_used_with_its_definitions(tmp_path: Path) -> None:
+    files = {
+        **CHART,
+        "Chart.yaml": CHART["Chart.yaml"] + "dependencies: [{name: redis, version: 1.0.0, condition: redis.enabled}]\n",
+        "charts/redis/Chart.yaml": "apiVersion: v2\nname: redis\nversion: 1.0.0\n",
+        "charts/redis/templates/c.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: redis}\n",
+        "charts/redis/crds/things.yaml": CRD,
+    }
+    assert "shop/ConfigMap/redis.json" in render(tmp_path, files).files
+    off = render(tmp_path, files, options={"values": {"redis": {"enabled": False}}})
+    assert "shop/ConfigMap/redis.json" not in off.files
+
+
+def test_the_hub_never_imports_the_go_runtime() -> None:
+    code = "import sys, hub.render.build, hub.worker, hub.sync; sys.exit('helm_python' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_helm_on_path_is_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "helm_python", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Permanent, match="pip install helm-python-sdk"):
+        render(tmp_path / "shop", CHART)
+    program = tmp_path / "helm"
+    program.write_text(
+        '#!/bin/sh\nprintf "apiVersion: v1\\nkind: ConfigMap\\nmetadata: {name: args}\\ndata: {args: \'%s\'}\\n" "$*"\n'
+    )
+    program.chmod(0o755)
+    rendered = render(tmp_path / "shop", CHART, kubernetes="1.33")
+    args = json.loads(rendered.files["shop/ConfigMap/args.json"])["data"]["args"]
+    assert args.startswith(
+        f"template shop {tmp_path}/shop --namespace shop --kube-version v1.33.0 --include-crds --values"
+    )
+    program.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
+    with pytest.raises(InvalidInput, match="the chart does not render: broken"):
+        render(tmp_path / "shop", CHART)
+
+
+def test_values_merge_maps_and_replace_the_rest() -> None:
+    below = {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}}
+    above = {"a": {"c": [3]}, "d": 5, "f": {"g": None}}
+    assert helm._merged(below, above) == {"a": {"b": 1, "c": [3]}, "d": 5, "f": {"g": None}}
+    assert below == {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}}
