@@ -14,6 +14,8 @@ from pygit2.enums import ObjectType
 
 from agent import receive
 from agent.receive import Receiver
+from hub import git_http
+from hub.gitstore import GitStore
 from proto import slices
 from proto.errors import FlotillaError, ProtocolError, Refused, TooLarge, Transient, UnsupportedVersion
 from proto.ids import Oid, slice_ref
@@ -463,6 +465,74 @@ async def test_a_git_host_that_gives_nothing_out_changes_nothing(
 async def test_a_git_host_that_is_away_is_tried_again_later(receiver: Receiver) -> None:
     with pytest.raises(Transient, match="cannot be fetched"):
         await receiver.fetch("http://127.0.0.1:9/slices.git")
+
+
+class Chain:
+    """A slice's commits, as the hub's journal knows them."""
+
+    def __init__(self, commits: list[str]) -> None:
+        self._commits = commits
+
+    @property
+    def tip(self) -> Oid | None:
+        return Oid(self._commits[-1]) if self._commits else None
+
+    def __contains__(self, commit: Oid) -> bool:
+        return commit in self._commits
+
+
+@asynccontextmanager
+async def hub_with(upstream: Upstream, commits: list[str]) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """The hub's own Git serving, and how to put all that `upstream` has into its store."""
+    store = GitStore.create(upstream.folder.with_name("store.git"))
+
+    def stock() -> None:
+        store.write([(item.kind, item.data) for item in upstream.objects.values()])
+        if upstream.tip:
+            commits.append(upstream.tip)
+
+    def cluster_of(token: str) -> str:
+        if token != "good":
+            raise Refused("token", "was not issued by this hub")
+        return "eu-1"
+
+    app = web.Application()
+    app.add_routes(git_http.routes(store, cluster_of=cluster_of, chain=lambda _: Chain(commits)))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/git/eu-1.git", stock
+    finally:
+        await runner.cleanup()
+
+
+async def test_the_hub_itself_is_a_git_host(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = Receiver(tmp_path / "state", "eu-1")
+    async with hub_with(upstream, []) as (url, stock):
+        with pytest.raises(ProtocolError, match="there is no ref"):
+            await receiver.fetch(url, "good")
+        with pytest.raises(Refused, match=r"status 401.*connected to the hub"):
+            await receiver.fetch(url, "bad")
+        with pytest.raises(Refused, match=r"status 403.*cluster eu-1's"):
+            await receiver.fetch(url.replace("eu-1", "eu-2"), "good")
+
+        upstream.move({"shop": bundle(a=1)})
+        stock()
+        assert await receiver.fetch(url, "good")
+        assert not await receiver.fetch(url, "good")
+
+        with monkeypatch.context() as eager:
+            eager.setattr(receive, "REPACK_FROM", -1)
+            assert await receiver.offer(upstream.move({"shop": bundle(a=2)}))
+        stock()
+        back = upstream.move({"shop": bundle(a=1)})
+        stock()
+        assert await receiver.fetch(url, "good"), "with what the repack dropped"
+        assert receiver.desired().commit == back.commit
+    assert [receiver.blob(oid) for oid in receiver.desired().bundles["shop"].objects.values()] == [canonical(1)]
 
 
 # --- what a kill, a full disk and time do -------------------------------------------------------------------------
