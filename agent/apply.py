@@ -11,6 +11,7 @@ What kubectl, Helm, Flux or Argo own of an object that is taken over is merged i
 the object is applied once more: else what they once set and Git does not say would stay for ever. Next: `reconcile`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from agent import ownership, steal
@@ -65,7 +66,7 @@ async def apply_object(
     return (Result.CREATED if created else Result.CONFIGURED), live
 
 
-def is_ours(live: dict[str, Any]) -> bool:
+def is_ours(live: Mapping[str, Any]) -> bool:
     """Pure: whether an object carries our Apply entry, and the labels of one of our bundles."""
     labels = live["metadata"].get("labels") or {}
     bundle = labels.get(BUNDLE_LABEL)

@@ -10,6 +10,7 @@ is a problem that is reported, and nothing else stops. `plan` says when to write
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,9 +18,8 @@ import anyio
 
 from agent.cluster import NotFound
 from agent.model import ClusterApi, WatchEvent
-from agent.order import CRD_GK
 from agent.plan import Membership, parent_key
-from proto.errors import Transient
+from proto.errors import Permanent
 from proto.objects import ObjectKey, canonical
 from proto.slices import PARENT_API_VERSION, PARENT_GROUP, PARENT_ID_LABEL, PARENT_KIND, applyset_id
 
@@ -29,6 +29,7 @@ NAMESPACES_ANNOTATION = "applyset.kubernetes.io/additional-namespaces"
 PRUNE_ANNOTATION = "flotilla.dev/prune"
 """On a parent: `enabled`, `disabled` or `destructive`, for the day when the slice does not have the bundle any more."""
 TOOLING = "flotilla/v1"
+LOOKS = 10
 VERSION_ANNOTATION = "flotilla.dev/definition"
 """On our CRD: a hash of the definition, so that one GET tells whether it is this build's."""
 
@@ -123,7 +124,7 @@ class Parents:
     async def install(self, delays: Callable[[], Iterator[float]]) -> None:
         """Make sure that the cluster serves AppliedBundles; one GET when it does. `delays` are seconds between looks.
 
-        Raises what the API server said, or Transient when the definition does not become Established in time.
+        Raises what the API server said, or Permanent when the definition does not become Established after `LOOKS`.
         """
         resource = await self._api.resource("apiextensions.k8s.io/v1", "CustomResourceDefinition")
         version = hashlib.sha256(canonical(DEFINITION)).hexdigest()[:16]
@@ -135,12 +136,12 @@ class Parents:
             metadata = {**DEFINITION["metadata"], "annotations": {VERSION_ANNOTATION: version}}
             manifest = canonical({**DEFINITION, "metadata": metadata})
             _, live = await self._api.apply(resource, _DEFINITION_KEY, manifest, force=True)
-        for delay in delays():
+        for delay in itertools.islice(delays(), LOOKS):
             if _established(live):
                 return
             await anyio.sleep(delay)
             live = await self._api.get(resource, _DEFINITION_KEY)
-        raise Transient(f"{CRD_GK} {_DEFINITION_KEY.name}", "is not Established yet")
+        raise Permanent(str(_DEFINITION_KEY), "is not Established", "see its conditions")
 
     def seen(self, event: WatchEvent) -> None:
         """Take in an event of the watch over all parents."""

@@ -28,7 +28,7 @@ import anyio
 
 from agent import apply, drift, prune
 from agent.api_status import Conflict, NotFound
-from agent.health import health
+from agent.health import Verdict, health
 from agent.inventory import Inventory
 from agent.model import ClusterApi, DesiredBundle, Entry, Result
 from agent.order import Traits
@@ -68,7 +68,8 @@ class Done:
 
 
 class Reconciler:
-    """`read` gives the file of an object, `writing` a context in which one object is written by nobody else of us."""
+    """`read` gives the file of an object; `writing` is a context in which nobody else of us writes one object;
+    `applied` gets each answered apply, to keep the health."""
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Reconciler:
         *,
         read: Callable[[Oid], bytes],
         writing: Callable[[ObjectKey], AbstractAsyncContextManager[None]],
+        applied: Callable[[Entry, Verdict], None],
         tracing: Tracing,
         concurrency: int = CONCURRENCY,
         jitter: Callable[[], float] = random.random,
@@ -89,6 +91,7 @@ class Reconciler:
         self._parents = parents
         self._read = read
         self._writing = writing
+        self._applied = applied
         self._tracing = tracing
         self._concurrency = concurrency
         self._limiter = anyio.CapacityLimiter(concurrency)
@@ -163,8 +166,8 @@ class Reconciler:
             return
         entry.blob = blob
         entry.baseline = drift.baseline(live)
-        entry.health, entry.reason, entry.message = health(live, applied_generation=entry.baseline.generation)
         self._inventory.put(entry)
+        self._applied(entry, health(live, applied_generation=entry.baseline.generation))
         self.failures.pop(key, None)
         done.add(result)
 

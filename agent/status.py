@@ -29,7 +29,7 @@ def bundle_report(
     before: BundleReport | None,
     now: str,
 ) -> BundleReport:
-    """Pure: the report on one bundle (None: it left the slice). `before` is the last one; `now` is RFC 3339, and becomes
+    """Pure: the report on one bundle (None: it left the slice). `before` is the last one; `now` (RFC 3339) becomes
     `since` when the health, the subtree or the convergence changed."""
     counts: dict[str, int] = {}
     problems: list[ObjectProblem] = []

@@ -1,0 +1,437 @@
+"""The agent's one loop: wires the steps together, and holds what they share.
+
+    slice:   receive → take up (order) → plan → reconcile → plan → … until nothing is left to do
+    events:  watches → observe → health, suspicions → plan, guard
+    all:     → status → report
+
+A plan is made anew, whatever happened; each bundle's plan runs as a task of its own, so that a slow bundle holds up no
+other, and drift is undone beside them all. A new slice supersedes what runs at the next object. Nothing is planned
+before the parents are known, nothing is written without the lease, and the hub is never waited for. Assumes one event
+loop, and one agent per state folder. Longer than other modules: it is the one place where all steps meet. `main` makes
+the parts.
+"""
+
+import logging
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Final
+
+import anyio
+import anyio.to_thread
+import orjson
+from anyio.abc import TaskGroup
+
+from agent import order as ordering
+from agent import plan as planning
+from agent import status
+from agent.cluster import backoff
+from agent.guard import Guard
+from agent.inventory import Applied, Inventory
+from agent.kinds import KindWatches
+from agent.lease import Fence, Lease
+from agent.model import ClusterApi, Desired
+from agent.observe import Observer
+from agent.order import Order, Traits
+from agent.parents import Parents
+from agent.plan import BundlePlan, Plan
+from agent.receive import Receiver
+from agent.reconcile import Reconciler
+from agent.report import Reporter
+from agent.tracing import Tracing
+from proto import telemetry
+from proto.errors import FlotillaError, Transient
+from proto.ids import Oid
+from proto.messages import BundleReport, Health, WakeUp
+from proto.objects import ObjectKey, key_of
+from proto.slices import PARENT_API_VERSION, PARENT_ID_LABEL, PARENT_KIND
+
+COALESCE_S: Final = 0.02
+"""Events come in bursts; one plan for all that came in this time costs less than one each."""
+SAVE_S: Final = 5.0
+DRAIN_S: Final = 10.0
+LEASE_LOOK_S: Final = 1.0
+WAKE_UPS: Final = 64
+"""Kept while one is taken in; what is dropped is fetched."""
+
+log = logging.getLogger(__name__)
+
+
+class Loop:
+    """`fetch` gets the slice from the hub (True: it moved) and is None without a hub; `timestamp` gives the wall time
+    as RFC 3339, `wall_ns` as Unix nanoseconds; `delays` are backoffs in seconds."""
+
+    def __init__(
+        self,
+        api: ClusterApi,
+        *,
+        lease: Lease,
+        inventory: Inventory,
+        receiver: Receiver,
+        reporter: Reporter,
+        tracing: Tracing,
+        fetch: Callable[[], Awaitable[bool]] | None,
+        timestamp: Callable[[], str],
+        wall_ns: Callable[[], int],
+        delays: Callable[[], Iterator[float]] = backoff,
+    ) -> None:
+        self._lease = lease
+        self._api: ClusterApi = Fence(api, lease)
+        self._inventory = inventory
+        self._receiver = receiver
+        self._reporter = reporter
+        self._tracing = tracing
+        self._fetch = fetch
+        self._timestamp = timestamp
+        self._wall_ns = wall_ns
+        self._delays = delays
+        self._desired = Desired(commit=Oid(""), seq=0, bundles={})
+        self._traits: dict[ObjectKey, Traits] = {}
+        self._order = Order()
+        self._wanted: frozenset[ObjectKey] = frozenset()
+        self._locks: dict[ObjectKey, anyio.Lock] = {}
+        self._running: set[str] = set()
+        self._reports: dict[str, BundleReport] = {}
+        self._complete_ns: dict[str, int] = {}
+        """Bundles that are applied and not Current yet, and since when."""
+        self._problems: dict[str, str] = {}
+        self._wake_ups: deque[WakeUp] = deque(maxlen=WAKE_UPS)
+        self._woken = anyio.Event()
+        self._changed = anyio.Event()
+        self._finished = anyio.Event()
+        self._parents_known = anyio.Event()
+        self._stopping = anyio.Event()
+        self._parents = Parents(self._api)
+        self._observer = Observer(
+            inventory,
+            wanted=lambda key: key in self._wanted,
+            suspect=lambda key, event: self._guard.suspect(key, event),
+            unwanted_gone=self._unwanted_gone,
+            changed=self._wake,
+            clock=anyio.current_time,
+        )
+        self._kinds = KindWatches(
+            self._api, self._observer, wanted=self._kinds_wanted, problem=self._problem, delays=delays
+        )
+        self._reconciler = Reconciler(
+            self._api,
+            inventory,
+            self._parents,
+            read=receiver.blob,
+            writing=self._writing,
+            applied=self._observer.applied,
+            tracing=tracing,
+        )
+        self._guard = Guard(
+            self._api,
+            inventory,
+            desired=lambda: self._desired,
+            read=receiver.blob,
+            writing=self._writing,
+            may_write=lambda: lease.held,
+            take_health=self._observer.take_health,
+            told=reporter.add_drift,
+            tracing=tracing,
+            timestamp=timestamp,
+            wall_ns=wall_ns,
+        )
+
+    # --- from outside ---------------------------------------------------------------------------------------------
+
+    def on_wake(self, wake: WakeUp) -> None:
+        """The hub says where the slice is."""
+        self._wake_ups.append(wake)
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Finish what is under way, and end."""
+        self._stopping.set()
+        self._wake()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that the slice says is done and healthy."""
+        return not self._running and all(
+            report.converged and report.health is Health.CURRENT for report in self._reports.values()
+        )
+
+    async def run(self) -> None:
+        """Enforce the slice until `stop`, or until cancelled."""
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._lease.run, name="lease")
+                if self._receiver.desired().commit:
+                    await self._take_up(self._receiver.desired(), since_ns=self._wall_ns())
+                group.start_soon(self._receive, name="receive")
+                group.start_soon(self._keep_parents, name="parents")
+                group.start_soon(self._kinds.run, name="watches")
+                group.start_soon(self._guard.run, name="guard")
+                group.start_soon(self._save, name="save")
+                group.start_soon(self._steer, group, name="steer")
+                await self._stopping.wait()
+                with anyio.move_on_after(DRAIN_S):
+                    while self._running:
+                        await self._finished.wait()
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(DRAIN_S, shield=True):
+                await self._inventory.save()
+                try:
+                    await self._lease.release()
+                except FlotillaError as error:
+                    log.warning("the lease was not given back, the next agent waits for its end: %s", error)
+
+    # --- the slice ------------------------------------------------------------------------------------------------
+
+    async def _receive(self) -> None:
+        """Take in every wake-up: from what it carries, else by fetching until its commit is here."""
+        while True:
+            self._woken = anyio.Event()
+            while self._wake_ups:
+                await self._take_in(self._wake_ups.popleft())
+            await self._woken.wait()
+
+    async def _take_in(self, wake: WakeUp) -> None:
+        since_ns = self._wall_ns()
+        for delay in self._delays():
+            problem = ""
+            try:
+                taken = await self._receiver.offer(wake)
+            except FlotillaError as error:
+                taken, problem = False, str(error)
+            if not taken and self._fetch is not None:
+                try:
+                    await self._fetch()
+                    problem = ""
+                except FlotillaError as error:
+                    problem = str(error)
+            self._problem("slice", f"the slice cannot be taken in, the one before stays: {problem}" if problem else "")
+            desired = self._receiver.desired()
+            if desired.commit != self._desired.commit:
+                await self._take_up(desired, since_ns=since_ns)
+            if desired.seq >= wake.seq or self._wake_ups or self._fetch is None:
+                return
+            wake = WakeUp(seq=wake.seq, commit=wake.commit)
+            with anyio.move_on_after(delay):
+                await self._woken.wait()
+
+    async def _take_up(self, desired: Desired, *, since_ns: int) -> None:
+        """Make a slice the one that is enforced."""
+        before = self._desired
+        traits = await anyio.to_thread.run_sync(self._read_traits, desired)
+        self._traits = {key: own for objects in traits.values() for key, own in objects.items()}
+        self._order = ordering.order(traits)
+        self._wanted = frozenset(self._traits)
+        self._desired = desired
+        for name in self._reports.keys() - desired.bundles.keys() - before.bundles.keys():
+            del self._reports[name]
+            self._reporter.remove_bundle(name)
+        self._reporter.set_slice(desired.seq, desired.commit)
+        self._inventory.slice_taken_up(desired.commit, desired.seq)
+        for name, bundle in desired.bundles.items():
+            if name not in before.bundles or before.bundles[name].subtree != bundle.subtree:
+                self._complete_ns.pop(name, None)
+                self._tracing.mark(
+                    telemetry.SPAN_RECEIVE,
+                    rollout=bundle.rollout,
+                    bundle=name,
+                    since_ns=since_ns,
+                    subtree=bundle.subtree,
+                    seq=desired.seq,
+                )
+        log.info("slice %d (%s) with %d bundles is taken up", desired.seq, desired.commit, len(desired.bundles))
+        self._kinds.look()
+        self._wake()
+
+    def _read_traits(self, desired: Desired) -> dict[str, dict[ObjectKey, Traits]]:
+        """Of every object; those of unchanged files are known already. In a worker thread."""
+        known = {
+            (key, blob): self._traits[key]
+            for bundle in self._desired.bundles.values()
+            for key, blob in bundle.objects.items()
+        }
+        return {
+            name: {key: known.get((key, blob)) or self._read_one(key, blob) for key, blob in bundle.objects.items()}
+            for name, bundle in desired.bundles.items()
+        }
+
+    def _read_one(self, key: ObjectKey, blob: Oid) -> Traits:
+        try:
+            manifest = orjson.loads(self._receiver.blob(blob))
+            if key_of(manifest) == key:
+                return ordering.traits(manifest)
+            problem = f"its file holds {key_of(manifest)}"
+        except (FlotillaError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            problem = f"its file in the slice cannot be read: {error}"
+        return Traits(api_version="", problem=problem)
+
+    # --- plan and execute -----------------------------------------------------------------------------------------
+
+    async def _steer(self, group: TaskGroup) -> None:
+        await self._parents_known.wait()
+        while True:
+            self._changed = anyio.Event()
+            grace_ends = self._observer.end_graces()
+            plan = planning.plan(
+                self._desired,
+                self._inventory.entries,
+                order=self._order,
+                failures=self._reconciler.failures,
+                parents=self._parents.named,
+                now=anyio.current_time(),
+            )
+            self._tell(plan)
+            due_at = min(plan.due_at, grace_ends)
+            if not self._lease.held:
+                due_at = min(due_at, anyio.current_time() + LEASE_LOOK_S)
+            elif not self._stopping.is_set():
+                for name, one in plan.bundles.items():
+                    if not one.idle and name not in self._running:
+                        self._running.add(name)
+                        group.start_soon(self._execute, one, name=f"bundle {name}")
+            with anyio.move_on_after(due_at - anyio.current_time() if due_at < math.inf else None):
+                await self._changed.wait()
+            await anyio.sleep(COALESCE_S)
+
+    async def _execute(self, plan: BundlePlan) -> None:
+        desired = self._desired
+        try:
+            done = await self._reconciler.run(
+                plan,
+                desired.bundles.get(plan.bundle),
+                traits=self._traits,
+                superseded=lambda: self._desired is not desired or not self._lease.held or self._stopping.is_set(),
+            )
+            if done.counts:
+                log.info("bundle %s: %s", plan.bundle, done)
+        finally:
+            self._running.discard(plan.bundle)
+            self._finished.set()
+            self._finished = anyio.Event()
+            self._kinds.look()
+            self._wake()
+
+    def _tell(self, plan: Plan) -> None:
+        """Report what is so now."""
+        self._problem("inventory", self._inventory.problem)
+        self._problem("lease", self._lease.problem)
+        if not self._desired.commit:  # what is no longer wanted cannot be known
+            return
+        now = self._timestamp()
+        entries, failures = self._inventory.entries, self._reconciler.failures
+        gone = (self._inventory.applied.keys() | self._reports.keys()) - plan.bundles.keys()
+        for name in (*plan.bundles, *gone):
+            bundle = self._desired.bundles.get(name)
+            one = plan.bundles.get(name) or BundlePlan(bundle=name, complete=True, converged=True)
+            before = self._reports.get(name)
+            report = status.bundle_report(one, bundle, entries, failures=failures, before=before, now=now)
+            if report != before:
+                self._reports[name] = report
+                self._reporter.set_bundle(name, report)
+            self._note_progress(name, one, report)
+        self._reconciler.forget_failures(
+            entries.keys() | self._wanted | {planning.parent_key(name) for name in plan.bundles}
+        )
+
+    def _note_progress(self, name: str, plan: BundlePlan, report: BundleReport) -> None:
+        """Keep which subtrees were applied completely, and mark when they became healthy."""
+        bundle = self._desired.bundles.get(name)
+        applied = self._inventory.applied.get(name)
+        if bundle is None:
+            if applied is not None and plan.converged:
+                self._inventory.bundle_applied(name, None)
+            return
+        first = plan.complete and (applied is None or applied.subtree != bundle.subtree)
+        current = report.health is Health.CURRENT
+        if first:
+            self._inventory.bundle_applied(name, Applied(commit=self._desired.commit, subtree=bundle.subtree))
+            self._complete_ns[name] = self._wall_ns()
+        if name in self._complete_ns and (current or first):
+            self._tracing.mark(
+                telemetry.SPAN_HEALTHY,
+                rollout=bundle.rollout,
+                bundle=name,
+                since_ns=self._complete_ns[name],
+                subtree=bundle.subtree,
+                result=str(report.health),
+            )
+            if current:
+                del self._complete_ns[name]
+
+    # --- watches --------------------------------------------------------------------------------------------------
+
+    async def _keep_parents(self) -> None:
+        """Serve and watch AppliedBundles. Where that is refused, the agent goes on without them."""
+        for delay in self._delays():
+            try:
+                await self._lease.wait_held()
+                await self._parents.install(self._delays)
+                resource = await self._api.resource(PARENT_API_VERSION, PARENT_KIND)
+                events = self._api.watch(resource, selector=PARENT_ID_LABEL, metadata_only=True)
+                async with aclosing(events):  # type: ignore[type-var]
+                    async for event in events:
+                        self._parents.seen(event)
+                        if event.kind == "SYNCED":
+                            self._problem("parents", "")
+                            self._parents_known.set()
+                        self._wake()
+            except Transient as error:
+                self._problem("parents", f"ApplySet parents are not known yet: {error}")
+            except FlotillaError as error:
+                self._problem("parents", f"there are no ApplySet parents, removed bundles are let go: {error}")
+                self._parents_known.set()
+            await anyio.sleep(delay)
+
+    def _kinds_wanted(self) -> dict[tuple[str, str], str]:
+        """The apiVersion to watch each (group, kind) of the slice and of the inventory by."""
+        kinds: dict[tuple[str, str], str] = {}
+        for key, own in self._traits.items():
+            if own.api_version:
+                kinds.setdefault((key.group, key.kind), own.api_version)
+        for key, entry in self._inventory.entries.items():
+            kinds.setdefault((key.group, key.kind), entry.api_version)
+        return kinds
+
+    def _unwanted_gone(self, key: ObjectKey) -> None:
+        """An object that Git does not have was deleted, or lost our labels: look at its prune now."""
+        self._reconciler.failures.pop(key, None)
+        self._wake()
+
+    # --- shared ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _writing(self, key: ObjectKey) -> AsyncIterator[None]:
+        """Only one of us writes an object at a time; its events are judged when that is answered."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = anyio.Lock(fast_acquire=True)
+        async with lock:
+            self._observer.flight.begin(key)
+            try:
+                yield
+            finally:
+                event = self._observer.flight.end(key)
+                if not lock.statistics().tasks_waiting:
+                    self._locks.pop(key, None)
+                if event is not None:
+                    self._observer.judge(key, event)
+
+    async def _save(self) -> None:
+        while True:
+            await anyio.sleep(SAVE_S)
+            await self._inventory.save()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    def _problem(self, source: str, text: str) -> None:
+        """The agent's own problem with `source`, until it is told to be over ("")."""
+        if self._problems.get(source, "") == text:
+            return
+        if text:
+            log.warning("%s", text)
+            self._problems[source] = text
+        else:
+            del self._problems[source]
+        self._reporter.set_problems([self._problems[name] for name in sorted(self._problems)])
