@@ -252,12 +252,13 @@ def _circles(bundles: Mapping[str, Bundle]) -> dict[str, list[str]]:
     while free := [name for name, others in left.items() if not others & left.keys()]:
         for name in free:
             del left[name]
+    edges = {name: sorted(others & left.keys()) for name, others in left.items()}
     found: dict[str, list[str]] = {}
     for start in sorted(left):
         came_from: dict[str, str] = {}
         queue = [start]
-        for name in queue:
-            for other in sorted(left[name] & left.keys()):
+        for name in queue:  # grows while it is read
+            for other in edges[name]:
                 if other not in came_from:
                     came_from[other] = name
                     queue.append(other)

@@ -6,6 +6,7 @@ Next: `render` turns a request into a subtree.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,11 +58,16 @@ def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer
             continue
         bundle = fleet.bundles[name]
         tree = folder_tree(bundle.folder)
+        shared: dict[tuple[bool, ...], Mapping[str, Any]] = {}
         groups: dict[str, tuple[Mapping[str, Any], list[ClusterName]]] = {}
-        for cluster in clusters:
-            inputs = render_inputs(bundle, fleet.clusters[cluster], fleet.variables)
+        for member in clusters:
+            cluster = fleet.clusters[member]
+            chosen = tuple(matches(variant.when, cluster.labels) for variant in bundle.variants)
+            if chosen not in shared:
+                shared[chosen] = _shared_inputs(bundle, chosen, fleet.variables)
+            inputs = _inputs(shared[chosen], cluster)
             key = render_key(tree, inputs, renderer=renderer)
-            groups.setdefault(key, (inputs, []))[1].append(cluster)
+            groups.setdefault(key, (inputs, []))[1].append(member)
         found.extend(
             RenderRequest(bundle=bundle, clusters=tuple(members), folder_tree=tree, inputs=inputs, key=key)
             for key, (inputs, members) in groups.items()
@@ -74,16 +80,15 @@ def render_key(folder_tree: Oid, inputs: Mapping[str, Any], *, renderer: str) ->
     return hashlib.sha256(canonical({"tree": folder_tree, "inputs": inputs, "renderer": renderer})).hexdigest()
 
 
-def render_inputs(bundle: Bundle, cluster: Cluster, fleet_variables: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Pure: what the bundle's rendering on one cluster depends on beside the folder, as a JSON value.
+def _shared_inputs(bundle: Bundle, chosen: tuple[bool, ...], fleet_variables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the clusters have in common for which the same variants match (`chosen`: one answer for each of them).
 
-    `path`, `helm.valuesFiles` are relative to the bundle's folder; `helm` is None without Helm options; `policy` is
-    the content of `bundle.json`. The cluster's name and labels are not in it: they would part every cluster.
+    `path` and `helm.valuesFiles` are relative to the bundle's folder; `helm` is None without Helm options; `policy` is
+    the content of `bundle.json`. A cluster's name and labels are not in it: they would part it from all others.
     """
-    variants = [variant for variant in bundle.variants if matches(variant.when, cluster.labels)]
     path, helm = bundle.source, bundle.helm
     variables = {**fleet_variables, **bundle.variables}
-    for variant in variants:
+    for variant in itertools.compress(bundle.variants, chosen):
         path = variant.kustomize if variant.kustomize is not None else path
         helm = _merged(helm, variant.helm)
         variables |= variant.variables
@@ -91,10 +96,14 @@ def render_inputs(bundle: Bundle, cluster: Cluster, fleet_variables: Mapping[str
         "path": path,
         "namespace": bundle.namespace,
         "helm": helm and {"values": helm.values, "valuesFiles": list(helm.values_files), "release": helm.release},
-        "variables": {**variables, **cluster.variables},
-        "kubernetes": cluster.kubernetes,
+        "variables": variables,
         "policy": msgspec.to_builtins(bundle.policy),
     }
+
+
+def _inputs(shared: Mapping[str, Any], cluster: Cluster) -> Mapping[str, Any]:
+    variables = {**shared["variables"], **cluster.variables}
+    return {**shared, "variables": variables, "kubernetes": cluster.kubernetes}
 
 
 def _merged(below: HelmOptions | None, above: HelmOptions | None) -> HelmOptions | None:

@@ -250,21 +250,21 @@ class _Reader:
         kind = type(event)
         if kind is yaml.AliasEvent:
             return self._alias(event.anchor, line, depth)
-        anchor = _Anchor()
-        if event.anchor is not None:
-            self._anchors[event.anchor] = anchor
+        if event.anchor is None:
+            return self._content(event, kind, line, depth)
+        anchor = self._anchors[event.anchor] = _Anchor()
         before = self._decoded - 1
-        if kind is yaml.ScalarEvent:
-            anchor.raw = self._scalar(event, line)
-        elif depth >= MAX_DEPTH:
-            self._refuse(line, f"is nested more than {MAX_DEPTH} levels deep")
-        elif kind is yaml.MappingStartEvent:
-            anchor.raw = self._mapping(depth + 1)
-        else:
-            anchor.raw = self._sequence(depth + 1)
+        anchor.raw = self._content(event, kind, line, depth)
         anchor.size = self._decoded - before
         anchor.open = False
         return anchor.raw
+
+    def _content(self, event: Any, kind: type, line: int, depth: int) -> Any:
+        if kind is yaml.ScalarEvent:
+            return self._scalar(event, line)
+        if depth >= MAX_DEPTH:
+            self._refuse(line, f"is nested more than {MAX_DEPTH} levels deep")
+        return self._mapping(depth + 1) if kind is yaml.MappingStartEvent else self._sequence(depth + 1)
 
     def _value(self, raw: Any, line: int) -> Any:
         if type(raw) is float:
