@@ -247,20 +247,20 @@ def _show_cluster(found: dict[str, Any]) -> None:
         click.secho(f"problem: {problem}", fg="red")
     click.echo()
     _table(
-        ("BUNDLE", "HEALTH", "REVISION", "ROLLOUT", "OBJECTS", "WHY"),
+        ("BUNDLE", "HEALTH", "REVISION", "ROLLOUT", "OBJECTS"),
         [
-            (
-                row["name"],
-                row["health"],
-                row["revision"][:12],
-                row["rollout"],
-                _words(row["counts"]),
-                "; ".join(f"{p['object']}: {p['reason']} {p['message']}".strip() for p in row["problems"][:5]),
-            )
+            (row["name"], row["health"], row["revision"][:12], row["rollout"], _words(row["counts"]))
             for row in found["bundle_list"]
         ],
         empty="no bundles",
     )
+    for row in found["bundle_list"]:
+        for problem in row["problems"]:
+            told = problem["message"] or problem["reason"]
+            told = told if problem["object"] in told else f"{problem['object']}: {told}"
+            click.secho(
+                f"  {row['name']}: {problem['health']}: {told}", fg="red" if problem["health"] == "Failed" else None
+            )
     click.echo()
     _table(
         ("SEQ", "WHEN", "COMMIT", "WHAT"),
@@ -302,10 +302,13 @@ def rollouts(rollout: str | None, limit: int, hub: str, token_file: Path | None,
         )
         click.echo()
         _table(
-            ("CLUSTER", "PHASE", "SEQ", "MOVED", "WHY"),
-            [(m["cluster"], m["phase"], f"#{m['seq']}", _ago(m["moved_at"]), m["reason"]) for m in found["members"]],
+            ("CLUSTER", "PHASE", "SEQ", "MOVED"),
+            [(m["cluster"], m["phase"], f"#{m['seq']}", _ago(m["moved_at"])) for m in found["members"]],
             empty="no members",
         )
+        for member in found["members"]:
+            if member["reason"]:
+                click.echo(f"  {member['cluster']}: {member['reason']}")
         return
     found = api.get("rollouts", limit=limit)
     if _print(found, output):

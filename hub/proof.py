@@ -44,6 +44,19 @@ def judge(wanted: Mapping[BundleName, Oid], view: ClusterView, *, seq: int, need
     return Verdict.PROOF if proven else Verdict.NOTHING
 
 
+def why_failed(wanted: Mapping[BundleName, Oid], view: ClusterView) -> str:
+    """Pure: what the cluster says is wrong, for people: the first Failed object of each bundle, and how many more."""
+    told = []
+    for bundle in wanted:
+        word = view.bundles.get(bundle)
+        bad = [problem for problem in word.problems if problem.health is Health.FAILED] if word else []
+        if bad:
+            more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+            text = bad[0].message or bad[0].reason
+            told.append((text if bad[0].object in text else f"{bad[0].object}: {text}") + more)
+    return "; ".join(told)
+
+
 def sick(target: Target, view: ClusterView) -> bool:
     """Pure: is a bundle that `target` touches on the cluster already, and not Current there?"""
     words = (view.bundles.get(bundle) for bundle in target.after)

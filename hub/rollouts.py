@@ -33,7 +33,7 @@ a fifth of the clusters vanish, gates, windows, `blocked`.
 
 from collections.abc import Mapping, Sequence
 
-from hub import rollback
+from hub import rollback, transitions
 from hub.model import (
     FINAL,
     ClusterView,
@@ -52,8 +52,8 @@ from hub.model import (
     Tick,
     Wave,
 )
-from hub.proof import Verdict, judge, sick
-from hub.transitions import BACK, IN_FLIGHT, UNMOVED, IllegalEvent, check
+from hub.proof import Verdict, judge, sick, why_failed
+from hub.transitions import BACK, IN_FLIGHT, UNMOVED, IllegalEvent
 from hub.turn import Turn
 from proto.ids import ClusterName, RolloutId
 
@@ -135,43 +135,31 @@ def stalled(state: State) -> bool:
     phases = {
         state.members[cluster].phase for wave in state.rollout.waves[: state.wave + 1] for cluster in wave.clusters
     }
-    return not phases & {M.PENDING, M.MOVING, M.SOAKING} and waits_for(state, state.rollout.waves[state.wave]) != ""
+    return (
+        not phases & {M.PENDING, M.MOVING, M.SOAKING}
+        and transitions.waits_for(state.members, state.rollout.waves[state.wave]) != ""
+    )
+
+
+def frees(before: State, after: State) -> bool:
+    """Pure: may something that waited for this rollout start now? Then it is time to plan again: the rollout ended or
+    was paused or resumed, or came to a standstill, or nobody soaks in it any more."""
+    return (
+        before.phase is not after.phase
+        or stalled(after) is not stalled(before)
+        or (_soaks(before) and not _soaks(after))
+        or (alive(before) and not alive(after))
+    )
+
+
+def _soaks(state: State) -> bool:
+    return any(member.phase is M.SOAKING for member in state.members.values())
 
 
 def empty_wave_reason(rollout: Rollout) -> str:
     """Pure: why the rollout cannot start by itself: which wave selects no cluster. "" when it can."""
     names = [wave.name for wave in rollout.waves if not wave.clusters and not wave.allow_empty]
     return f"wave {', '.join(names)} selects no cluster: mend its labels, or set allowEmpty" if names else ""
-
-
-def waits_for(state: State | Turn, wave: Wave) -> str:
-    """Pure: what keeps `wave` from being done (rules 1, 6), for people; "" when it is done."""
-    phases = [state.members[cluster].phase for cluster in wave.clusters]
-    if unfinished := [c for c, p in zip(wave.clusters, phases, strict=True) if p in IN_FLIGHT or p is M.PENDING]:
-        return f"wave {wave.name} goes on with {_some(unfinished)}"
-    offline = [c for c, p in zip(wave.clusters, phases, strict=True) if p is M.OFFLINE]
-    if len(offline) > wave.offline_budget:
-        return f"wave {wave.name} waits for {_some(offline)}: offline, the budget is {wave.offline_budget}"
-    if phases.count(M.PROVEN) < (needed := proof_needed(state, wave)):
-        return f"wave {wave.name} has proof from {phases.count(M.PROVEN)} of the {needed} clusters it needs"
-    return ""
-
-
-def proof_needed(state: State | Turn, wave: Wave) -> int:
-    """Pure: how many have to prove: `min_proof`, but no more than stay when leavers and failures are taken off."""
-    phases = [state.members[cluster].phase for cluster in wave.clusters]
-    return min(wave.min_proof, len(phases) - phases.count(M.LEFT) - failures(state, wave))
-
-
-def failures(state: State | Turn, wave: Wave) -> int:
-    """Pure: the failures of `wave` that count against its budget (rule 5)."""
-    members = [state.members[cluster] for cluster in wave.clusters]
-    return sum(member.phase is M.FAILED and not _excused(member) for member in members)
-
-
-def _excused(member: Member) -> bool:
-    """Was it sick before its move, and never Current since? (rule 5)"""
-    return member.sick_before and not member.last_current_at
 
 
 # --- events -------------------------------------------------------------------------------------------------------
@@ -215,10 +203,15 @@ def _left(turn: Turn, cluster: ClusterName) -> None:
         rollback.proceed(turn)
         return
     wave = turn.wave_of(cluster)
-    gone = all(turn.members[other].phase is M.LEFT for other in wave.clusters)
-    if gone and not wave.allow_empty and turn.phase is P.RUNNING and wave in turn.rollout.waves[turn.wave : -1]:
+    if wave not in turn.rollout.waves[turn.wave :]:
+        return
+    stay = [other for other in wave.clusters if turn.members[other].phase is not M.LEFT]
+    last = wave is turn.rollout.waves[-1]
+    if not stay and not last and not wave.allow_empty and turn.phase is P.RUNNING:
         turn.enter(P.PAUSED, f"wave {wave.name} lost its last cluster before it was done")
         turn.note("paused", f"rollout {turn.rollout.id}: {turn.reason}", wave=wave.name)
+    # Without the leaver, failures that the budget allowed may be all that is known of the wave.
+    _act(turn, [other for other in stay if turn.members[other].phase is M.FAILED])
     _advance(turn)
 
 
@@ -264,7 +257,7 @@ def _advance(turn: Turn) -> None:
             turn.note("wave-opened", f"wave {wave.name} of rollout {turn.rollout.id} is open", wave=wave.name)
         for opened in waves[: turn.wave + 1]:
             _fill(turn, opened)
-        turn.reason = waits_for(turn, wave)
+        turn.reason = transitions.waits_for(turn.members, wave)
         if turn.reason:
             return
         turn.wave, turn.wave_opened_at = turn.wave + 1, 0.0
@@ -309,8 +302,9 @@ def _hear(turn: Turn, cluster: ClusterName) -> None:
     verdict = judge(turn.rollout.targets[cluster].after, turn.view[cluster], seq=member.seq)
     if verdict is Verdict.PROOF:
         _hear_proof(turn, cluster)
-    elif verdict is Verdict.BAD and turn.settled and not _excused(member):
-        _fail(turn, cluster, "Failed while it soaked" if soaking else "Failed")
+    elif verdict is Verdict.BAD and turn.settled and not transitions.excused(member):
+        why = why_failed(turn.rollout.targets[cluster].after, turn.view[cluster])
+        _fail(turn, cluster, ("Failed while it soaked" if soaking else "Failed") + (f": {why}" if why else ""))
     elif soaking and member.soak_from:
         _reset(turn, cluster, soak_from=0.0)
     if turn.members[cluster].phase is M.FAILED:
@@ -372,7 +366,7 @@ def _act(turn: Turn, failed: Sequence[ClusterName]) -> None:
     """What new failures lead to (rule 6). Those of a catch-up after completion lead to nothing (rule 8)."""
     for cluster in failed:
         wave = turn.wave_of(cluster)
-        if turn.phase is P.COMPLETED or _excused(turn.members[cluster]) or _within_budget(turn, wave):
+        if turn.phase is P.COMPLETED or transitions.excused(turn.members[cluster]) or _within_budget(turn, wave):
             continue
         why = f"{cluster} failed in wave {wave.name}: {turn.members[cluster].reason}"
         if turn.rollout.action == "rollback":
@@ -384,16 +378,12 @@ def _act(turn: Turn, failed: Sequence[ClusterName]) -> None:
 
 
 def _within_budget(turn: Turn, wave: Wave) -> bool:
-    failed = failures(turn, wave)
+    failed = transitions.failures(turn.members, wave)
     present = sum(turn.members[cluster].phase is not M.LEFT for cluster in wave.clusters)
     return failed <= wave.failure_budget and present - failed >= min(wave.min_proof, present)
 
 
 def _finish(turn: Turn) -> tuple[State, tuple[Effect, ...]]:
     state = turn.result()
-    check(state, turn.view)
+    transitions.check(state, turn.view)
     return state, tuple(turn.effects)
-
-
-def _some(names: list[ClusterName]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
