@@ -120,10 +120,11 @@ class _Checkout:
         self._owners: dict[ClusterName, dict[str, str]] = defaultdict(dict)
         self._clashes: dict[tuple[str, str, str], list[ClusterName]] = defaultdict(list)
         self._found: list[Finding] = []
+        self._failed: dict[Finding, list[ClusterName]] = defaultdict(list)
         self._wheres: dict[str, str] = {}
         try:
             self.fleet = fleet_loader.load(dict(self._tree.files(wanted=fleet_loader.is_fleet_file)))
-        except InvalidInput as error:
+        except (InvalidInput, OSError) as error:
             raise click.ClickException(str(error)) from error
         self._found.extend(self.fleet.findings)
         if not (self.fleet.clusters or self.fleet.bundles or self._found):
@@ -133,8 +134,12 @@ class _Checkout:
 
     @property
     def findings(self) -> list[Finding]:
-        """Each once, errors and warnings by place."""
-        return sorted(set(self._found), key=lambda finding: (finding.where, finding.message))
+        """Each once, by place; what failed alike on many clusters is one."""
+        failed = {
+            dataclasses.replace(finding, message=f"{finding.message} [{_some(clusters)}]")
+            for finding, clusters in self._failed.items()
+        }
+        return sorted({*self._found, *failed}, key=lambda finding: (finding.where, finding.message))
 
     def narrow(self, cluster: str) -> None:
         """Look at one cluster only: findings of other clusters are dropped. Raises ClickException."""
@@ -150,14 +155,17 @@ class _Checkout:
     def requests(self) -> list[RenderRequest]:
         """What is to be rendered; bundles whose folder cannot be read become findings."""
         unreadable: set[str] = set()
+        names = {bundle.folder: f"bundle {bundle.name}" for bundle in self.fleet.bundles.values()}
 
         def folder_tree(folder: str) -> Oid:
             try:
                 return self._tree.tree_id(folder)
             except InvalidInput as error:
-                unreadable.add(folder)
-                self._found.append(_finding(error, about=folder))
-                return NO_OID
+                self._found.append(_finding(error, about=names[folder]))
+            except OSError as error:
+                self._found.append(Finding(where=folder, message=f"cannot be read: {error}", about=names[folder]))
+            unreadable.add(folder)
+            return NO_OID
 
         requests = targets.render_requests(self.fleet, folder_tree, renderer=build.RENDERER_VERSION)
         return [request for request in requests if request.bundle.folder not in unreadable]
@@ -170,7 +178,7 @@ class _Checkout:
         try:
             rendered = build.render_checkout(self._root, bundle.folder, request.inputs, bundle.name)
         except FlotillaError as error:
-            self._found.append(_finding(error, about=about, clusters=request.clusters))
+            self._failed[_finding(error, about=about)].extend(request.clusters)
             return None
         for warning in rendered.warnings:
             self._found.append(
@@ -197,17 +205,15 @@ class _Checkout:
             )
 
 
-def _finding(error: FlotillaError, *, about: str, clusters: tuple[ClusterName, ...] = ()) -> Finding:
+def _finding(error: FlotillaError, *, about: str) -> Finding:
     """`bundle shop: file:line: object` is the thing of a render error; a finding begins with the file."""
     where, _, rest = error.thing.removeprefix(f"{about}: ").partition(": ")
     message = f"{rest}: {error.cause}" if rest else error.cause
-    return Finding(
-        where=where, message=f"{message} [{_some(clusters)}]" if clusters else message, remedy=error.remedy, about=about
-    )
+    return Finding(where=where, message=message, remedy=error.remedy, about=about)
 
 
 def _some(clusters: Iterable[ClusterName]) -> str:
-    names = sorted(clusters)
+    names = sorted(set(clusters))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"cluster{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
 

@@ -19,8 +19,8 @@ from pygit2.enums import ObjectType, SortMode
 from proto.errors import FlotillaError, InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
 
-CONNECT_TIMEOUT_S = 10
-SERVER_TIMEOUT_S = 30
+CONNECT_TIMEOUT_S = 10.0
+SERVER_TIMEOUT_S = 30.0
 """Of one read or write: libgit2 itself would wait for ever."""
 
 _FETCHED = "refs/flotilla/fetched"
@@ -106,8 +106,8 @@ class _Callbacks(pygit2.RemoteCallbacks):
 
 def _set_up_libgit2() -> None:
     """Settings of the whole process; the worker processes do nothing else with libgit2 that they could harm."""
-    pygit2.settings.server_connect_timeout = CONNECT_TIMEOUT_S * 1000
-    pygit2.settings.server_timeout = SERVER_TIMEOUT_S * 1000
+    pygit2.settings.server_connect_timeout = int(CONNECT_TIMEOUT_S * 1000)
+    pygit2.settings.server_timeout = int(SERVER_TIMEOUT_S * 1000)
     # A local upstream may belong to another user. libgit2 runs none of its hooks and programs, so that is no danger.
     pygit2.settings.owner_validation = False
     # A ref that outlives a power cut must not name objects that did not.

@@ -17,8 +17,8 @@ from proto.objects import ObjectKey, group_of, key_of
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}", re.ASCII)
 _API_VERSION = re.compile(r"(?:[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[a-z][a-z0-9]{0,62}", re.ASCII)
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-_NAME = re.compile(r"[^/%\s\x00-\x1f\x7f]{1,247}")
-"""Path segment names, the widest that Kubernetes allows; `.json` has to fit into a file's name behind it."""
+_NAME = re.compile(r"[^/%\s\x00-\x1f\x7f]{1,253}")
+"""Path segment names, the widest that Kubernetes allows."""
 
 _SERVER_FIELDS = (
     "creationTimestamp",

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hub import offline, yaml_reader
+from hub import offline, sources, yaml_reader
 from hub.cli import main
+from proto.ids import Oid
 
 FLEET = {
     "clusters/all.yaml": """
@@ -84,9 +85,8 @@ def test_check_names_file_line_object_remedy_and_clusters(fleet: Path) -> None:
         "bundles/shop/web.yaml:2: error: ConfigMap/web: uses the variable 'domian', which is not defined"
     )
     assert "did you mean domain" in first
-    assert summary == "3 clusters, 2 bundles, 2 errors"
-    assert "[cluster eu-1]" in result.stdout
-    assert "[cluster us-1]" in result.stdout
+    assert "[clusters eu-1, us-1]" in first
+    assert summary == "3 clusters, 2 bundles, 1 error"
 
 
 def test_check_finds_two_owners_of_one_object(fleet: Path) -> None:
@@ -148,6 +148,22 @@ def test_an_inner_git_repository_is_named_and_the_rest_is_checked(fleet: Path) -
     result = run("check", "--fleet", fleet)
     assert result.exit_code == 1
     assert "bundles/shop/lib/.git/config: error: is part of a Git repository" in result.stdout
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_rest_is_checked(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree_id = sources.FolderTree.tree_id
+
+    def refuse(tree: sources.FolderTree, folder: str) -> Oid:
+        if folder == "bundles/shop":
+            raise PermissionError(13, "Permission denied", folder)
+        return tree_id(tree, folder)
+
+    monkeypatch.setattr(sources.FolderTree, "tree_id", refuse)
+    result = run("check", "--fleet", fleet)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("bundles/shop: error: cannot be read: [Errno 13]")
 
 
 def test_render_prints_the_objects_of_one_cluster_for_people(fleet: Path) -> None:

@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,6 +247,12 @@ def test_what_a_server_says_decides_whether_to_try_again(
 ) -> None:
     with pytest.raises(kind, match=message):
         sync.fetch(mirror, f"{address}/{code}/fleet.git", "main")
+
+
+def test_a_server_that_never_answers_is_given_up(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "SERVER_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(Transient, match="cannot be read"):
+        sync.fetch(mirror, f"http://127.0.0.1:{server.getsockname()[1]}/fleet.git", "main")
 
 
 def test_a_redirect_to_another_host_is_refused() -> None:
