@@ -255,6 +255,8 @@ class Rollout:
     offline_after_s: float
     depends_on: tuple[BundleName, ...] = ()
     supersede: Literal["queue", "replace"] = "queue"
+    elsewhere: Mapping[BundleName, Mapping[ClusterName, Oid]] = field(default_factory=dict)
+    """What its bundles were wanted as on clusters that had nothing to change: a hold needs it (`waves.refused`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

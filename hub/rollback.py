@@ -2,7 +2,7 @@
 
 from hub.model import Hold, MarkGood, MemberPhase, Move, Phase
 from hub.proof import Verdict, judge
-from hub.transitions import MOVED, rollback_limit
+from hub.transitions import MOVED, rollback_limit, some
 from hub.turn import Turn
 from proto.ids import ClusterName
 
@@ -20,10 +20,9 @@ def proceed(turn: Turn) -> None:
     """Pure: send back as many as there is room for; when nobody is left, end."""
     going = sum(member.phase is M.REVERTING for member in turn.members.values())
     room = rollback_limit(turn.rollout.waves) - going
-    waiting = _order(turn)
-    for cluster in waiting[: max(room, 0)]:
+    for cluster in _order(turn)[: max(room, 0)]:
         _send(turn, cluster)
-    if not going and not waiting:
+    if not any(member.phase in MOVED or member.phase is M.REVERTING for member in turn.members.values()):
         _end(turn)
 
 
@@ -58,6 +57,10 @@ def _order(turn: Turn) -> list[ClusterName]:
 
 def _send(turn: Turn, cluster: ClusterName) -> None:
     before = turn.rollout.targets[cluster].before
+    if before == turn.rollout.targets[cluster].after:
+        # A slice commit that changes nothing is never made, so there would be no seq to wait for.
+        turn.put(cluster, M.REVERTED, reason="is where it would go back to")
+        return
     was_good = turn.members[cluster].phase is M.PROVEN
     turn.put(cluster, M.REVERTING, seq=turn.view[cluster].next_seq, moved_at=turn.now, reason="")
     wave = turn.wave_of(cluster).name
@@ -71,9 +74,8 @@ def _end(turn: Turn) -> None:
     stuck = sorted(cluster for cluster, member in turn.members.items() if member.phase is M.REVERT_FAILED)
     name, why = turn.rollout.id, turn.reason
     if stuck:
-        some = ", ".join(stuck[:5]) + (f" and {len(stuck) - 5} more" if len(stuck) > 5 else "")
-        turn.enter(P.ROLLBACK_FAILED, f"{some} did not come back; rolled back because {why}")
-        turn.note("rollback-failed", f"rollout {name} could not be rolled back on {some}: look at them now")
+        turn.enter(P.ROLLBACK_FAILED, f"{some(stuck)} did not come back; rolled back because {why}")
+        turn.note("rollback-failed", f"rollout {name} could not be rolled back on {some(stuck)}: look at them now")
     else:
         turn.enter(P.ROLLED_BACK, why)
         turn.note("rolled-back", f"rollout {name} is rolled back: {why}")

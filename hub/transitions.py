@@ -1,11 +1,12 @@
 """The tables of a rollout: which phase may follow which, who counts as what, and what is true of every state.
 
-`rollouts` makes its transitions through `MEMBER` and `PHASE` only and runs `check` on each state that it makes.
+`rollouts` makes its transitions through `MEMBER` and `PHASE` only and runs `check` on each state that it makes. Numbers
+of rules are those of `rollouts`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from hub.model import FINAL, ClusterView, MemberPhase, Phase, State, Wave
+from hub.model import FINAL, ClusterView, Member, MemberPhase, Phase, State, Wave
 from proto.errors import InvalidInput, Permanent
 from proto.ids import ClusterName
 
@@ -14,10 +15,10 @@ P, M = Phase, MemberPhase
 MEMBER: Mapping[MemberPhase, frozenset[MemberPhase]] = {
     M.PENDING: frozenset({M.OFFLINE, M.MOVING, M.LEFT}),
     M.OFFLINE: frozenset({M.PENDING, M.LEFT}),
-    M.MOVING: frozenset({M.SOAKING, M.PROVEN, M.FAILED, M.REVERTING, M.LEFT}),
-    M.SOAKING: frozenset({M.SOAKING, M.PROVEN, M.FAILED, M.REVERTING, M.LEFT}),
-    M.PROVEN: frozenset({M.REVERTING, M.LEFT}),
-    M.FAILED: frozenset({M.SOAKING, M.PROVEN, M.REVERTING, M.LEFT}),
+    M.MOVING: frozenset({M.SOAKING, M.PROVEN, M.FAILED, M.REVERTING, M.REVERTED, M.LEFT}),
+    M.SOAKING: frozenset({M.PROVEN, M.FAILED, M.REVERTING, M.REVERTED, M.LEFT}),
+    M.PROVEN: frozenset({M.REVERTING, M.REVERTED, M.LEFT}),
+    M.FAILED: frozenset({M.SOAKING, M.PROVEN, M.REVERTING, M.REVERTED, M.LEFT}),
     M.REVERTING: frozenset({M.REVERTED, M.REVERT_FAILED, M.LEFT}),
     M.REVERTED: frozenset({M.LEFT}),
     M.REVERT_FAILED: frozenset({M.REVERTED, M.LEFT}),
@@ -55,6 +56,40 @@ class BrokenInvariant(Permanent):
 def count(state: State, clusters: Iterable[ClusterName], phases: frozenset[MemberPhase]) -> int:
     """Pure: how many of `clusters` are in one of `phases`."""
     return sum(state.members[cluster].phase in phases for cluster in clusters)
+
+
+def waits_for(members: Mapping[ClusterName, Member], wave: Wave) -> str:
+    """Pure: what keeps `wave` from being done (rules 1, 6), for people; "" when it is done."""
+    phases = [members[cluster].phase for cluster in wave.clusters]
+    if unfinished := [c for c, p in zip(wave.clusters, phases, strict=True) if p in IN_FLIGHT or p is M.PENDING]:
+        return f"wave {wave.name} goes on with {some(unfinished)}"
+    offline = [c for c, p in zip(wave.clusters, phases, strict=True) if p is M.OFFLINE]
+    if len(offline) > wave.offline_budget:
+        return f"wave {wave.name} waits for {some(offline)}: offline, the budget is {wave.offline_budget}"
+    if phases.count(M.PROVEN) < (needed := proof_needed(members, wave)):
+        return f"wave {wave.name} has proof from {phases.count(M.PROVEN)} of the {needed} clusters it needs"
+    return ""
+
+
+def proof_needed(members: Mapping[ClusterName, Member], wave: Wave) -> int:
+    """Pure: how many have to prove: `min_proof`, but no more than stay when leavers and failures are taken off."""
+    phases = [members[cluster].phase for cluster in wave.clusters]
+    return min(wave.min_proof, len(phases) - phases.count(M.LEFT) - failures(members, wave))
+
+
+def failures(members: Mapping[ClusterName, Member], wave: Wave) -> int:
+    """Pure: the failures of `wave` that count against its budget (rule 5)."""
+    return sum(members[cluster].phase is M.FAILED and not excused(members[cluster]) for cluster in wave.clusters)
+
+
+def excused(member: Member) -> bool:
+    """Pure: was it sick before its move, and never Current since (rule 5)? Then its failure counts for nothing."""
+    return member.sick_before and not member.last_current_at
+
+
+def some(names: Sequence[str]) -> str:
+    """Pure: names for a message, the first five of many."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def rollback_limit(waves: Iterable[Wave]) -> int:

@@ -1,8 +1,9 @@
 """Which rollouts a new revision starts, and in which waves.
 
-`plan_rollouts` compares what the fleet repo wants with what was decided so far. It is called for each new revision and
-whenever a rollout ends or a hold is released; with nothing to do it returns nothing, so that calling it once more is
-harmless. `resolve` turns a policy into waves of real clusters. Next: `rollouts` (moves them).
+`plan_rollouts` compares what the fleet repo wants with what was decided so far. It is called for each new revision,
+when a hold is released, and when `rollouts.frees` says that a rollout stands in the way no more; with nothing to do it
+returns nothing, so that calling it once more is harmless. `resolve` turns a policy into waves of real clusters. Next:
+`rollouts` (moves them).
 
 | a bundle is to change, and                       | then                                                        |
 |--------------------------------------------------|-------------------------------------------------------------|
@@ -11,7 +12,8 @@ harmless. `resolve` turns a policy into waves of real clusters. Next: `rollouts`
 | is on hold, wanted as it failed                  | it waits                                                    |
 | is on hold, wanted differently                   | the hold is released                                        |
 | is rolling back, paused, or moving under `queue` | it waits; the newest revision is planned when that is over  |
-| is moving under `replace`, and nobody soaks      | the older rollout is replaced                               |
+| is moving under `replace`, nobody soaks, and no  | the older rollout is replaced                               |
+| move in flight is still wanted                   |                                                             |
 | its rollout can only wait (`rollouts.stalled`)   | the older rollout is replaced, under `queue` too            |
 | its rollout waits since its start for an empty   | the older rollout is replaced, if only its waves differ too |
 | wave                                             |                                                             |
@@ -92,15 +94,15 @@ def plan_rollouts(
     `desired`: bundle → cluster → subtree as rendered; a bundle that no cluster should run has an empty map, and one
     that the fleet has but `desired` has not is treated like those in `failed`. `current`: each cluster's decided
     composition (its slice). `last_good`, then `completed`: where a rollback goes to. `holds`: for each bundle on hold
-    the subtrees that must not be tried again (`refused`). `active`: every state that is `rollouts.alive`. `keys`: the
-    objects of a subtree. `remembered`: the policy that each bundle was last planned with, for bundles that are gone
-    from the fleet; without one they are removed under the default policy. `number`: that of the first new rollout.
+    the subtrees that must not be tried again (as `refused` gave them). `active`: every state that is `rollouts.alive`.
+    `keys`: the objects of a subtree. `remembered`: the policy that each bundle was last planned with, for bundles that
+    are gone from the fleet; without one they are removed under the default policy. `number`: of the first new rollout.
     """
     frozen = {*failed, *fleet.broken_bundles, *(fleet.bundles.keys() - desired.keys())}
     wants = _wants(fleet, desired, current, frozen)
     changes = _changes(wants, current)
     moving, catching_up = _under_way(wants, active)
-    released = {b for b, refused in holds.items() if b not in frozen and _differs(refused, wants.get(b, {}))}
+    released = {b for b, failed_as in holds.items() if b not in frozen and _differs(failed_as, wants.get(b, {}))}
     made: list[Rollout] = []
     replaced: dict[RolloutId, RolloutId] = {}
     waiting: dict[BundleName, str] = {}
@@ -127,11 +129,12 @@ def plan_rollouts(
             number=number,
             revision=revision,
             made_at=now,
+            elsewhere={b: {c: s for c, s in wants[b].items() if s and c not in todo[b]} for b in group.bundles},
         )
         if not news and any(_same(state.rollout, rollout) for state in older):
             continue
         reasons = [f"bundle {b} is on hold" for b in group.bundles if b in holds and b not in released]
-        reasons += [why for state in older if (why := _waits_for(state))]
+        reasons += [why for state in older if (why := _waits_for(state, wants))]
         if reasons:
             waiting |= dict.fromkeys(group.bundles, "; ".join(reasons))
             continue
@@ -150,6 +153,17 @@ def plan_rollouts(
             if (reason := rollouts.empty_wave_reason(r))
         ),
     )
+
+
+def refused(rollout: Rollout) -> dict[BundleName, dict[ClusterName, Oid]]:
+    """Pure: what its bundles must not be tried as again when they are put on hold: all that was wanted of them."""
+    return {
+        bundle: {
+            **rollout.elsewhere.get(bundle, {}),
+            **{cluster: target.after[bundle] for cluster, target in rollout.targets.items() if bundle in target.after},
+        }
+        for bundle in rollout.bundles
+    }
 
 
 def policy_of(fleet: Fleet, bundle: BundleName) -> RolloutPolicy | None:
@@ -217,12 +231,12 @@ def _under_way(
     return moving, catching_up
 
 
-def _differs(refused: Mapping[ClusterName, Oid], want: Mapping[ClusterName, Oid]) -> bool:
+def _differs(failed_as: Mapping[ClusterName, Oid], want: Mapping[ClusterName, Oid]) -> bool:
     """Is a bundle on hold wanted differently from how it failed? Joiners, leavers and clusters that just stopped
     being its targets are not a change of its sources; a bundle that is wanted nowhere any more is."""
     if not any(want.values()):
-        return any(refused.values())
-    return any(want[cluster] not in (ABSENT, subtree) for cluster, subtree in refused.items() if cluster in want)
+        return any(failed_as.values())
+    return any(want[cluster] not in (ABSENT, subtree) for cluster, subtree in failed_as.items() if cluster in want)
 
 
 def _leavers(
@@ -254,16 +268,22 @@ def _leavers(
 # --- older rollouts -----------------------------------------------------------------------------------------------
 
 
-def _waits_for(older: State) -> str:
+def _waits_for(older: State, wants: Subtrees) -> str:
     """Why a new rollout has to wait for `older`; "" when it takes its place."""
-    name, soaking = older.rollout.id, any(member.phase is M.SOAKING for member in older.members.values())
+    name = older.rollout.id
+    flying = {cluster: member.phase for cluster, member in older.members.items() if member.phase in IN_FLIGHT}
+    needed = any(
+        phase is M.SOAKING
+        or all(wants.get(b, {}).get(cluster, s) == s for b, s in older.rollout.targets[cluster].after.items())
+        for cluster, phase in flying.items()
+    )
     if older.phase is P.ROLLING_BACK:
         return f"rollout {name} is being rolled back"
     if _held_empty(older) or rollouts.stalled(older):
         return ""
     if older.phase is P.PAUSED:
         return f"rollout {name} is paused: {older.reason}"
-    if older.rollout.supersede == "replace" and not soaking:
+    if older.rollout.supersede == "replace" and not needed:
         return ""
     return f"rollout {name} is under way"
 

@@ -563,6 +563,14 @@ def test_rollback_to_absent_is_proven_by_absence() -> None:
     assert hub.whole() is Phase.ROLLED_BACK
 
 
+def test_who_would_go_back_to_where_it_is_gets_no_move() -> None:
+    hub = Hub(rollout(wave("one", "c1"), before=NEW))
+    hub.tick()
+    assert moves(hub.report("c1", health=Health.FAILED)) == []
+    assert hub.whole() is Phase.ROLLED_BACK
+    assert hub.phase("c1") is MemberPhase.REVERTED
+
+
 def test_a_cluster_that_does_not_come_back_makes_the_rollback_fail_loudly_after_the_others() -> None:
     hub = Hub(rollout(wave("one", "c1", "c2", max_concurrent=1, failure_budget=1, min_proof=1), wave("two", "c3")))
     hub.tick()
@@ -673,6 +681,24 @@ def test_a_canary_wave_that_loses_its_last_cluster_pauses() -> None:
     assert moves(hub.tell(Command(verb="resume", actor="ann", reason="no canary needed"))) == ["c2"]
 
 
+def test_a_leaver_does_not_open_a_wave_of_which_only_a_failure_is_left() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", failure_budget=1), wave("two", "c3")))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    assert hub.whole() is Phase.RUNNING
+    assert moves(hub.tell(Left(cluster=ClusterName("c2")))) == ["c1"]
+    assert hub.whole() is Phase.ROLLING_BACK
+
+
+def test_a_leaver_of_a_wave_that_is_done_changes_nothing_else() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", failure_budget=1), wave("two", "c3")))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    assert moves(hub.report("c2")) == ["c3"]
+    assert moves(hub.tell(Left(cluster=ClusterName("c2")))) == []
+    assert hub.whole() is Phase.RUNNING
+
+
 def test_a_leaver_ends_a_rollback_that_waited_for_it() -> None:
     hub = Hub(rollout(wave("one", "c1")))
     hub.tick()
@@ -744,6 +770,22 @@ def test_a_command_without_a_reason_and_a_stranger_are_refused() -> None:
         hub.tell(Command(verb="pause", actor="ann", reason=""))
     with pytest.raises(IllegalEvent, match="has no member c9"):
         hub.tell(Reported(cluster=ClusterName("c9")))
+
+
+def test_what_waits_is_told_when_a_rollout_frees_it() -> None:
+    hub = soaking(10.0)
+    before = hub.state
+    hub.report("c1", after_s=5.0)
+    assert not rollouts.frees(before, hub.state)
+    hub.report("c1", after_s=5.0)
+    assert rollouts.frees(before, hub.state), "nobody soaks any more"
+    moving = hub.state
+    hub.report("c2")
+    assert rollouts.frees(moving, hub.state), "it is completed"
+    stuck = Hub(rollout(wave("one", "c1")))
+    fresh = stuck.state
+    stuck.tick(after_s=61.0, seen=False)
+    assert rollouts.frees(fresh, stuck.state), "it only waits for who is offline"
 
 
 def test_a_replaced_rollout_is_over_and_a_rollback_cannot_be_replaced() -> None:

@@ -375,6 +375,19 @@ def test_a_hold_ends_when(refused: Any, desired: Any, released: bool) -> None:
     assert (SHOP in planned.waiting) is not released
 
 
+def test_a_failed_newcomer_does_not_keep_the_others_from_the_next_commit() -> None:
+    """The hold came from a rollout to c3 alone, and c3 is gone since."""
+    (failed,) = plan(current={**running(shop=NEW), ClusterName("c3"): {}}).rollouts
+    assert failed.targets.keys() == {"c3"}
+    assert waves.refused(failed) == {SHOP: everywhere(NEW)}
+    fleet = replace(FLEET, clusters={n: c for n, c in FLEET.clusters.items() if n != "c3"})
+    current, holds = running(shop=NEW), waves.refused(failed)
+    assert plan(fleet=fleet, current=current, holds=holds).released == frozenset()
+    changed = plan(fleet=fleet, current=current, holds=holds, desired={SHOP: everywhere(NEWER, "c1", "c2"), TILL: {}})
+    assert changed.released == {SHOP}
+    assert shape(changed) == [("canary", ["c1"]), ("eu", ["c2"])]
+
+
 def test_a_hold_stays_while_the_bundle_does_not_render() -> None:
     assert plan(holds={SHOP: everywhere(NEW)}, failed={SHOP}).released == frozenset()
 
@@ -425,6 +438,16 @@ def test_under_replace_a_rollout_is_not_replaced_that(phase: Phase, member: Memb
     state = under_way(phase, planned=plan(fleet=REPLACING), c1=member)
     planned = plan(fleet=REPLACING, desired={SHOP: everywhere(NEWER), TILL: {}}, active=[state], number=8)
     assert planned.rollouts == ()
+
+
+def test_a_newcomer_does_not_cut_short_what_is_in_flight_and_still_wanted() -> None:
+    state = under_way(planned=plan(fleet=REPLACING))
+    joined = replace(REPLACING, clusters={**FLEET.clusters, **dict([cluster("c4")])})
+    current = {**running(shop=OLD), ClusterName("c1"): {SHOP: NEW}}
+    desired = {SHOP: everywhere(NEW, "c1", "c2", "c3", "c4"), TILL: {}}
+    planned = plan(fleet=joined, desired=desired, active=[state], current=current, number=8)
+    assert (planned.rollouts, planned.replaced) == ((), {})
+    assert "shop-7 is under way" in planned.waiting[SHOP]
 
 
 def test_a_rollout_that_only_waits_for_offline_clusters_starves_nobody() -> None:
