@@ -2,12 +2,12 @@
 
 One file of JSON lines in the state folder: drift reports in order, and a `cut` line that says how many of the oldest
 were dropped to stay within `limit`. Adding appends; the rest rewrites the file whole, so a crash leaves the old lines
-or the new ones, at worst with a torn last line that is skipped. A full disk costs the durability, not the reports:
-they stay in memory. Only `report` uses this.
+or the new ones, at worst with a torn last line that is skipped. Nothing waits for the disk itself, because this runs on
+the event loop: a power cut may cost the newest reports, and a full disk costs the durability (they stay in memory).
+Only `report` uses this.
 """
 
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Collection
 from pathlib import Path
@@ -100,10 +100,7 @@ class Spool:
             lines.insert(0, msgspec.json.encode(_Cut(cut=self.cut)))
         temporary = self._path.with_suffix(".new")
         try:
-            with temporary.open("wb") as file:
-                file.write(b"".join(line + b"\n" for line in lines))
-                file.flush()
-                os.fsync(file.fileno())
+            temporary.write_bytes(b"".join(line + b"\n" for line in lines))
             temporary.replace(self._path)
             self._lines = len(lines)
         except OSError as error:

@@ -1,6 +1,8 @@
 """The agent's slice store: what it takes in, what it refuses, and what a kill leaves."""
 
+import base64
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from agent import receive
 from agent.receive import Receiver
 from hub import git_http
 from hub.gitstore import GitStore
-from proto import slices
+from proto import slices, wire
 from proto.errors import FlotillaError, ProtocolError, Refused, TooLarge, Transient, UnsupportedVersion
 from proto.ids import Oid, slice_ref
 from proto.messages import GitObject, WakeUp
@@ -564,6 +566,50 @@ async def test_what_a_kill_leaves_is_put_right(upstream: Upstream, tmp_path: Pat
     assert again.desired().commit == first.commit
     assert await again.offer(second)
     assert sorted(path.name for path in folder.iterdir()) == [current.name, "current"]
+
+
+OFFER_ALL = """
+import base64, sys
+from functools import partial
+from pathlib import Path
+import anyio
+from agent import receive
+from proto import wire
+
+receive.REPACK_FROM = 3
+receiver = receive.Receiver(Path(sys.argv[1]), "eu-1")
+print("open", flush=True)
+for line in Path(sys.argv[2]).read_text().split():
+    wake = wire.decode(base64.b64decode(line))
+    if wake.seq > receiver.desired().seq:
+        assert anyio.run(receiver.offer, wake)
+        print(wake.seq, flush=True)
+"""
+
+
+async def test_a_real_kill_in_the_middle_of_it_loses_nothing(upstream: Upstream, tmp_path: Path) -> None:
+    wakes = [upstream.move({"shop": bundle(a=number), "db": bundle("db", d=number)}) for number in range(60)]
+    (tmp_path / "wakes").write_text("\n".join(base64.b64encode(wire.encode(wake)).decode() for wake in wakes))
+    command = [sys.executable, "-c", OFFER_ALL, str(tmp_path / "state"), str(tmp_path / "wakes")]
+    said = 0
+    for after in (4, 7):  # the second one begins with what the first left
+        async with await anyio.open_process(command, stderr=None, cwd=Path(receive.__file__).parents[1]) as process:
+            assert process.stdout is not None
+            lines = 0
+            async for text in process.stdout:
+                lines += text.count(b"\n")
+                said = max([said, *(int(number) for number in text.split() if number.isdigit())])
+                if lines > after:
+                    break
+            process.kill()
+        # At once again, without the time that a clean end would take.
+        receiver = Receiver(tmp_path / "state", "eu-1")
+        desired = receiver.desired()
+        assert desired.seq >= said
+        assert desired.commit == wakes[desired.seq - 1].commit
+        for one in desired.bundles.values():
+            assert [receiver.blob(oid) for oid in one.objects.values()] == [canonical(desired.seq - 1)]
+    assert await receiver.offer(wakes[desired.seq])
 
 
 async def test_objects_without_their_ref_are_no_slice_yet(upstream: Upstream, tmp_path: Path) -> None:
