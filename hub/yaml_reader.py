@@ -6,7 +6,7 @@ strings. PyYAML's scanner and parser (libyaml, which go-yaml is a port of) give 
 here.
 
     kubectl lets pass                            here
-    a key set twice (the last one wins)          refused, as in kubectl's strict mode, unless `strict` is off
+    a key set twice, by a merge too (last wins)  refused, as in kubectl's strict mode, unless `strict` is off
     keys that become one, as 1 and "1" (either)  the same
     what follows `...` (ignored without a word)  read as the next document
     10,000 levels, any number of nodes           MAX_DEPTH, MAX_NODES, MAX_BYTES
@@ -15,18 +15,15 @@ Documents without content are left out, as kubectl does. Next: `fleet` for the f
 
 import base64
 import binascii
-import datetime
-import decimal
 import json
 import math
 import re
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
 import yaml
 
+from hub import yaml_scalars
 from proto.errors import InvalidInput
 
 MAX_BYTES = 16 << 20
@@ -40,28 +37,6 @@ _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _TAG = "tag:yaml.org,2002:"
 _RESOLVED_TAGS = frozenset({_TAG + name for name in ("str", "bool", "int", "float", "null", "timestamp")})
-_WORDS: Mapping[str, bool | float | None] = {
-    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
-    **dict.fromkeys(("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False),
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
-    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
-    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
-}
-_MAYBE_NUMBER = frozenset("+-.0123456789")
-_INTEGER = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|([1-9][0-9]*|0))", re.ASCII)
-_SIGNED_BINARY = re.compile(r"0b([-+][01]+)", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
-_DOT_FLOAT = re.compile(r"\.[0-9]+(?:_[0-9]+)*(?:[eE][-+]?[0-9]+(?:_[0-9]+)*)?", re.ASCII)
-_TIMESTAMP = re.compile(
-    r"(\d{4})-(\d{1,2})-(\d{1,2})"
-    r"(?:(?:[Tt](?=.*(?:Z|[-+]..:..)$)| +(?!.*[-+Z]))"
-    r"(\d{1,2}):(\d{1,2}):(\d{1,2})(?:[.,]\d+)?(?:Z|[-+](\d\d):(\d\d))?)?",
-    re.ASCII,
-)
-_INT64 = range(-(2**63), 2**63)
-_MAX_DIGITS = 64
-"""Of a 64-bit integer in base 2, leading zeros aside; Python's own limit on longer texts is an error."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -174,10 +149,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _number(digits: str) -> int | float:
     """A number of a JSON text. Raises ValueError for NaN, infinity and what is beyond a float's range."""
-    number = _resolve(digits)
+    number = yaml_scalars.resolve(digits)
     if isinstance(number, str):
         raise ValueError(f"{digits} is not a JSON number")
-    return cast(int | float, _json_number(number))
+    return cast(int | float, yaml_scalars.json_number(number))
 
 
 def _measure(value: Any) -> tuple[int, int]:
@@ -270,13 +245,13 @@ class _Reader:
         if type(raw) is float:
             if not math.isfinite(raw):
                 self._refuse(line, "infinity and NaN are not JSON values", "quote it if it is meant as a string")
-            return _json_number(raw)
+            return yaml_scalars.json_number(raw)
         return raw
 
     def _scalar(self, event: Any, line: int) -> Any:
         text, tag = event.value, event.tag
         if tag is None:
-            return _resolve(text) if event.implicit[0] else text
+            return yaml_scalars.resolve(text) if event.implicit[0] else text
         if tag == _TAG + "binary":
             try:
                 data = base64.b64decode(re.sub(r"[\r\n]", "", text), validate=True)
@@ -289,11 +264,11 @@ class _Reader:
 
     def _tagged(self, text: str, tag: str, line: int) -> Any:
         """A scalar whose tag demands what it must be."""
-        if tag == "timestamp" and _is_timestamp(text):
+        if tag == "timestamp" and yaml_scalars.is_timestamp(text):
             return text
-        raw = _resolve(text)
+        raw = yaml_scalars.resolve(text)
         found = {bool: "bool", int: "int", float: "float", type(None): "null"}.get(type(raw), "str")
-        if tag == "float" and type(raw) is int and raw in _INT64:
+        if tag == "float" and type(raw) is int and raw in yaml_scalars.INT64:
             return float(raw)
         if found != tag:
             self._refuse(line, f"{text[:80]!r} is a !!{found}, not the !!{tag} that its tag says")
@@ -342,10 +317,10 @@ class _Reader:
             return cast(str, raw)
         if kind is bool:
             return "true" if raw else "false"
-        if kind is int and raw in _INT64:
+        if kind is int and raw in yaml_scalars.INT64:
             return str(raw)
         if kind is float:
-            return _float_key(raw)
+            return yaml_scalars.float_key(raw)
         shown = {type(None): "null", int: "an integer beyond 64 bits", dict: "a mapping", list: "a list"}[kind]
         self._refuse(line, f"{shown} cannot be a key", "quote it if it is meant as a string")
 
@@ -385,76 +360,3 @@ def _excessive(aliased: int, decoded: int) -> bool:
     """
     share = 0.99 - 0.89 * min(max((decoded - 400_000) / 3_600_000, 0.0), 1.0)
     return aliased > 100 and decoded > 1000 and aliased / decoded > share
-
-
-def _resolve(text: str) -> Any:
-    """Pure: what a plain scalar is: None, bool, int, float or str. Source: go.yaml.in/yaml/v2 resolve.go."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if text[0] not in _MAYBE_NUMBER:
-        return text
-    if text[0] == ".":
-        return _float(text.replace("_", ""), text) if _DOT_FLOAT.fullmatch(text) else text
-    plain = text.replace("_", "")
-    if match := _INTEGER.fullmatch(plain):
-        sign, *digits = match.groups()
-        for found, base in zip(digits, (16, 2, 8, 10), strict=True):
-            if found is None or len(found.lstrip("0")) > _MAX_DIGITS:
-                continue
-            number = -int(found, base) if sign == "-" else int(found, base)
-            # An unsigned integer takes no sign, not even "+".
-            if number in _INT64 or (not sign and number < 2**64):
-                return number
-    elif (match := _SIGNED_BINARY.fullmatch(plain)) and len(plain) <= _MAX_DIGITS:
-        return int(match[1], 2)
-    return _float(plain, text)
-
-
-def _float(plain: str, text: str) -> float | str:
-    """`plain` as a float, or `text` where it is none or beyond the range of one."""
-    if _FLOAT.fullmatch(plain) is None:
-        return text
-    number = float(plain)
-    return number if math.isfinite(number) else text
-
-
-def _is_timestamp(text: str) -> bool:
-    """Pure: is it one of the four forms that go-yaml v2 takes for a !!timestamp?"""
-    match = _TIMESTAMP.fullmatch(text)
-    if match is None:
-        return False
-    year, month, day, hour, minute, second, zone_hour, zone_minute = (int(part or 0) for part in match.groups())
-    try:
-        datetime.datetime(year or 2000, month, day, hour, minute, second)  # Go knows a year 0, a leap year like 2000
-    except ValueError:
-        return False
-    return zone_hour <= 24 and zone_minute <= 60
-
-
-def _json_number(number: Any) -> Any:
-    """Pure: a number as Go's JSON writes it and a JSON reader then sees it: without a fraction it is an integer.
-
-    Go writes the shortest digits, plain below 1e21: 2**64 becomes 18446744073709552000.
-    """
-    if type(number) is not float or abs(number) >= 1e21 or not number.is_integer():
-        return number
-    return int(decimal.Decimal(repr(number)))
-
-
-def _float_key(number: float) -> str:
-    """Pure: a float as a key: Go's `FormatFloat(number, 'g', -1, 32)`, with YAML's words for what is not finite."""
-    if math.isnan(number):
-        return ".nan"
-    try:
-        single = struct.pack("<f", number)
-    except OverflowError:
-        single = struct.pack("<f", math.copysign(math.inf, number))
-    number = struct.unpack("<f", single)[0]
-    if math.isinf(number):
-        return ".inf" if number > 0 else "-.inf"
-    shortest = next(text for digits in range(9) if struct.pack("<f", float(text := f"{number:.{digits}e}")) == single)
-    mantissa, exponent = shortest.split("e")
-    if not -4 <= int(exponent) < 6:
-        return shortest
-    fraction_digits = len(mantissa.lstrip("-").replace(".", "")) - 1 - int(exponent)
-    return f"{float(shortest):.{max(fraction_digits, 0)}f}"
