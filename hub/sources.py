@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pygit2
 
@@ -42,6 +42,8 @@ _MAX_LINKS = 8
 """Links that lead to links, before we call it a loop."""
 
 _FILE, _EXECUTABLE, _LINK, _SUBMODULE, _FOLDER = 0o100644, 0o100755, 0o120000, 0o160000, 0o040000
+T = TypeVar("T", bound=pygit2.Object)
+
 _SPECIAL = 0
 """A socket, pipe or device: cannot be in Git, but in a checkout."""
 
@@ -111,20 +113,39 @@ class CommitTree:
         for entry in tree:
             # A raw tree may hold a name with a slash; as a NUL it cannot pass for a path, and `_check` refuses it.
             path = at + (entry.raw_name or b"").replace(b"/", b"\0").decode("utf-8", "surrogateescape")
-            if entry.filemode == _FOLDER:
-                child = self._repo[entry.id]
-                if isinstance(child, pygit2.Tree):
-                    yield from self._entries(child, at=_checked_depth(f"{path}/"))
-            elif entry.filemode == _SUBMODULE:
+            mode, oid = int(entry.filemode), entry.id
+            if mode == _FOLDER:
+                yield from self._entries(self._object(oid, pygit2.Tree), at=_checked_depth(f"{path}/"))
+            elif mode == _SUBMODULE:
                 yield _Entry(path=path, mode=_SUBMODULE, size=0, read=bytes)
             else:
-                oid = entry.id
-                _, size = self._repo.odb.read_header(oid)
-                yield _Entry(path=path, mode=int(entry.filemode), size=size, read=partial(self._blob, oid))
+                yield _Entry(path=path, mode=mode, size=self._size(oid), read=partial(self._blob, oid))
+
+    def _size(self, oid: pygit2.Oid) -> int:
+        """Read before the object is, so that a large one never is."""
+        try:
+            return self._repo.odb.read_header(oid)[1]
+        except (KeyError, pygit2.GitError) as error:
+            raise self._incomplete(oid) from error
 
     def _blob(self, oid: pygit2.Oid) -> bytes:
-        found = self._repo[oid]
-        return found.data if isinstance(found, pygit2.Blob) else b""
+        return self._object(oid, pygit2.Blob).data
+
+    def _object(self, oid: pygit2.Oid, kind: type[T]) -> T:
+        try:
+            found = self._repo[oid]
+        except (KeyError, pygit2.GitError) as error:
+            raise self._incomplete(oid) from error
+        if not isinstance(found, kind):
+            raise self._incomplete(oid)
+        return found
+
+    def _incomplete(self, oid: pygit2.Oid) -> Permanent:
+        return Permanent(
+            f"mirror {self._repo.path}",
+            f"lacks the Git object {oid}",
+            "remove the mirror, it is a copy and is fetched again",
+        )
 
 
 class FolderTree:

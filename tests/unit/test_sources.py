@@ -252,3 +252,14 @@ def test_a_folder_behind_a_link_is_refused(checkout: Path, tmp_path: Path) -> No
     (checkout / "bundles/other").symlink_to(tmp_path)
     with pytest.raises(InvalidInput, match="goes through a symbolic link"):
         sources.FolderTree(checkout).materialise("bundles/other", tmp_path / "out")
+
+
+def test_a_mirror_that_lost_an_object_is_named(checkout: Path, tmp_path: Path) -> None:
+    oid = commit(checkout)
+    blob = git("rev-parse", f"{oid}:clusters/eu.yaml", cwd=checkout)
+    (checkout / f".git/objects/{blob[:2]}/{blob[2:]}").unlink()
+    tree = sources.CommitTree(checkout, oid)
+    with pytest.raises(Permanent, match=f"lacks the Git object {blob}"):
+        list(tree.files())
+    with pytest.raises(Permanent, match="remove the mirror"):
+        tree.materialise("clusters", tmp_path / "out")
