@@ -194,7 +194,12 @@ def _url(upstream: str) -> str:
             "is not an address that the hub can read",
             "use a path, file:// or https://",
         )
-    return str(Path(upstream).absolute())
+    path = Path(upstream).absolute()
+    if not path.exists():  # libgit2 would call it an unsupported protocol
+        raise Transient(
+            f"fleet repo {upstream}", "cannot be read: there is no such folder", "check the path and that it is mounted"
+        )
+    return str(path)
 
 
 def _shown(upstream: str) -> str:

@@ -15,7 +15,7 @@ from typing import TypeVar, TypeVarTuple, Unpack
 import anyio
 from anyio import lowlevel, to_process, to_thread
 
-from proto.errors import FlotillaError, Permanent
+from proto.errors import FlotillaError, Permanent, Transient
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
@@ -30,7 +30,7 @@ async def run(function: Callable[[Unpack[Ts]], T], *args: *Ts, what: str = "", t
     """`function(*args)` in a worker process, as many at once as there are cores; the wait for a core has no limit.
 
     Raises the FlotillaError that it raises; Permanent about `what` (by default the function) when it fails otherwise,
-    dies or takes longer than `time_limit_s`: the same call would do so again.
+    dies or takes longer than `time_limit_s`: the same call would do so again. Transient when no worker could start.
     """
     thing = what or f"{function.__module__}.{function.__qualname__}"
     async with _cores():
@@ -40,6 +40,8 @@ async def run(function: Callable[[Unpack[Ts]], T], *args: *Ts, what: str = "", t
                 own = anyio.CapacityLimiter(1)  # anyio's default would bound us a second time
                 return await to_process.run_sync(_call, scratch, thing, function, args, cancellable=True, limiter=own)
         except anyio.BrokenWorkerProcess as error:
+            if error.args:  # anyio says something only when the process did not get ready
+                raise Transient(thing, "no worker process could be started", "look at the hub's load") from error
             raise Permanent(thing, "its worker process died", "look for a lack of memory on the hub") from error
         finally:
             with anyio.CancelScope(shield=True):

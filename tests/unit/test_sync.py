@@ -156,10 +156,22 @@ def test_an_upstream_that_is_not_there_may_come_back(upstream: Upstream, mirror:
     tip = upstream.commit("one")
     away = tmp_path / "away"
     upstream.path.rename(away)
-    with pytest.raises(Transient, match=f"fleet repo {upstream.path}: cannot be read.*check the address"):
+    with pytest.raises(
+        Transient, match=f"fleet repo {upstream.path}: cannot be read: there is no such folder.*check the path"
+    ):
         sync.fetch(mirror, str(upstream.path), "main")
     away.rename(upstream.path)
     assert sync.fetch(mirror, str(upstream.path), "main").commit == tip
+
+
+def test_a_file_address_that_is_not_there_may_come_back(mirror: Path, tmp_path: Path) -> None:
+    with pytest.raises(Transient, match=f"fleet repo file://{tmp_path}/none: cannot be read.*check the address"):
+        sync.fetch(mirror, f"file://{tmp_path}/none", "main")
+
+
+def test_a_folder_that_is_no_repository_is_named(mirror: Path, tmp_path: Path) -> None:
+    with pytest.raises(Transient, match=f"fleet repo {tmp_path}: cannot be read"):
+        sync.fetch(mirror, str(tmp_path), "main")
 
 
 def test_a_closed_port_is_transient_and_hides_credentials(mirror: Path) -> None:

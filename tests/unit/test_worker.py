@@ -79,6 +79,14 @@ async def test_a_worker_that_dies_is_named_and_the_next_call_works() -> None:
     assert await worker.run(identity, 1) == 1
 
 
+async def test_a_worker_that_does_not_start_may_start_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(Transient, match="render of shop: no worker process could be started"):
+        await worker.run(identity, 1, what="render of shop")
+    monkeypatch.undo()
+    assert await worker.run(identity, 1) == 1
+
+
 async def test_a_call_that_hangs_is_killed_and_its_files_removed(tmp_path: Path) -> None:
     await worker.run(identity, 0)  # a warm worker, so that the limit is not spent on its start
     marker = tmp_path / "marker"
