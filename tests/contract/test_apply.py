@@ -1,0 +1,289 @@
+"""Apply, prune, adoption, ApplySet parents, the lease and the whole loop, on a real API server."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.apply import apply_object
+from agent.cluster import Cluster
+from agent.drift import baseline
+from agent.lease import Lease
+from agent.model import Entry, Result
+from agent.ownership import own_entry
+from agent.parents import KINDS_ANNOTATION, NAMESPACES_ANNOTATION
+from agent.prune import Fate, prune_object
+from proto.errors import Refused
+from proto.objects import canonical, key_of
+from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, BundlePolicy, applyset_id, with_membership
+from tests.agents import agent, until
+from tests.real import ApiServer
+from tests.slices import SliceMaker
+
+pytestmark = pytest.mark.real
+
+POLICY = BundlePolicy(name="shop")
+
+
+@pytest.fixture(autouse=True)
+def namespace(kube: ApiServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"t-{abs(hash(request.node.name)) % 10**8}"
+    kube.must("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    kube.call("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+async def cluster(kubeconfig: Path) -> AsyncIterator[Cluster]:
+    async with Cluster.connect(kubeconfig) as cluster:
+        yield cluster
+
+
+def config(namespace: str, name: str = "settings", **data: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data}
+
+
+def entry_of(obj: dict[str, Any], live: dict[str, Any] | None = None) -> Entry:
+    known = baseline(live) if live is not None else None
+    return Entry(key=key_of(obj), bundle="shop", api_version=obj["apiVersion"], baseline=known)
+
+
+def body(obj: dict[str, Any], bundle: str = "shop") -> bytes:
+    return canonical(with_membership(obj, bundle))
+
+
+def path(namespace: str, name: str = "settings") -> str:
+    return f"/api/v1/namespaces/{namespace}/configmaps/{name}"
+
+
+async def test_an_object_is_created_then_configured_then_unchanged(cluster: Cluster, namespace: str) -> None:
+    first, second = config(namespace, color="red"), config(namespace, color="blue")
+    result, live = await apply_object(cluster, entry_of(first), body(first), policy=POLICY)
+    assert result is Result.CREATED
+    result, live = await apply_object(cluster, entry_of(second, live), body(second), policy=POLICY)
+    assert result is Result.CONFIGURED
+    assert live["data"] == {"color": "blue"}
+    result, live = await apply_object(cluster, entry_of(second, live), body(second), policy=POLICY)
+    assert result is Result.UNCHANGED
+
+
+async def test_first_contact_with_foreign_values_is_refused_and_names_fields_managers_and_remedy(
+    cluster: Cluster, kube: ApiServer, namespace: str
+) -> None:
+    kube.must(
+        "POST", f"/api/v1/namespaces/{namespace}/configmaps?fieldManager=somebody", config(namespace, color="green")
+    )
+    wanted = config(namespace, color="red")
+    with pytest.raises(Refused) as refused:
+        await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+    assert ".data.color by somebody" in str(refused.value)
+    assert "adopt: always" in refused.value.remedy
+    assert kube.must("GET", path(namespace))["data"] == {"color": "green"}
+
+
+async def test_adopt_always_takes_foreign_values_over(cluster: Cluster, kube: ApiServer, namespace: str) -> None:
+    kube.must(
+        "POST", f"/api/v1/namespaces/{namespace}/configmaps?fieldManager=somebody", config(namespace, color="green")
+    )
+    wanted = config(namespace, color="red")
+    policy = BundlePolicy(name="shop", adopt="always")
+    _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy)
+    assert live["data"] == {"color": "red"}
+
+
+async def test_adopt_never_leaves_even_an_equal_object_alone(cluster: Cluster, kube: ApiServer, namespace: str) -> None:
+    wanted = config(namespace, color="red")
+    kube.must("POST", f"/api/v1/namespaces/{namespace}/configmaps", wanted)
+    with pytest.raises(Refused, match="adopt: never"):
+        await apply_object(cluster, entry_of(wanted), body(wanted), policy=BundlePolicy(name="shop", adopt="never"))
+    assert "labels" not in kube.must("GET", path(namespace))["metadata"]
+
+
+async def test_after_a_lost_inventory_our_own_object_is_taken_back_by_force(
+    cluster: Cluster, kube: ApiServer, namespace: str
+) -> None:
+    wanted = config(namespace, color="red")
+    await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+    kube.edit(path(namespace), {"data": {"color": "green"}})
+    _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+    assert live["data"] == {"color": "red"}
+
+
+@pytest.mark.parametrize("manager", ["kubectl-client-side-apply", "helm", "kustomize-controller"])
+async def test_what_another_tool_set_goes_away_when_git_does_not_say_it(
+    cluster: Cluster, kube: ApiServer, namespace: str, manager: str
+) -> None:
+    before = config(namespace, color="red", old="yes")
+    kube.must("POST", f"/api/v1/namespaces/{namespace}/configmaps?fieldManager={manager}", before)
+    wanted = config(namespace, color="red")
+    _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+    assert live["data"] == {"color": "red"}
+    assert {one["manager"] for one in live["metadata"]["managedFields"]} == {"flotilla"}
+
+
+async def test_an_object_is_deleted_only_while_it_is_ours(cluster: Cluster, kube: ApiServer, namespace: str) -> None:
+    wanted = config(namespace, color="red")
+    entry = entry_of(wanted)
+    await apply_object(cluster, entry, body(wanted), policy=POLICY)
+    kube.edit(path(namespace), {"metadata": {"labels": {PART_OF_LABEL: "applyset-other-v1"}}})
+    fate, why = await prune_object(cluster, entry, release=False)
+    assert fate is Fate.FOREIGN
+    assert "no longer carries the labels of bundle shop" in why
+    kube.edit(path(namespace), {"metadata": {"labels": {PART_OF_LABEL: applyset_id("shop")}}})
+    assert (await prune_object(cluster, entry, release=False))[0] is Fate.DELETING
+    assert (await prune_object(cluster, entry, release=False))[0] is Fate.GONE
+    assert kube.call("GET", path(namespace))[0] == 404
+
+
+async def test_a_finalizer_is_named_while_it_holds_a_deletion_up(
+    cluster: Cluster, kube: ApiServer, namespace: str
+) -> None:
+    wanted = config(namespace, color="red")
+    entry = entry_of(wanted)
+    await apply_object(cluster, entry, body(wanted), policy=POLICY)
+    kube.edit(path(namespace), {"metadata": {"finalizers": ["example.org/keep"]}})
+    await prune_object(cluster, entry, release=False)
+    fate, why = await prune_object(cluster, entry, release=False)
+    assert fate is Fate.DELETING
+    assert "example.org/keep" in why
+    kube.edit(path(namespace), {"metadata": {"finalizers": None}})
+    assert (await prune_object(cluster, entry, release=False))[0] is Fate.GONE
+
+
+async def test_letting_go_takes_our_labels_and_entry_and_nothing_else(
+    cluster: Cluster, kube: ApiServer, namespace: str
+) -> None:
+    wanted = config(namespace, color="red")
+    entry = entry_of(wanted)
+    await apply_object(cluster, entry, body(wanted), policy=POLICY)
+    kube.edit(path(namespace), {"metadata": {"labels": {"theirs": "yes"}}})
+    assert (await prune_object(cluster, entry, release=True))[0] is Fate.RELEASED
+    live = kube.must("GET", path(namespace))
+    assert live["metadata"]["labels"] == {"theirs": "yes"}
+    assert live["data"] == {"color": "red"}
+    assert own_entry(live) is None
+
+
+async def test_letting_go_of_an_object_that_only_we_wrote_empties_its_managed_fields(
+    cluster: Cluster, kube: ApiServer, namespace: str
+) -> None:
+    wanted = config(namespace, color="red")
+    entry = entry_of(wanted)
+    await apply_object(cluster, entry, body(wanted), policy=POLICY)
+    assert (await prune_object(cluster, entry, release=True))[0] is Fate.RELEASED
+    live = kube.must("GET", path(namespace))
+    assert own_entry(live) is None
+    assert BUNDLE_LABEL not in (live["metadata"].get("labels") or {})
+
+
+async def test_two_agents_one_lease(cluster: Cluster) -> None:
+    def timestamp() -> str:
+        return "2026-01-01T00:00:00.000000Z"
+
+    first = Lease(cluster, holder="agent-1", timestamp=timestamp)
+    second = Lease(cluster, holder="agent-2", timestamp=timestamp)
+    assert await first.once()
+    assert not await second.once()
+    assert "agent-1" in second.problem
+    assert await first.once()
+    await first.release()
+    assert await second.once()
+    assert not await first.once()
+    await second.release()
+
+
+DEFINITION = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.example.org}
+spec:
+  group: example.org
+  scope: Namespaced
+  names: {kind: Widget, plural: widgets, singular: widget, listKind: WidgetList}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+---
+"""
+
+
+def whole(namespace: str) -> str:
+    return (
+        DEFINITION
+        + f"""
+apiVersion: example.org/v1
+kind: Widget
+metadata: {{name: w, namespace: {namespace}}}
+spec: {{size: 1}}
+status: {{conditions: [{{type: Ready, status: "True"}}]}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: settings, namespace: {namespace}}}
+data: {{color: red}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web, namespace: {namespace}}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec: {{containers: [{{name: web, image: "example.org/web:1"}}]}}
+"""
+    )
+
+
+async def test_the_whole_agent_from_a_slice_to_health_drift_and_prune(
+    cluster: Cluster, kube: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    maker = SliceMaker()
+    config_path = path(namespace)
+    web_path = f"/apis/apps/v1/namespaces/{namespace}/deployments/web"
+    first = maker.next({"shop": whole(namespace)}, shop={"destructive_prune": True})
+    changed = whole(namespace).replace("red", "blue")
+    second = maker.next({"shop": changed}, shop={"destructive_prune": True})
+    third = maker.next({})
+    async with agent(cluster, tmp_path) as one:
+        one.deliver(first)
+        await until(lambda: one.converged(first, "shop"), what="health", timeout_s=60)
+        parent = kube.must("GET", "/apis/flotilla.dev/v1alpha1/appliedbundles/shop")["metadata"]
+        assert parent["labels"] == {"applyset.kubernetes.io/id": applyset_id("shop")}
+        assert parent["annotations"][KINDS_ANNOTATION] == (
+            "ConfigMap,CustomResourceDefinition.apiextensions.k8s.io,Deployment.apps,Widget.example.org"
+        )
+        assert parent["annotations"][NAMESPACES_ANNOTATION] == namespace
+
+        kube.edit(web_path, {"spec": {"replicas": 5}})
+        await until(lambda: any(told.fields == (".spec.replicas",) for told in one.told.drift), what="a told scale")
+        kube.must("DELETE", config_path)
+        await until(lambda: any(told.what == "deleted" for told in one.told.drift), what="a told deletion")
+        assert kube.must("GET", config_path)["data"] == {"color": "red"}
+        assert kube.must("GET", web_path)["spec"]["replicas"] == 2
+        await until(lambda: one.converged(first, "shop"), what="health again", timeout_s=60)
+
+        sent = sum(cluster.requests.values())
+        one.deliver(second)
+        await until(lambda: one.converged(second, "shop"), what="the change")
+        assert sum(cluster.requests.values()) - sent <= 3
+        assert kube.must("GET", config_path)["data"] == {"color": "blue"}
+
+    # Killed; drift while it is away; started again.
+    kube.edit(config_path, {"data": {"color": "green"}})
+    writes = cluster.requests["apply"]
+    async with agent(cluster, tmp_path) as again:
+        await until(lambda: len(again.told.drift) == 1 and again.converged(second, "shop"), what="the restart")
+        assert kube.must("GET", config_path)["data"] == {"color": "blue"}
+        assert cluster.requests["apply"] == writes + 1
+        again.deliver(third)
+        await until(lambda: again.converged(third, "shop"), what="the prune", timeout_s=60)
+        assert kube.call("GET", config_path)[0] == 404
+        assert kube.call("GET", web_path)[0] == 404
+        assert kube.call("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.org")[0] == 404
+        await until(
+            lambda: kube.call("GET", "/apis/flotilla.dev/v1alpha1/appliedbundles/shop")[0] == 404, what="no parent"
+        )
