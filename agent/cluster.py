@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import anyio
+import anyio.lowlevel
 import orjson
 from yarl import URL
 
@@ -94,6 +95,8 @@ class Cluster:
         finally:
             with anyio.CancelScope(shield=True):
                 await made._session.close()
+                # What was aborted is closed by the event loop's next turn.
+                await anyio.lowlevel.checkpoint()
 
     # --- objects --------------------------------------------------------------------------------------------------
 
@@ -193,8 +196,11 @@ class Cluster:
         async with response:
             if response.status != 200:
                 raise await self._refusal(response, about=about, action="watch", resource=resource)
-            async with aclosing(_lines(response, about)) as lines:
-                yield lines
+            try:
+                async with aclosing(_lines(response, about)) as lines:
+                    yield lines
+            finally:
+                _abort(response)
 
     async def page(self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool) -> dict[str, Any]:
         _, answer = await self._send(
@@ -363,6 +369,12 @@ async def _lines(response: aiohttp.ClientResponse, about: str) -> AsyncGenerator
         raise watch.Silent(f"{about} watch", "was silent for too long") from error
     except _NETWORK as error:
         raise _unreachable(about, "watch", error) from error
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """Closing a stream before its end the polite way would leave a TLS farewell behind that nobody waits for."""
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
 
 
 def _unreachable(about: str, verb: str, error: Exception) -> Transient:

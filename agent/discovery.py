@@ -16,7 +16,7 @@ Served = tuple[tuple[str, str], Resource]
 
 
 def aggregated(answer: Mapping[str, Any]) -> Iterator[Served]:
-    """Pure: the kinds of an APIGroupDiscoveryList. A server too old for it sends a list of names, of which nothing is taken."""
+    """Pure: the kinds of an APIGroupDiscoveryList; none when a server too old for it sends its list of names."""
     for group in answer.get("items") or ():
         name = group["metadata"].get("name", "")
         for version in group.get("versions") or ():

@@ -141,19 +141,19 @@ def is_drift(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     )
 
 
-def attribute(before: Mapping[str, Any], missing: Paths) -> Attribution:
-    """Pure: who holds the lost paths, else their parents or children, else what stands in their place; the latest."""
-    fields = ownership.render(missing)
-    for holds in (_same, _related, _sibling):
+def attribute(before: Mapping[str, Any], missing: Paths, *, instead: Paths = frozenset()) -> Attribution:
+    """Pure: who holds the lost paths, else their parents or children, else what is there `instead`; the latest."""
+    rendered = ownership.render(missing)
+    for holds in (_same, _related, lambda _, theirs: theirs in instead):
         holders = [
             entry
             for entry in ownership.foreign(before)
-            if any(holds(path, theirs) for theirs in ownership.owned(entry) for path in missing)
+            if any(holds(path, theirs) for theirs in ownership.owned(entry) for path in missing or {()})
         ]
         if holders:
             latest = max(holders, key=lambda entry: str(entry.get("time", "")))
-            return _attribution(latest, fields)
-    return Attribution(fields=fields)
+            return _attribution(latest, rendered)
+    return Attribution(fields=rendered)
 
 
 def addition(obj: Mapping[str, Any], *, controllers: Collection[str] = CONTROLLERS) -> Attribution | None:
@@ -181,13 +181,7 @@ def _same(path: FieldPath, theirs: FieldPath) -> bool:
 
 
 def _related(path: FieldPath, theirs: FieldPath) -> bool:
-    return ownership.under(theirs, path) or (len(theirs) > 1 and ownership.under(path, theirs))
-
-
-def _sibling(path: FieldPath, theirs: FieldPath) -> bool:
-    """In one list, or in one struct that is not a map of metadata: what took the place of the lost one."""
-    parent = path[:-1]
-    return parent not in ownership.MAPS and ownership.under(theirs, parent)
+    return bool(path) and (ownership.under(theirs, path) or (len(theirs) > 1 and ownership.under(path, theirs)))
 
 
 def _hash(value: Any) -> int:

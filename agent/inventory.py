@@ -13,7 +13,7 @@ Kept in memory and written behind to SQLite, in one transaction for each `save`.
     it was let go (prune: false, not ours any more)    leaves                                       after the pass
 
 So after a crash at any point every object that we may have made is known. The store is a cache of what the cluster can
-tell, too: when the file is missing, corrupt, of another format, not writable or the disk is full, the agent goes on from
+tell: when the file is missing, corrupt, of another format, not writable or the disk is full, the agent goes on from
 memory, `problem` says so, and the next `save` tries again with everything. Health is not stored: the watches tell it.
 Assumes one process per file. Next: `plan` reads it, `apply` and `revert` change it.
 """

@@ -13,7 +13,7 @@ having a write under way in a `Flight`. `additions: revert` is not done in this 
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,46 +24,68 @@ from agent import drift, ownership, steal
 from agent.api_status import Conflict, Invalid, NotFound
 from agent.model import Baseline, ClusterApi, Entry, Resource, WatchEvent
 from proto import objects
-from proto.errors import Permanent
+from proto.errors import Permanent, Transient
 from proto.messages import DriftReport
 from proto.objects import ObjectKey
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, DriftPolicy
 
-_TRIES = 3
-"""How often managedFields are rewritten when others write the object in between; more is a fight."""
+_TRIES = 5
+"""How often managedFields are rewritten when others (a busy rollout's status) write the object in between."""
 
 
 _NOBODY = drift.Attribution(fields=())
 
 
 class Flight:
-    """Which objects have a write of ours under way, and the latest event of each meanwhile.
+    """Which objects have a write of ours under way, and what of their events is not to be judged.
 
     An event of our own write usually comes before its response: judged then, against the old baseline, it would be a
-    suspicion. So: `begin`, write, take over the new baseline, `end`, and judge what `end` returns.
+    suspicion. And what others did before our write was answered is undone by it, but its event may come after: judged
+    then, it would be told twice. So: `begin`, write, take over the new baseline, `end`, and judge what `end` returns.
     """
 
     def __init__(self) -> None:
         self._writes: Counter[ObjectKey] = Counter()
         self._kept: dict[ObjectKey, WatchEvent] = {}
+        self._answered: dict[ObjectKey, int] = {}
 
     def begin(self, key: ObjectKey) -> None:
         self._writes[key] += 1
 
     def keeps(self, key: ObjectKey, event: WatchEvent) -> bool:
-        """True when the object has a write under way: the event is kept, in place of an earlier one."""
-        if key not in self._writes:
-            return False
-        self._kept[key] = event
-        return True
+        """Whether an event is not to be judged now: a write of its object is under way (the event is kept, in place of
+        an earlier one), or it is older than the answer to the last one (it is dropped)."""
+        if key in self._writes:
+            self._kept[key] = event
+            return True
+        return self._is_old(key, event)
 
-    def end(self, key: ObjectKey) -> WatchEvent | None:
-        """The write was answered, or failed; returns the latest event once no other write of the object is left."""
+    def end(self, key: ObjectKey, answer: Baseline | None = None) -> WatchEvent | None:
+        """The write was answered, or failed (`answer` None). Returns the event to judge once no other write of the
+        object is under way."""
+        if answer is not None and answer.resource_version.isdecimal():
+            self._answered[key] = int(answer.resource_version)
         self._writes[key] -= 1
         if self._writes[key] > 0:
             return None
         del self._writes[key]
-        return self._kept.pop(key, None)
+        event = self._kept.pop(key, None)
+        return None if event is None or self._is_old(key, event) else event
+
+    def restarted(self, group: str, kind: str) -> None:
+        """A watch began anew: only now may resourceVersions be lower than before (a restored etcd), so none is old."""
+        self._answered = {key: at for key, at in self._answered.items() if (key.group, key.kind) != (group, kind)}
+
+    def _is_old(self, key: ObjectKey, event: WatchEvent) -> bool:
+        answered = self._answered.get(key)
+        version = str(event.object["metadata"].get("resourceVersion", ""))
+        if answered is None or not version.isdecimal():
+            return False
+        if int(version) < answered:
+            return True
+        # The watch has caught up with our write; everything after this is news.
+        del self._answered[key]
+        return False
 
 
 async def confirm(
@@ -80,7 +102,8 @@ async def confirm(
     """Whether a suspicious event is drift, undone or only told as `policy` says.
 
     `desired` is the canonical JSON that was applied last; `observed` the wall time (RFC 3339) and `seen_at` the event
-    loop's time at which the event came. Returns the object's new baseline (None: it is gone) and what to report.
+    loop's time at which the event came. Returns the object's new baseline (None: it is gone) and what to report; drift
+    that stays (`report`, additions) is told again, with the same id, whenever something else happens to the object.
     Raises Transient when the API server could not be asked: nothing is known then, and the same call can be repeated.
     """
     case = _Case(
@@ -122,9 +145,12 @@ class _Case:
     async def look(self) -> dict[str, Any] | None:
         """The object's metadata as it is now; None when it is gone."""
         try:
-            return await self.api.get(self.resource, self.entry.key, metadata_only=True)
+            return await self._now()
         except NotFound:
             return None
+
+    async def _now(self) -> dict[str, Any]:
+        return await self.api.get(self.resource, self.entry.key, metadata_only=True)
 
     async def deleted(self, last: Mapping[str, Any]) -> tuple[Baseline | None, DriftReport | None]:
         if self.policy.mode == "report":
@@ -142,7 +168,7 @@ class _Case:
             try:
                 created, after = await self.api.apply(self.resource, self.entry.key, body, force=True)
             except Invalid:
-                if not await self._take(await self.look() or {}, wide=True):
+                if not await self._take(await self._now(), wide=True):
                     raise
                 taken = True
                 created, after = await self.api.apply(self.resource, self.entry.key, body, force=True)
@@ -161,7 +187,8 @@ class _Case:
             created, after = await self.api.apply(self.resource, self.entry.key, body, force=True, dry_run=True)
         except Invalid:
             # What we want cannot even be merged with what is there: it was changed.
-            return drift.baseline(before), self._report(before, self._what(before), action="reported")
+            who = drift.attribute(before, frozenset(), instead=self._instead(before, wide=True))
+            return drift.baseline(before), self._report(before, self._what(before), who, action="reported")
         except Permanent as error:
             return drift.baseline(before), self._report(before, self._what(before), action="failed", error=str(error))
         if created:
@@ -185,32 +212,35 @@ class _Case:
         known = self.entry.baseline
         return known is None or known.own != drift.baseline(before).own
 
+    def _instead(self, before: Mapping[str, Any], *, wide: bool = False) -> ownership.Paths:
+        return steal.siblings(before, orjson.loads(self.desired), controllers=self.controllers, wide=wide)
+
     async def _take(self, before: Mapping[str, Any], *, wide: bool) -> bool:
         """Make ours what stands in the place of lost fields; False when there is nothing of that kind."""
-        seen: Mapping[str, Any] | None = before
-        desired = orjson.loads(self.desired)
-        for _ in range(_TRIES):
-            patch = steal.steal(seen, desired, controllers=self.controllers, wide=wide) if seen else None
-            if patch is None:
-                return False
-            try:
-                await self.api.json_patch(self.resource, self.entry.key, patch)
-                return True
-            except Conflict:
-                seen = await self.look()
-        return False
+        patched = await self._rewrite(
+            before,
+            lambda seen: steal.steal(seen, self._instead(seen, wide=wide), controllers=self.controllers),
+        )
+        return patched is not None
 
     async def _sole_owner(self, after: Mapping[str, Any]) -> Mapping[str, Any]:
         """After someone emptied `managedFields`, the server names an owner of all fields beside us: take ours back, or
         what Git removes later would stay."""
-        patch = steal.unshare(after, {ownership.WIPED})
-        if patch is None:
-            return after
-        try:
-            return await self.api.json_patch(self.resource, self.entry.key, patch)
-        except Conflict:
-            # Written again meanwhile: that event is judged next, and comes here again.
-            return after
+        return await self._rewrite(after, lambda seen: steal.unshare(seen, {ownership.WIPED})) or after
+
+    async def _rewrite(
+        self, seen: Mapping[str, Any], patch_of: Callable[[Mapping[str, Any]], steal.JsonPatch | None]
+    ) -> Mapping[str, Any] | None:
+        """Send the patch for an object as it is; None when there was nothing to patch."""
+        for _ in range(_TRIES):
+            patch = patch_of(seen)
+            if patch is None:
+                return None
+            try:
+                return await self.api.json_patch(self.resource, self.entry.key, patch)
+            except Conflict:
+                seen = await self._now()
+        raise Transient(f"{self.entry.key} managedFields", f"were written by others {_TRIES} times in a row meanwhile")
 
     def _what(self, before: Mapping[str, Any]) -> str:
         known = self.entry.baseline
@@ -226,7 +256,7 @@ class _Case:
         self, before: Mapping[str, Any], after: Mapping[str, Any], *, drifted: bool, action: str
     ) -> DriftReport | None:
         if drifted:
-            who = drift.attribute(before, drift.changed(before, after))
+            who = drift.attribute(before, drift.changed(before, after), instead=self._instead(before))
             return self._report(before, self._what(before), who, action=action)
         known = self.entry.baseline
         if self.policy.additions == "tolerate" or known is None or self._lost_ownership(before):
@@ -246,8 +276,9 @@ class _Case:
         error: str = "",
     ) -> DriftReport:
         metadata = before.get("metadata") or {}
-        # An addition stays and is met again whenever something else happens to the object: then it has the same id.
-        state = (who.manager, who.operation, who.time) if what == "added" else (metadata.get("resourceVersion"),)
+        # What stays is met again whenever something else happens to the object: then it has the same id.
+        stays = (who.fields, who.manager, who.operation, who.time)
+        state = stays if action == "reported" else (metadata.get("resourceVersion"),)
         seed = repr((str(self.entry.key), metadata.get("uid"), what, *state))
         return DriftReport(
             id=hashlib.sha256(seed.encode()).hexdigest()[:16],

@@ -5,7 +5,7 @@ A forced apply brings back what we own, and leaves what others put beside it: a 
 `managedFields` that tests the resourceVersion. All of it is pure. Next: `revert` sends the patch and applies.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -19,34 +19,32 @@ _ABSENT: Any = object()
 JsonPatch = list[dict[str, Any]]
 
 
-def steal(
+def siblings(
     obj: Mapping[str, Any],
     desired: Mapping[str, Any],
     *,
     controllers: Collection[str] = CONTROLLERS,
     wide: bool = False,
-) -> JsonPatch | None:
-    """Pure: a JSON patch that makes ours the fields that stand in the place of lost ones, so that the next apply
-    removes them; None when there are none.
+) -> Paths:
+    """Pure: the fields of others, controllers not counted, that stand in the place of lost ones.
 
-    A field of others, where no controller is among them, stands in the place of a lost one when the two share a list
-    or struct: a port beside the port that is gone, `valueFrom` beside the `value` that is gone. Lost is what `desired`
-    has there and neither we nor others own: a field that others own too was changed in place, and a forced apply
-    alone takes it back. After a refusal (`wide`) those count as lost, too.
+    Such a field shares a list or struct with a lost one: a port beside the port that is gone, `valueFrom` beside the
+    `value` that is gone. Lost is what `desired` has there and neither we nor others own: a field that others own was
+    changed in place, and a forced apply alone takes it back. After a refusal (`wide`) those count as lost, too.
     """
     own = ownership.own_entry(obj)
     if own is None:
-        return None
+        return frozenset()
     ours = ownership.owned(own)
-    others = [
-        entry
-        for entry in ownership.foreign(obj)
-        if entry.get("manager") not in controllers and entry.get("apiVersion") == own.get("apiVersion")
-    ]
-    theirs = frozenset[FieldPath]().union(*(ownership.owned(entry) for entry in others))
+    theirs = _union(_others(obj, own, controllers))
     held = ours if wide else ours | theirs
-    stolen = frozenset(path for path in theirs - ours if _replaces_lost(path, desired, held))
-    return _take(obj, own, others, stolen) if stolen else None
+    return frozenset(path for path in theirs - ours if _replaces_lost(path, desired, held))
+
+
+def steal(obj: Mapping[str, Any], stolen: Paths, *, controllers: Collection[str] = CONTROLLERS) -> JsonPatch | None:
+    """Pure: a JSON patch that makes `stolen` (see `siblings`) ours; None when there is nothing to steal."""
+    own = ownership.own_entry(obj)
+    return _take(obj, own, _others(obj, own, controllers), stolen) if own and stolen else None
 
 
 def absorb(obj: Mapping[str, Any], managers: Collection[str], *, api_version: str = "") -> JsonPatch | None:
@@ -69,7 +67,7 @@ def absorb(obj: Mapping[str, Any], managers: Collection[str], *, api_version: st
         and entry.get("apiVersion") == own.get("apiVersion")
         and not entry.get("subresource")
     ]
-    taken = frozenset[FieldPath]().union(*(ownership.owned(entry) for entry in others))
+    taken = _union(others)
     return _take(obj, own, others, taken) if taken else None
 
 
@@ -77,8 +75,21 @@ def unshare(obj: Mapping[str, Any], managers: Collection[str]) -> JsonPatch | No
     """Pure: a JSON patch that takes from entries of `managers` what we own too; None when they own none of it."""
     own = ownership.own_entry(obj)
     others = [entry for entry in ownership.foreign(obj) if entry.get("manager") in managers]
-    shared = ownership.owned(own) & frozenset[FieldPath]().union(*(ownership.owned(entry) for entry in others))
+    shared = ownership.owned(own) & _union(others)
     return _take(obj, own, others, shared) if own and shared else None
+
+
+def _others(obj: Mapping[str, Any], own: Mapping[str, Any], controllers: Collection[str]) -> list[Mapping[str, Any]]:
+    """Entries whose paths mean what ours mean: of the same version of the API."""
+    return [
+        entry
+        for entry in ownership.foreign(obj)
+        if entry.get("manager") not in controllers and entry.get("apiVersion") == own.get("apiVersion")
+    ]
+
+
+def _union(entries: Iterable[Mapping[str, Any]]) -> Paths:
+    return frozenset[FieldPath]().union(*(ownership.owned(entry) for entry in entries))
 
 
 def _take(
