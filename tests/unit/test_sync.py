@@ -1,8 +1,11 @@
 """The mirror of the fleet repo: what it takes, what it refuses, and what it says when upstream is not there."""
 
+import base64
+import contextlib
 import http.server
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +223,65 @@ def test_text_that_is_not_utf8_does_not_stop_a_fetch(upstream: Upstream, mirror:
     assert (revision.author, revision.subject) == ("A\ufffd", "sub\ufffdject")
 
 
+class Serving(http.server.BaseHTTPRequestHandler):
+    """Git's own smart HTTP (`git http-backend`) for the repositories below `root`, for one user and password."""
+
+    root: Path
+
+    def do_GET(self) -> None:
+        self._answer(b"")
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _answer(self, body: bytes) -> None:
+        if self.headers.get("Authorization") != "Basic " + base64.b64encode(b"me:secret").decode():
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", "Basic realm=x")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        path, _, query = self.path.partition("?")
+        environment = {
+            "PATH": os.environ["PATH"],
+            "GIT_PROJECT_ROOT": str(self.root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "REQUEST_METHOD": self.command,
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": str(len(body)),
+        }
+        answer = subprocess.run(
+            ["git", "http-backend"], input=body, env=environment, capture_output=True, check=True
+        ).stdout
+        head, _, content = answer.partition(b"\r\n\r\n")
+        self.send_response(200)
+        for line in head.decode().split("\r\n"):
+            self.send_header(*line.split(": ", 1))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_upstream_can_be_an_http_address_with_credentials(tmp_path: Path, mirror: Path) -> None:
+    upstream = Upstream(tmp_path / "served/fleet.git", bare=True)
+    upstream.commit("one")
+    handler = type("Handler", (Serving,), {"root": tmp_path / "served"})
+    with serving(handler) as address:
+        url = address.replace("://", "://me:secret@") + "/fleet.git"
+        assert sync.fetch(mirror, url, "main").subject == "one"
+        tip = upstream.commit("two")
+        assert sync.fetch(mirror, url, "main").commit == tip
+        with pytest.raises(Permanent, match=r"has no branch 'other' \(it has main"):
+            sync.fetch(mirror, url, "other")
+        with pytest.raises(Refused, match=f"fleet repo {address}/fleet.git: cannot be read without other credentials"):
+            sync.fetch(mirror, f"{address}/fleet.git", "main")
+
+
 class Answering(http.server.BaseHTTPRequestHandler):
     """Says 401, 404 or 500, by the first part of the path."""
 
@@ -235,14 +297,16 @@ class Answering(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def address() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+@contextlib.contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="server")
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize(
@@ -255,9 +319,9 @@ def address() -> Iterator[str]:
     ],
 )
 def test_what_a_server_says_decides_whether_to_try_again(
-    mirror: Path, address: str, code: int, kind: type[Exception], message: str
+    mirror: Path, code: int, kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=message):
+    with serving(Answering) as address, pytest.raises(kind, match=message):
         sync.fetch(mirror, f"{address}/{code}/fleet.git", "main")
 
 
