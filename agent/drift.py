@@ -28,7 +28,7 @@ import orjson
 
 from agent import ownership
 from agent.model import Baseline
-from agent.ownership import CONTROLLERS, FieldPath, Paths
+from agent.ownership import CONTROLLERS, Paths
 from proto.objects import ObjectKey
 from proto.slices import IgnoreRule
 
@@ -142,18 +142,17 @@ def is_drift(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def attribute(before: Mapping[str, Any], missing: Paths, *, instead: Paths = frozenset()) -> Attribution:
-    """Pure: who holds the lost paths, else their parents or children, else what is there `instead`; the latest."""
+    """Pure: who holds the lost paths, else something below them, else what is there `instead`; the latest of several.
+
+    Who holds a parent is no answer: whoever made a map owns it for ever, and others may take keys out of it.
+    """
+    held = [(entry, ownership.owned(entry)) for entry in ownership.foreign(before)]
+    exactly = [entry for entry, theirs in held if theirs & missing]
+    below = [entry for entry, theirs in held if any(ownership.under(path, lost) for path in theirs for lost in missing)]
+    replacing = [entry for entry, theirs in held if theirs & instead]
+    holders = exactly or below or replacing
     rendered = ownership.render(missing)
-    for holds in (_same, _related, lambda _, theirs: theirs in instead):
-        holders = [
-            entry
-            for entry in ownership.foreign(before)
-            if any(holds(path, theirs) for theirs in ownership.owned(entry) for path in missing or {()})
-        ]
-        if holders:
-            latest = max(holders, key=lambda entry: str(entry.get("time", "")))
-            return _attribution(latest, rendered)
-    return Attribution(fields=rendered)
+    return _attribution(max(holders, key=_time), rendered) if holders else Attribution(fields=rendered)
 
 
 def addition(obj: Mapping[str, Any], *, controllers: Collection[str] = CONTROLLERS) -> Attribution | None:
@@ -163,8 +162,12 @@ def addition(obj: Mapping[str, Any], *, controllers: Collection[str] = CONTROLLE
     theirs = [entry for entry in others if ownership.owned(entry) - ours]
     if not theirs:
         return None
-    latest = max(theirs, key=lambda entry: str(entry.get("time", "")))
+    latest = max(theirs, key=_time)
     return _attribution(latest, ownership.render(ownership.owned(latest) - ours))
+
+
+def _time(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("time", ""))
 
 
 def _attribution(entry: Mapping[str, Any], fields: tuple[str, ...]) -> Attribution:
@@ -174,14 +177,6 @@ def _attribution(entry: Mapping[str, Any], fields: tuple[str, ...]) -> Attributi
     return Attribution(
         fields=fields, manager=str(entry.get("manager", "")), operation=operation, time=str(entry.get("time", ""))
     )
-
-
-def _same(path: FieldPath, theirs: FieldPath) -> bool:
-    return path == theirs
-
-
-def _related(path: FieldPath, theirs: FieldPath) -> bool:
-    return bool(path) and (ownership.under(theirs, path) or (len(theirs) > 1 and ownership.under(path, theirs)))
 
 
 def _hash(value: Any) -> int:

@@ -1,0 +1,704 @@
+"""Drift on a real API server: every kind of change is noticed from its watch event, told with who and what, and undone
+to the last field; what is no drift costs at most one harmless request and is told nobody.
+"""
+
+import json
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import pytest
+import yaml
+
+from agent import drift, ownership, revert
+from agent.cluster import Cluster
+from agent.model import Entry, Resource, WatchEvent
+from proto import objects, slices
+from proto.errors import Transient
+from proto.messages import DriftReport
+from proto.slices import DriftPolicy, IgnoreRule
+
+pytestmark = pytest.mark.real
+
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, labels: {app: web, tier: front}, annotations: {note: ours}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      volumes:
+      - {name: settings, configMap: {name: settings}}
+      containers:
+      - name: app
+        image: example.org/app:1
+        args: [serve, --fast]
+        env: [{name: MODE, value: prod}, {name: LEVEL, value: "3"}]
+        ports: [{containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /ready, port: 8080}}
+      - name: side
+        image: example.org/side:1
+"""
+
+SERVICE = """
+apiVersion: v1
+kind: Service
+metadata: {name: web, labels: {app: web}}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: metrics, port: 9090}]
+"""
+
+CONFIG = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, labels: {app: web}, annotations: {note: ours}}
+data: {mode: prod, level: "3"}
+"""
+
+
+class Hand:
+    """A person with kubectl: requests of its own, under another manager's name."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        config = yaml.safe_load(kubeconfig.read_text())
+        self.url = config["clusters"][0]["cluster"]["server"]
+        self.token = config["users"][0]["user"]["token"]
+        self.context = ssl.create_default_context()
+        self.context.check_hostname = False
+        self.context.verify_mode = ssl.CERT_NONE
+
+    def call(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": content_type},
+        )
+        with urllib.request.urlopen(request, timeout=30, context=self.context) as response:
+            return json.load(response)
+
+    def edit(self, path: str, patch: Any, *, manager: str = "kubectl-edit") -> Any:
+        """A JSON patch (a list) or a strategic merge patch (a mapping)."""
+        content_type = f"application/{'json' if isinstance(patch, list) else 'strategic-merge'}-patch+json"
+        query = "&" if "?" in path else "?"
+        return self.call("PATCH", f"{path}{query}fieldManager={manager}", patch, content_type=content_type)
+
+
+@dataclass
+class Rig:
+    """An agent's view of one namespace: `put` applies as a pass does, `watching` gives the events of its object."""
+
+    api: Cluster
+    hand: Hand
+    namespace: str
+    bundle: str
+    policy: DriftPolicy = field(default_factory=DriftPolicy)
+    entry: Entry = field(init=False)
+    resource: Resource = field(init=False)
+    desired: bytes = b""
+    flight: revert.Flight = field(default_factory=revert.Flight)
+
+    @property
+    def path(self) -> str:
+        key = self.entry.key
+        return f"{self.resource.base}/namespaces/{key.namespace}/{self.resource.plural}/{key.name}"
+
+    async def put(self, manifest: str) -> dict[str, Any]:
+        obj = slices.with_membership(yaml.safe_load(manifest), self.bundle)
+        obj["metadata"]["namespace"] = self.namespace
+        self.resource = await self.api.resource(obj["apiVersion"], obj["kind"])
+        self.entry = Entry(key=objects.key_of(obj), bundle=self.bundle, api_version=obj["apiVersion"])
+        self.desired = objects.canonical(obj)
+        _, live = await self.api.apply(self.resource, self.entry.key, self.desired, force=False)
+        self.entry.baseline = drift.baseline(live)
+        return live
+
+    async def live(self) -> dict[str, Any]:
+        return await self.api.get(self.resource, self.entry.key)
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator["Events"]:
+        selector = f"{slices.BUNDLE_LABEL}={self.bundle}"
+        send, receive = anyio.create_memory_object_stream[WatchEvent](1000)
+
+        async def pump() -> None:
+            watch = self.api.watch(self.resource, selector=selector, metadata_only=True)
+            async with aclosing(watch) as events:  # type: ignore[type-var]
+                async for event in events:
+                    await send.send(event)
+
+        async with anyio.create_task_group() as tasks, send, receive:
+            tasks.start_soon(pump, name="watch")
+            with anyio.fail_after(20):
+                while (await receive.receive()).kind != "SYNCED":
+                    pass
+            yield Events(rig=self, receive=receive)
+            tasks.cancel_scope.cancel()
+
+
+@dataclass
+class Events:
+    """What the loop does with events, one at a time."""
+
+    rig: Rig
+    receive: Any
+    kept: list[WatchEvent] = field(default_factory=list)
+
+    async def next(self) -> WatchEvent:
+        while True:
+            if self.kept:
+                return self.kept.pop()
+            with anyio.fail_after(20):
+                event: WatchEvent = await self.receive.receive()
+            if not self.rig.flight.keeps(self.rig.entry.key, event):
+                return event
+
+    def is_suspicious(self, event: WatchEvent) -> bool:
+        known = self.rig.entry.baseline
+        if known is None or event.kind == "DELETED" or drift.suspicion(known, event.object):
+            return True
+        self.rig.entry.baseline = drift.baseline(event.object)
+        return False
+
+    async def suspicious(self) -> WatchEvent:
+        """The next event that the loop would confirm."""
+        while True:
+            event = await self.next()
+            if self.is_suspicious(event):
+                return event
+
+    async def confirm(self, event: WatchEvent) -> DriftReport | None:
+        rig = self.rig
+        rig.flight.begin(rig.entry.key)
+        while True:
+            # A busy controller may win every race for the object; the loop, too, asks again then.
+            with suppress(Transient):
+                rig.entry.baseline, report = await revert.confirm(
+                    rig.api,
+                    rig.entry,
+                    event,
+                    desired=rig.desired,
+                    policy=rig.policy,
+                    observed="2026-01-01T00:00:00Z",
+                    seen_at=anyio.current_time(),
+                )
+                break
+        kept = rig.flight.end(rig.entry.key, rig.entry.baseline)
+        if kept is not None:
+            self.kept.append(kept)
+        return report
+
+    async def settle(self) -> list[DriftReport]:
+        """Do all that is left to do, until the object's last state has been judged; returns what was told."""
+        rig = self.rig
+        rig.hand.edit(rig.path, {"metadata": {"annotations": {"mark": uuid4().hex}}}, manager="mark")
+        reports = []
+        while True:
+            event = await self.next()
+            if self.is_suspicious(event):
+                report = await self.confirm(event)
+                if report is not None and report.manager != "mark":
+                    reports.append(report)
+            if event.object["metadata"]["resourceVersion"] == (await rig.live())["metadata"]["resourceVersion"]:
+                return reports
+
+
+@pytest.fixture
+async def rig(kubeconfig: Path) -> AsyncIterator[Rig]:
+    hand = Hand(kubeconfig)
+    name = f"drift-{uuid4().hex[:8]}"
+    hand.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    async with Cluster.connect(kubeconfig) as api:
+        yield Rig(api=api, hand=hand, namespace=name, bundle=name)
+
+
+def wanted(live: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a live object a revert has to bring back."""
+    metadata = live["metadata"]
+    rest = {key: value for key, value in live.items() if key not in ("metadata", "status")}
+    # The Deployment controller, where one runs, counts revisions in an annotation.
+    annotations = {
+        key: value
+        for key, value in (metadata.get("annotations") or {}).items()
+        if key != "deployment.kubernetes.io/revision"
+    }
+    return {**rest, "labels": metadata.get("labels"), "annotations": annotations}
+
+
+APP = "/spec/template/spec/containers/0"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "patch", "what", "fields", "manager"),
+    [
+        pytest.param(
+            DEPLOYMENT,
+            [{"op": "replace", "path": f"{APP}/image", "value": "evil:1"}],
+            "changed",
+            ('.spec.template.spec.containers[name="app"].image',),
+            "kubectl-edit",
+            id="image",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [{"op": "replace", "path": "/spec/replicas", "value": 0}],
+            "changed",
+            (".spec.replicas",),
+            "kubectl-edit",
+            id="replicas",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [{"op": "replace", "path": "/metadata/labels/tier", "value": "back"}],
+            "changed",
+            (".metadata.labels.tier",),
+            "kubectl-edit",
+            id="a label's value",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [{"op": "remove", "path": "/metadata/annotations/note"}],
+            "changed",
+            (".metadata.annotations.note",),
+            drift.UNKNOWN,
+            id="a removed annotation leaves no trace",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [{"op": "remove", "path": f"{APP}/readinessProbe"}],
+            "changed",
+            (
+                '.spec.template.spec.containers[name="app"].readinessProbe.httpGet.path',
+                '.spec.template.spec.containers[name="app"].readinessProbe.httpGet.port',
+            ),
+            drift.UNKNOWN,
+            id="a removed field leaves no trace",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            {"spec": {"template": {"spec": {"$setElementOrder/containers": [{"name": "side"}, {"name": "app"}]}}}},
+            "changed",
+            (),
+            drift.UNKNOWN,
+            id="a reordered list",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [{"op": "replace", "path": f"{APP}/args", "value": ["--fast", "serve"]}],
+            "changed",
+            ('.spec.template.spec.containers[name="app"].args',),
+            "kubectl-edit",
+            id="a reordered atomic list",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [{"op": "replace", "path": f"{APP}/ports/0/containerPort", "value": 8081}],
+            "changed",
+            ('.spec.template.spec.containers[name="app"].ports[containerPort=8080,protocol="TCP"]',),
+            "kubectl-edit",
+            id="a changed port",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [{"op": "replace", "path": f"{APP}/name", "value": "renamed"}],
+            "changed",
+            ('.spec.template.spec.containers[name="app"]',),
+            "kubectl-edit",
+            id="a renamed container",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [
+                {
+                    "op": "replace",
+                    "path": f"{APP}/env/0",
+                    "value": {"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "mode"}}},
+                }
+            ],
+            "changed",
+            ('.spec.template.spec.containers[name="app"].env[name="MODE"].value',),
+            "kubectl-edit",
+            id="env value turned into valueFrom",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [
+                {
+                    "op": "replace",
+                    "path": "/spec/template/spec/volumes/0",
+                    "value": {"name": "settings", "secret": {"secretName": "stolen"}},
+                }
+            ],
+            "changed",
+            ('.spec.template.spec.volumes[name="settings"].configMap.name',),
+            "kubectl-edit",
+            id="a volume of another type",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            [{"op": "replace", "path": f"{APP}/readinessProbe", "value": {"tcpSocket": {"port": 8080}}}],
+            "changed",
+            (
+                '.spec.template.spec.containers[name="app"].readinessProbe.httpGet.path',
+                '.spec.template.spec.containers[name="app"].readinessProbe.httpGet.port',
+            ),
+            "kubectl-edit",
+            id="a probe of another type",
+        ),
+        pytest.param(
+            SERVICE,
+            [{"op": "replace", "path": "/spec/ports/0/port", "value": 81}],
+            "changed",
+            ('.spec.ports[port=80,protocol="TCP"]',),
+            "kubectl-edit",
+            id="a service's port",
+        ),
+        pytest.param(
+            SERVICE,
+            [{"op": "replace", "path": "/spec/selector/app", "value": "other"}],
+            "changed",
+            (".spec.selector",),
+            "kubectl-edit",
+            id="a service's selector",
+        ),
+        pytest.param(
+            SERVICE,
+            {"spec": {"$setElementOrder/ports": [{"port": 9090}, {"port": 80}]}},
+            "changed",
+            (),
+            drift.UNKNOWN,
+            id="a reordered list of a kind without generation",
+        ),
+        pytest.param(
+            CONFIG,
+            [{"op": "replace", "path": "/data/mode", "value": "test"}],
+            "changed",
+            (".data.mode",),
+            "kubectl-edit",
+            id="a config map's value",
+        ),
+        pytest.param(
+            CONFIG,
+            [{"op": "remove", "path": "/data/level"}],
+            "changed",
+            (".data.level",),
+            drift.UNKNOWN,
+            id="a config map's removed key",
+        ),
+        pytest.param(
+            CONFIG,
+            [{"op": "remove", "path": f"/metadata/labels/{slices.BUNDLE_LABEL.replace('/', '~1')}"}],
+            "relabelled",
+            (f".metadata.labels.{slices.BUNDLE_LABEL}",),
+            drift.UNKNOWN,
+            id="our label removed",
+        ),
+        pytest.param(
+            CONFIG,
+            [{"op": "replace", "path": f"/metadata/labels/{slices.BUNDLE_LABEL.replace('/', '~1')}", "value": "mine"}],
+            "relabelled",
+            (f".metadata.labels.{slices.BUNDLE_LABEL}",),
+            "kubectl-edit",
+            id="our label changed",
+        ),
+    ],
+)
+async def test_a_hand_edit_is_told_and_comes_back_exactly(
+    rig: Rig, manifest: str, patch: Any, what: str, fields: tuple[str, ...], manager: str
+) -> None:
+    before = wanted(await rig.put(manifest))
+    async with rig.watching() as events:
+        rig.hand.edit(rig.path, patch)
+        assert wanted(await rig.live()) != before
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.what, report.fields, report.manager, report.action) == (what, fields, manager, "reverted")
+    assert report.operation == ("" if manager == drift.UNKNOWN else "Update")
+    assert bool(report.time) == (manager != drift.UNKNOWN)
+    assert wanted(await rig.live()) == before
+
+
+async def test_a_scale_names_its_subresource(rig: Rig) -> None:
+    before = wanted(await rig.put(DEPLOYMENT))
+    async with rig.watching() as events:
+        rig.hand.edit(f"{rig.path}/scale", [{"op": "replace", "path": "/spec/replicas", "value": 5}], manager="kubectl")
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.fields, report.manager, report.operation) == ((".spec.replicas",), "kubectl", "Update (scale)")
+    assert wanted(await rig.live()) == before
+
+
+@pytest.mark.parametrize("manifest", [pytest.param(DEPLOYMENT, id="deployment"), pytest.param(CONFIG, id="config map")])
+async def test_a_deleted_object_is_made_again(rig: Rig, manifest: str) -> None:
+    before = wanted(await rig.put(manifest))
+    async with rig.watching() as events:
+        rig.hand.call("DELETE", rig.path)
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.what, report.action, report.manager) == ("deleted", "reverted", drift.UNKNOWN)
+    live = await rig.live()
+    assert wanted(live) == before
+    assert rig.entry.baseline is not None
+    assert (rig.entry.baseline.uid, rig.entry.baseline.own) == (live["metadata"]["uid"], drift.baseline(live).own)
+
+
+async def test_an_object_replaced_by_another_of_its_name_counts_as_deleted(rig: Rig) -> None:
+    live = await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.hand.call("DELETE", rig.path)
+        rig.hand.call(
+            "POST",
+            f"{rig.path.rpartition('/')[0]}?fieldManager=kubectl-replace",
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "settings", "labels": live["metadata"]["labels"]},
+                "data": {"mode": "test"},
+            },
+        )
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.what, report.action) == ("deleted", "reverted")
+    assert (await rig.live())["data"] == {"mode": "prod", "level": "3"}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "path", "value"),
+    [
+        pytest.param(DEPLOYMENT, "/spec/replicas", 7, id="deployment"),
+        pytest.param(CONFIG, "/data/mode", "test", id="config map"),
+    ],
+)
+async def test_an_update_under_our_own_name_is_drift(rig: Rig, manifest: str, path: str, value: Any) -> None:
+    before = wanted(await rig.put(manifest))
+    async with rig.watching() as events:
+        rig.hand.edit(rig.path, [{"op": "replace", "path": path, "value": value}], manager="flotilla")
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.manager, report.operation, report.action) == ("flotilla", "Update", "reverted")
+    assert wanted(await rig.live()) == before
+
+
+@pytest.mark.parametrize("manifest", [pytest.param(DEPLOYMENT, id="deployment"), pytest.param(CONFIG, id="config map")])
+async def test_an_apply_under_our_own_name_is_drift(rig: Rig, manifest: str) -> None:
+    before = wanted(await rig.put(manifest))
+    forged = json.loads(rig.desired)
+    forged["metadata"]["annotations"]["note"] = "theirs"
+    if "data" in forged:
+        forged["data"]["mode"] = "test"
+    else:
+        forged["spec"]["replicas"] = 9
+    async with rig.watching() as events:
+        query = "?fieldManager=flotilla&force=true"
+        rig.hand.call("PATCH", rig.path + query, forged, content_type="application/apply-patch+yaml")
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert report.action == "reverted"
+    assert wanted(await rig.live()) == before
+
+
+async def test_status_writes_are_no_suspicion(rig: Rig) -> None:
+    await rig.put(DEPLOYMENT)
+    async with rig.watching() as events:
+        for count in range(1, 4):
+            rig.hand.edit(
+                f"{rig.path}/status",
+                [{"op": "replace", "path": "/status", "value": {"replicas": count, "observedGeneration": 1}}],
+                manager="kube-controller-manager",
+            )
+        sent = rig.api.requests.copy()
+        assert await events.settle() == []
+    # The mark that ends the wait is the only suspicion: one apply.
+    assert rig.api.requests["apply"] - sent["apply"] == 1
+
+
+async def test_status_writes_of_a_kind_without_generation_are_no_suspicion(rig: Rig) -> None:
+    await rig.put(SERVICE.replace("ports:", "type: LoadBalancer\n  ports:"))
+    async with rig.watching() as events:
+        rig.hand.edit(
+            f"{rig.path}/status",
+            [{"op": "replace", "path": "/status", "value": {"loadBalancer": {"ingress": [{"ip": "10.9.9.9"}]}}}],
+            manager="cloud-controller-manager",
+        )
+        sent = rig.api.requests.copy()
+        assert await events.settle() == []
+    assert rig.api.requests["apply"] - sent["apply"] == 1
+
+
+async def test_a_rollout_restart_is_an_addition_and_stays(rig: Rig) -> None:
+    await rig.put(DEPLOYMENT)
+    async with rig.watching() as events:
+        rig.hand.edit(
+            rig.path,
+            {"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}}},
+            manager="kubectl-rollout",
+        )
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.what, report.action, report.manager) == ("added", "reported", "kubectl-rollout")
+    assert report.fields == (".spec.template.metadata.annotations",)
+    live = await rig.live()
+    assert live["spec"]["template"]["metadata"]["annotations"] == {"kubectl.kubernetes.io/restartedAt": "now"}
+
+
+async def test_tolerated_additions_are_not_told(rig: Rig) -> None:
+    rig.policy = DriftPolicy(additions="tolerate")
+    live = await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.hand.edit(rig.path, {"data": {"more": "theirs"}})
+        event = await events.suspicious()
+        assert await events.confirm(event) is None
+    assert (await rig.live())["data"]["more"] == "theirs"
+    assert rig.entry.baseline is not None
+    assert rig.entry.baseline.own == drift.baseline(live).own
+
+
+async def test_a_value_that_was_put_right_again_is_healed_and_not_told(rig: Rig) -> None:
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.hand.edit(rig.path, {"data": {"mode": "test"}})
+        rig.hand.edit(rig.path, {"data": {"mode": "prod"}})
+        first = await events.suspicious()
+        second: WatchEvent = await events.receive.receive()
+        assert first.object != second.object
+        assert await events.confirm(second) is None
+    ours = ownership.owned(ownership.own_entry(await rig.live()))
+    assert ("f:data", "f:mode") in ours
+
+
+@pytest.mark.parametrize("manifest", [pytest.param(DEPLOYMENT, id="deployment"), pytest.param(CONFIG, id="config map")])
+async def test_emptied_managed_fields_are_healed_and_ours_alone_again(rig: Rig, manifest: str) -> None:
+    before = wanted(await rig.put(manifest))
+    async with rig.watching() as events:
+        rig.hand.edit(rig.path, [{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}])
+        assert await events.confirm(await events.suspicious()) is None
+    live = await rig.live()
+    assert wanted(live) == before
+    ours = ownership.owned(ownership.own_entry(live))
+    assert ours
+    for entry in ownership.foreign(live):
+        assert not ours & ownership.owned(entry)
+
+
+async def test_emptied_managed_fields_hide_no_change(rig: Rig) -> None:
+    before = wanted(await rig.put(CONFIG))
+    async with rig.watching() as events:
+        rig.hand.edit(
+            rig.path,
+            [
+                {"op": "replace", "path": "/metadata/managedFields", "value": [{}]},
+                {"op": "replace", "path": "/data/mode", "value": "test"},
+            ],
+        )
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert report.fields == (".data.mode",)
+    assert wanted(await rig.live()) == before
+
+
+async def test_report_mode_tells_and_changes_nothing(rig: Rig) -> None:
+    rig.policy = DriftPolicy(mode="report")
+    await rig.put(DEPLOYMENT)
+    async with rig.watching() as events:
+        rig.hand.edit(rig.path, [{"op": "replace", "path": "/spec/replicas", "value": 5}])
+        report = await events.confirm(await events.suspicious())
+        assert report is not None
+        assert (report.what, report.fields, report.action) == ("changed", (".spec.replicas",), "reported")
+        # It stays, and is told again when something else happens, as the same one.
+        assert {again.id for again in await events.settle()} <= {report.id}
+    assert (await rig.live())["spec"]["replicas"] == 5
+
+
+async def test_report_mode_tells_a_change_that_cannot_be_merged(rig: Rig) -> None:
+    rig.policy = DriftPolicy(mode="report")
+    await rig.put(DEPLOYMENT)
+    async with rig.watching() as events:
+        rig.hand.edit(
+            rig.path,
+            [{"op": "replace", "path": f"{APP}/readinessProbe", "value": {"tcpSocket": {"port": 8080}}}],
+        )
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.what, report.action) == ("changed", "reported")
+
+
+async def test_report_mode_tells_a_deletion_and_a_removed_label(rig: Rig) -> None:
+    rig.policy = DriftPolicy(mode="report")
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        label = slices.BUNDLE_LABEL.replace("/", "~1")
+        rig.hand.edit(rig.path, [{"op": "remove", "path": f"/metadata/labels/{label}"}])
+        report = await events.confirm(await events.suspicious())
+        assert report is not None
+        assert (report.what, report.action) == ("relabelled", "reported")
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.hand.call("DELETE", rig.path)
+        report = await events.confirm(await events.suspicious())
+        assert report is not None
+        assert (report.what, report.action) == ("deleted", "reported")
+    assert rig.entry.baseline is None
+
+
+async def test_ignored_paths_keep_their_live_values_while_others_come_back(rig: Rig) -> None:
+    rig.policy = DriftPolicy(ignore=(IgnoreRule(kind="Deployment", paths=("/spec/replicas",)),))
+    await rig.put(DEPLOYMENT)
+    async with rig.watching() as events:
+        rig.hand.edit(f"{rig.path}/scale", [{"op": "replace", "path": "/spec/replicas", "value": 6}])
+        assert await events.confirm(await events.suspicious()) is None
+        rig.hand.edit(rig.path, [{"op": "replace", "path": f"{APP}/image", "value": "evil:1"}])
+        reports = await events.settle()
+    assert [report.fields for report in reports] == [('.spec.template.spec.containers[name="app"].image',)]
+    live = await rig.live()
+    assert live["spec"]["replicas"] == 6
+    assert live["spec"]["template"]["spec"]["containers"][0]["image"] == "example.org/app:1"
+
+
+async def test_a_revert_that_is_refused_is_told_with_its_cause(rig: Rig) -> None:
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.hand.call("DELETE", rig.path)
+        event = await events.suspicious()
+        rig.desired = rig.desired.replace(b'"prod"', b"[1]")
+        report = await events.confirm(event)
+    assert report is not None
+    assert report.action == "failed"
+    assert "ConfigMap" in report.error
+
+
+async def test_our_own_events_are_kept_until_our_write_was_answered(rig: Rig) -> None:
+    await rig.put(CONFIG)
+    key = rig.entry.key
+    async with rig.watching() as events:
+        for round_ in range(10):
+            body = rig.desired.replace(b'"prod"', b'"%d"' % round_)
+            rig.flight.begin(key)
+            _, live = await rig.api.apply(rig.resource, key, body, force=True)
+            with anyio.fail_after(20):
+                event: WatchEvent = await events.receive.receive()
+            assert rig.flight.keeps(key, event)
+            rig.entry.baseline = drift.baseline(live)
+            assert rig.flight.end(key, rig.entry.baseline) is event
+            assert drift.suspicion(rig.entry.baseline, event.object) is None
+
+
+async def test_an_edit_that_our_write_already_undid_is_not_told_twice(rig: Rig) -> None:
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.hand.edit(rig.path, {"data": {"mode": "test"}})
+        rig.hand.edit(rig.path, {"data": {"level": "9"}})
+        first = await events.suspicious()
+        report = await events.confirm(first)
+        assert report is not None
+        assert report.fields == (".data.mode",)
+        assert await events.settle() == []
