@@ -384,12 +384,15 @@ class Loop:
             await anyio.sleep(delay)
 
     def _kinds_wanted(self) -> dict[tuple[str, str], str]:
-        """The apiVersion to watch each (group, kind) of the slice and of the inventory by."""
+        """The apiVersion to watch each (group, kind) of the slice and of the inventory by. A kind whose definition is
+        still to be applied cannot be watched, and asking for it early would only delay it."""
+        entries = self._inventory.entries
+        coming = {own.defines for key, own in self._traits.items() if own.defines and key not in entries}
         kinds: dict[tuple[str, str], str] = {}
         for key, own in self._traits.items():
-            if own.api_version:
+            if own.api_version and key.gk not in coming:
                 kinds.setdefault((key.group, key.kind), own.api_version)
-        for key, entry in self._inventory.entries.items():
+        for key, entry in entries.items():
             kinds.setdefault((key.group, key.kind), entry.api_version)
         return kinds
 

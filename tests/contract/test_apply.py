@@ -244,15 +244,15 @@ async def test_the_whole_agent_from_a_slice_to_health_drift_and_prune(
     maker = SliceMaker()
     config_path = path(namespace)
     web_path = f"/apis/apps/v1/namespaces/{namespace}/deployments/web"
-    first = maker.next({"shop": whole(namespace)}, shop={"destructive_prune": True})
+    first = maker.next({"whole": whole(namespace)}, whole={"destructive_prune": True})
     changed = whole(namespace).replace("red", "blue")
-    second = maker.next({"shop": changed}, shop={"destructive_prune": True})
+    second = maker.next({"whole": changed}, whole={"destructive_prune": True})
     third = maker.next({})
     async with agent(cluster, tmp_path) as one:
         one.deliver(first)
-        await until(lambda: one.converged(first, "shop"), what="health", timeout_s=60)
-        parent = kube.must("GET", "/apis/flotilla.dev/v1alpha1/appliedbundles/shop")["metadata"]
-        assert parent["labels"] == {"applyset.kubernetes.io/id": applyset_id("shop")}
+        await until(lambda: one.converged(first, "whole"), what="health", timeout_s=60)
+        parent = kube.must("GET", "/apis/flotilla.dev/v1alpha1/appliedbundles/whole")["metadata"]
+        assert parent["labels"] == {"applyset.kubernetes.io/id": applyset_id("whole")}
         assert parent["annotations"][KINDS_ANNOTATION] == (
             "ConfigMap,CustomResourceDefinition.apiextensions.k8s.io,Deployment.apps,Widget.example.org"
         )
@@ -264,11 +264,11 @@ async def test_the_whole_agent_from_a_slice_to_health_drift_and_prune(
         await until(lambda: any(told.what == "deleted" for told in one.told.drift), what="a told deletion")
         assert kube.must("GET", config_path)["data"] == {"color": "red"}
         assert kube.must("GET", web_path)["spec"]["replicas"] == 2
-        await until(lambda: one.converged(first, "shop"), what="health again", timeout_s=60)
+        await until(lambda: one.converged(first, "whole"), what="health again", timeout_s=60)
 
         sent = sum(cluster.requests.values())
         one.deliver(second)
-        await until(lambda: one.converged(second, "shop"), what="the change")
+        await until(lambda: one.converged(second, "whole"), what="the change")
         assert sum(cluster.requests.values()) - sent <= 3
         assert kube.must("GET", config_path)["data"] == {"color": "blue"}
 
@@ -276,14 +276,14 @@ async def test_the_whole_agent_from_a_slice_to_health_drift_and_prune(
     kube.edit(config_path, {"data": {"color": "green"}})
     writes = cluster.requests["apply"]
     async with agent(cluster, tmp_path) as again:
-        await until(lambda: len(again.told.drift) == 1 and again.converged(second, "shop"), what="the restart")
+        await until(lambda: len(again.told.drift) == 1 and again.converged(second, "whole"), what="the restart")
         assert kube.must("GET", config_path)["data"] == {"color": "blue"}
         assert cluster.requests["apply"] == writes + 1
         again.deliver(third)
-        await until(lambda: again.converged(third, "shop"), what="the prune", timeout_s=60)
+        await until(lambda: again.converged(third, "whole"), what="the prune", timeout_s=60)
         assert kube.call("GET", config_path)[0] == 404
         assert kube.call("GET", web_path)[0] == 404
         assert kube.call("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.org")[0] == 404
         await until(
-            lambda: kube.call("GET", "/apis/flotilla.dev/v1alpha1/appliedbundles/shop")[0] == 404, what="no parent"
+            lambda: kube.call("GET", "/apis/flotilla.dev/v1alpha1/appliedbundles/whole")[0] == 404, what="no parent"
         )
