@@ -204,7 +204,7 @@ class Receiver:
         if fetched and not self._desired.commit:
             return True
         for parent, message in slice_reader.ancestry(repo, commit):
-            if parent == self._desired.commit:
+            if parent == self._desired.commit:  # "" for both: a first commit, before the first slice
                 return True
             if not parent:
                 return fetched and slices.predecessor(message) is not None

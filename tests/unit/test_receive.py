@@ -173,9 +173,11 @@ async def test_the_current_commit_offered_again_is_known(upstream: Upstream, rec
 
 
 async def test_a_wake_up_that_does_not_suffice_asks_for_a_fetch(upstream: Upstream, receiver: Receiver) -> None:
-    upstream.move({"shop": bundle(a=1)})
+    first = upstream.move({"shop": bundle(a=1)})
     second = upstream.move({"shop": bundle(a=2)})
     assert not await receiver.offer(second), "the first was never seen"
+    whole = upstream.wake(second.commit, without={Oid(first.commit)})
+    assert not await receiver.offer(whole), "fetches need the history, of which this is no part"
     assert not await receiver.offer(WakeUp(seq=2, commit=second.commit)), "too large to be carried"
 
     assert await receiver.fetch(upstream.url)

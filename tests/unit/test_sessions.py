@@ -555,9 +555,10 @@ async def test_reports_are_acknowledged_after_they_are_safe_and_in_order(hub: Hu
     assert isinstance(await agent.told(4), ReportRequest)
     await agent.send(Report(number=5, boot_id="b", seq=0, commit=""))
     assert await agent.told(6, full=True) == ReportAck(number=6), "one request for one gap"
-    assert isinstance(await agent.told(7, boot_id="other"), ReportRequest)
+    assert await agent.told(7) == ReportAck(number=7), "and no other after it"
+    assert isinstance(await agent.told(8, boot_id="other"), ReportRequest)
 
-    assert [report.number for report in hub.reports] == [1, 2, 6]
+    assert [report.number for report in hub.reports] == [1, 2, 6, 7]
 
 
 @pytest.mark.parametrize(
