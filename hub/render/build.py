@@ -18,7 +18,7 @@ import orjson
 from hub import sources
 from hub.render import helm, kustomize, objects, plain, variables
 from proto.errors import FlotillaError, InvalidInput, Transient
-from proto.ids import Oid
+from proto.ids import Oid, check_name
 from proto.objects import ObjectKey, canonical
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, POLICY_FILE, with_membership
 
@@ -151,11 +151,13 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
             )
             manifests[index] = plain.Manifest(value=value, where=manifest.where)
             warnings.extend(notes)
+    namespace = str(inputs.get("namespace") or "default")
+    check_name("namespace", namespace)
     scopes = objects.scopes_of(manifests)
     origins: dict[ObjectKey, str] = {}
     files = {POLICY_FILE: canonical(inputs["policy"])}
     for manifest in manifests:
-        key, obj, notes = objects.complete(manifest, namespace=str(inputs.get("namespace") or ""), scopes=scopes)
+        key, obj, notes = objects.complete(manifest, namespace=namespace, scopes=scopes)
         if key in origins:
             raise InvalidInput(f"{manifest.where}: {key}", f"is also in {origins[key]}", "remove one of the two")
         origins[key] = manifest.where

@@ -36,8 +36,11 @@ _FOLDER_FIELDS = (
     "crds",
 )
 """Fields whose entries are files or folders to follow (or, in some, manifests written in place)."""
+_PLUGIN_FIELDS = frozenset({"generators", "transformers", "validators"})
+"""Fields whose files, or texts in place, configure Kustomize's own plugins, which load files too."""
 _VALUE_FIELDS = frozenset(
     {
+        "annotations",
         "commonAnnotations",
         "commonLabels",
         "generatorOptions",
@@ -88,6 +91,10 @@ def _check(root: Path, path: str, *, at: str) -> None:
                 raise InvalidInput(f"{where}:{document.line}", "is not a kustomization", "it has to be a mapping")
             _refuse_remote(document.value, where=where)
             for field, entry in _entries(document.value):
+                if "\n" in entry:
+                    if field in _PLUGIN_FIELDS:
+                        _refuse_in_plugin(entry.encode(), where=where)
+                    continue
                 target = Path(os.path.normpath(folder / entry))
                 if not target.is_relative_to(root) or not target.exists():
                     raise InvalidInput(
@@ -98,14 +105,21 @@ def _check(root: Path, path: str, *, at: str) -> None:
                 if target.is_dir() and target not in seen:
                     seen.add(target)
                     todo.append(target)
+                elif target.is_file() and field in _PLUGIN_FIELDS:
+                    _refuse_in_plugin(target.read_bytes(), where=f"{at}/{target.relative_to(root)}")
 
 
 def _entries(kustomization: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for field in _FOLDER_FIELDS:
         entries = kustomization.get(field)
         for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, str) and "\n" not in entry:
+            if isinstance(entry, str):
                 yield field, entry
+
+
+def _refuse_in_plugin(text: bytes, *, where: str) -> None:
+    for document in yaml_reader.documents(text, where=where, strict=False):
+        _refuse_remote(document.value, where=where, field="a plugin")
 
 
 def _refuse_remote(value: Any, *, where: str, field: str = "") -> None:

@@ -127,7 +127,7 @@ def complete(
         if metadata.pop("namespace", None):
             warnings.append(f"{what}: its namespace is left out: {value['kind']} has none")
     elif not metadata.get("namespace"):
-        metadata["namespace"] = namespace or "default"
+        metadata["namespace"] = namespace
     value["metadata"] = metadata
     _check_texts(value, what=what)
     if identity == ("", "Secret"):

@@ -112,6 +112,11 @@ def test_without_a_namespace_it_is_default(tmp_path: Path) -> None:
     assert "default/ConfigMap/a.json" in render(tmp_path, {"a.yaml": CONFIG}).files
 
 
+def test_a_namespace_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"bundle shop: namespace '\.\./x': is not a valid name"):
+        render(tmp_path, {"a.yaml": CONFIG}, namespace="../x")
+
+
 def test_a_definition_in_the_bundle_tells_the_scope_of_its_kind(tmp_path: Path) -> None:
     crd = """
 apiVersion: apiextensions.k8s.io/v1

@@ -120,6 +120,21 @@ def test_what_is_not_in_the_bundle_is_refused_before_kustomize_starts(
         build.render(root, inputs("o"), bundle="x", at="bundles/x")
 
 
+PLUGIN = "apiVersion: builtin\nkind: PatchTransformer\nmetadata: {name: p}\npath: https://example.org/p.yaml\n"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param({"kustomization.yaml": "transformers: [p.yaml]", "p.yaml": PLUGIN}, id="in a file"),
+        pytest.param({"kustomization.yaml": "generators:\n- |\n  " + PLUGIN.replace("\n", "\n  ")}, id="in place"),
+    ],
+)
+def test_what_a_plugin_would_load_from_elsewhere_is_refused(tmp_path: Path, files: Mapping[str, str]) -> None:
+    with pytest.raises(InvalidInput, match=r"a plugin names 'https://example\.org/p\.yaml'"):
+        build.render(written(tmp_path, files), inputs(""), bundle="x", at="bundles/x")
+
+
 @pytest.mark.parametrize(
     "text",
     [
