@@ -1,13 +1,10 @@
-"""The agents' streams: who may connect, what each of them told, and the way to wake one up.
+"""The agents' streams: the handshake, what each of them told, and the way to wake one up.
 
 One WebSocket per agent, binary frames of `proto.wire`. The order of a handshake is that of `proto.messages`; the hub
 proves itself first, and nothing about join tokens or clusters is said to a peer that has not proved its key. Rules:
 
-    key known for the cluster             accepted; a join token that comes with it is not looked at, so an agent
-                                          whose first Welcome got lost joins again with the token it used up
-    key unknown, good token, right MAC    enrolled: the token is used up, an older key of the cluster replaced
+    accepted by `admission`               served; an older session of the cluster is closed
     anything else                         Denied with cause and remedy, counted, shown
-    accepted while connected              the older session is closed
     report: full                          handed on, becomes the base for deltas
             next number of the same boot  handed on
             a number already told         acknowledged again, not handed on
@@ -18,17 +15,18 @@ newest wake-up waits to be sent (the agent fetches what it skipped). Assumes one
 `identities`. What a report means is decided by the loop behind `on_report`.
 """
 
-import hmac
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import anyio
 from aiohttp import WebSocketError, WSMsgType, web
 from anyio import to_thread
 
+from hub import admission
+from hub.admission import Denial, HandshakeLimit, Identities
 from hub.keys import HubKeys
 from proto import identity, wire
 from proto.errors import FlotillaError, InvalidInput, ProtocolError, Refused, Transient
@@ -37,7 +35,6 @@ from proto.messages import (
     Answer,
     AnyMessage,
     Challenge,
-    Denied,
     Hello,
     Message,
     Report,
@@ -58,73 +55,10 @@ CLOSE_S: Final = 2.0
 MAX_PENDING: Final = 256
 """Handshakes at one time: bounds what peers that have proved nothing can make the hub hold."""
 PARSE_IN_THREAD_BYTES: Final = 16 << 10
-NOT_MEMBER_RETRY_S: Final = 60.0
 HUB_TROUBLE_RETRY_S: Final = 10.0
 REPLACED_RETRY_S: Final = 30.0
 
 log = logging.getLogger(__name__)
-
-
-class JoinRecord(Protocol):
-    """What the hub keeps of a join token; times are Unix seconds of its wall clock."""
-
-    @property
-    def cluster(self) -> str: ...
-    @property
-    def mac_key(self) -> bytes: ...
-    @property
-    def expires_at(self) -> float: ...
-    @property
-    def used_at(self) -> float | None: ...
-
-
-class Identities(Protocol):
-    """Where join tokens and agents' keys are kept, durably."""
-
-    def join_record(self, join_id: str) -> JoinRecord | None: ...
-
-    def enroll(self, join_id: str, cluster: str, public_key: str, now: float) -> None:
-        """Use up the token and make `public_key` the cluster's key, as one step. Raises Refused when it is used."""
-        ...
-
-    def public_key(self, cluster: str) -> str | None: ...
-
-
-class Denial(Refused):
-    """Why a session ends: `reason` is the counter's word, `retry_after_s` None when a person has to act."""
-
-    def __init__(
-        self, reason: str, *, thing: str, cause: str, remedy: str = "", retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(thing, cause, remedy)
-        self.reason = reason
-        self.retry_after_s = retry_after_s
-
-    @property
-    def message(self) -> Denied:
-        return Denied(cause=f"{self.thing}: {self.cause}", remedy=self.remedy, retry_after_s=self.retry_after_s)
-
-
-class HandshakeLimit:
-    """A bucket of handshakes for each (source, cluster): `burst` at once, then one each `interval_s`.
-
-    Clusters behind one proxy share a source, so the cluster's name is part of the key. Remembers the newest `size`.
-    """
-
-    def __init__(self, *, burst: int = 10, interval_s: float = 6.0, size: int = 20_000) -> None:
-        self._burst_s = burst * interval_s
-        self._interval_s = interval_s
-        self._size = size
-        self._full_at: OrderedDict[tuple[str, str], float] = OrderedDict()
-
-    def wait_s(self, source: str, cluster: str, *, now: float) -> float:
-        """Count one handshake at `now` (monotonic); 0 if it may go on, else after how long to try again."""
-        full_at = max(now, self._full_at.pop((source, cluster), now))
-        wait = full_at + self._interval_s - now - self._burst_s
-        self._full_at[source, cluster] = full_at if wait > 0 else full_at + self._interval_s
-        if len(self._full_at) > self._size:
-            self._full_at.popitem(last=False)
-        return max(0.0, wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,42 +252,9 @@ class Sessions:
             identity.verify(hello.public_key, transcript, answer.signature, who=f"agent of cluster {hello.cluster}")
         except Refused as error:
             raise Denial("signature", thing=error.thing, cause=error.cause) from error
-        self._admit(hello, answer, transcript)
-
-    def _admit(self, hello: Hello, answer: Answer, transcript: bytes) -> None:
-        """Whether a proven key may speak for its cluster; a good join token is used up here. Raises Denial."""
-        cluster = hello.cluster
-        if not self._is_member(cluster):
-            raise _not_member(cluster)
-        known = self._identities.public_key(cluster)
-        if known == hello.public_key:
-            return
-        remedy = f"make a new token with 'flotilla join-token {cluster}' and give it to the agent"
-        if not hello.join_id:
-            if known is None:
-                raise Denial("unknown", thing=f"cluster {cluster}", cause="has not joined this hub", remedy=remedy)
-            raise Denial(
-                "key", thing=f"cluster {cluster}", cause="its agent's key is not the one that joined", remedy=remedy
-            )
-        thing = f"join token of cluster {cluster}"
-        now = self._clock()
-        record = self._identities.join_record(hello.join_id)
-        if record is None:
-            raise Denial("token-unknown", thing=thing, cause="is not known to this hub", remedy=remedy)
-        if record.cluster != cluster:
-            raise Denial("token-cluster", thing=thing, cause="was made for another cluster", remedy=remedy)
-        mac = identity.join_mac(record.mac_key, agent_key=hello.public_key, transcript=transcript)
-        if not hmac.compare_digest(mac.encode(), answer.join_mac.encode()):
-            raise Denial("token-mac", thing=thing, cause="has another secret than the one that was made", remedy=remedy)
-        if record.used_at is not None:
-            raise Denial("token-used", thing=thing, cause="has been used by another key", remedy=remedy)
-        if now >= record.expires_at:
-            raise Denial("token-expired", thing=thing, cause="has expired", remedy=remedy)
-        try:
-            self._identities.enroll(hello.join_id, cluster, hello.public_key, now)
-        except Refused as error:
-            raise Denial("token-used", thing=error.thing, cause=error.cause, remedy=error.remedy or remedy) from error
-        log.info("cluster %s joined with key %s", cluster, identity.key_hash(identity.unb64(hello.public_key)))
+        if not self._is_member(hello.cluster):
+            raise admission.not_member(hello.cluster)
+        admission.admit(self._identities, hello, mac=answer.join_mac, transcript=transcript, now=self._clock())
 
     async def _serve(self, ws: web.WebSocketResponse, cluster: str, source: str) -> Denial | None:
         """An accepted session until its end; returns why the hub ended it, None when the agent did."""
@@ -391,7 +292,7 @@ class Sessions:
             if not isinstance(report, Report):
                 raise ProtocolError(f"cluster {cluster}", f"sent a {type(report).__name__} where only reports are due")
             if not self._is_member(cluster):
-                raise _not_member(cluster)
+                raise admission.not_member(cluster)
             match place(session.base, report):
                 case "gap":
                     session.request_full(f"report {report.number} does not follow on what the hub has")
@@ -468,16 +369,6 @@ def _trouble(retry_after_s: float | None) -> Denial:
         cause="could not keep what the agent told",
         remedy="see the hub's log",
         retry_after_s=HUB_TROUBLE_RETRY_S if retry_after_s is None else retry_after_s,
-    )
-
-
-def _not_member(cluster: str) -> Denial:
-    return Denial(
-        "not-member",
-        thing=f"cluster {cluster}",
-        cause="is not in the fleet repo",
-        remedy=f"add a Cluster named {cluster} to the fleet repo, or stop its agent",
-        retry_after_s=NOT_MEMBER_RETRY_S,
     )
 
 

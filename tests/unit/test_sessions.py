@@ -16,8 +16,9 @@ from agent.hub_client import HubClient
 from agent.identity import Identity
 from agent.report import Reporter
 from hub import sessions
+from hub.admission import HandshakeLimit
 from hub.keys import HubKeys
-from hub.sessions import Base, HandshakeLimit, Sessions, place
+from hub.sessions import Base, Sessions, place
 from proto import identity, wire
 from proto.errors import Refused, Transient
 from proto.identity import JoinToken
