@@ -2,7 +2,7 @@
 
 Rendering goes by content: a request whose key was rendered before costs one look-up. A bundle that does not render, or
 that claims an object of another bundle, is `failed` with a finding that names file, cluster and cause; it keeps what
-it runs, and every other bundle goes on. Everything rendered is in the store before this returns, so that a rollout's last
+it runs, and every other bundle goes on. Everything rendered is in the store before this returns: a rollout's last
 wave gets the very bits that its first proved. Heavy work runs in worker processes. Next: `waves` (what to roll out).
 """
 
@@ -20,7 +20,7 @@ from hub.gitstore import GitStore
 from hub.journal import Journal
 from hub.model import ABSENT, Finding, Fleet, RenderRequest
 from hub.render import build
-from proto.errors import FlotillaError
+from proto.errors import FlotillaError, Transient
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 
@@ -61,18 +61,23 @@ async def desired(
 
     Raises Transient or Permanent only when the commit cannot be read at all; what is wrong inside it is in `findings`.
     """
-    fleet, requests = await worker.run(_read, mirror, commit)
+    fleet, requests = await worker.run(_read, mirror, commit, what=f"fleet repo at {commit:.12}")
     known = journal.renders(request.key for request in requests)
     findings = list(fleet.findings)
     failed: set[BundleName] = {BundleName(name) for name in fleet.broken_bundles}
     spans: dict[BundleName, tuple[float, float]] = {}
 
+    busy: list[Transient] = []
+
     async def render(request: RenderRequest) -> None:
         name = request.bundle.name
         try:
-            made = await worker.run(_render, mirror, commit, request)
+            made = await worker.run(_render, mirror, commit, request, what=f"bundle {name}")
             await anyio.to_thread.run_sync(store.write, made.objects)
             journal.remember_renders([(request.key, name, made.subtree, commit)])
+        except Transient as error:
+            busy.append(error)
+            return
         except FlotillaError as error:
             failed.add(name)
             findings.append(_not_rendered(request, error))
@@ -90,6 +95,8 @@ async def desired(
             if request.key not in known:
                 tasks.start_soon(render, request, name=f"render {request.bundle.name}")
 
+    if busy:  # the hub's trouble, not the bundle's: the whole is tried again
+        raise busy[0]
     subtrees: dict[BundleName, dict[ClusterName, Oid]] = {name: {} for name in fleet.bundles if name not in failed}
     for request in requests:
         if request.bundle.name in subtrees:

@@ -205,8 +205,6 @@ class Journal:
                 [(row.number, row.id, row.phase, int(row.alive), row.state) for row in decision.rollouts],
             )
             db.executemany("INSERT OR REPLACE INTO last_good VALUES(?,?,?)", decision.good)
-            for bundle in {bundle for bundle, _, _ in decision.completed}:
-                db.execute("DELETE FROM completed WHERE bundle=?", (bundle,))
             db.executemany("INSERT OR REPLACE INTO completed VALUES(?,?,?)", decision.completed)
             db.executemany("DELETE FROM holds WHERE bundle=?", [(bundle,) for bundle in decision.released])
             db.executemany(

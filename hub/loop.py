@@ -29,11 +29,13 @@ from hub.inputs import FromAgent, Happened, Input, Release, ToRollout
 from hub.journal import Decision, EventRow, HoldRow, Journal, SliceRow
 from hub.live import Live
 from hub.model import (
+    ABSENT,
     FINAL,
     Command,
     Event,
     Fleet,
     Left,
+    Move,
     Phase,
     Reported,
     RolloutPolicy,
@@ -173,9 +175,9 @@ class Loop:
         for item in batch:
             self._take(turn, item)
         self._decide(turn)
-        ended = any(state.phase in FINAL and self.states[id_].phase not in FINAL for id_, state in turn.states.items())
         turn.plan_at = self._plan_at
-        plan = turn.now >= self._plan_at or ended or bool(turn.released) or turn.desired is not self.desired
+        freed = any(rollouts.frees(self.states[id_], state) for id_, state in turn.states.items())
+        plan = turn.now >= self._plan_at or freed or bool(turn.released) or turn.desired is not self.desired
         if plan and turn.desired is not None:
             self._start(turn, turn.desired)
         composed = await self._compose(turn)
@@ -250,7 +252,7 @@ class Loop:
             fleet=desired.fleet,
             desired=desired.subtrees,
             failed=desired.failed,
-            current=self.composition(),
+            current=self._decided(turn),
             last_good=self.journal.last_good(),
             completed=self.journal.completed(),
             holds={name: hold.refused for name, hold in holds.items() if name not in turn.released},
@@ -275,6 +277,16 @@ class Loop:
         turn.events += [outcome.noticed(notice, turn.now) for notice in planned.notices]
         turn.plan_at = turn.now + WAITING_S if planned.waiting else math.inf
         turn.policies = {**self._policies, **_policies(desired.fleet)}
+
+    def _decided(self, turn: Outcome) -> dict[ClusterName, dict[BundleName, Oid]]:
+        """Each cluster's composition, with what this turn moves already."""
+        current = self.composition()
+        for move in turn.all_of(Move):
+            running = current.setdefault(move.cluster, {})
+            running.update(move.subtrees)
+            for bundle in [bundle for bundle, subtree in running.items() if subtree == ABSENT]:
+                del running[bundle]
+        return current
 
     # --- from a decision to what is stored ------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import signal
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -58,12 +58,15 @@ class Hub:
         clock: Callable[[], float] = time.time,
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
-        self._guard = _only_one(data)
+        with ExitStack() as opened:
+            opened.enter_context(_only_one(data))
+            self.journal = Journal(data / "journal.db")
+            opened.callback(self.journal.close)
+            self.store = GitStore.create(data / "slices.git")
+            self.keys = HubKeys.load_or_create(data / "keys")
+            self.admin_token = _admin_token(data / "admin.token")
+            self._opened = opened.pop_all()
         self._clock = clock
-        self.journal = Journal(data / "journal.db")
-        store_path = data / "slices.git"
-        self.store = GitStore.open(store_path) if (store_path / "HEAD").exists() else GitStore.create(store_path)
-        self.keys = HubKeys.load_or_create(data / "keys")
         self.tracing = Tracing(telemetry.provider("flotilla-hub", otlp))
         self.loop = Loop(
             journal=self.journal,
@@ -97,7 +100,6 @@ class Hub:
             take=self.loop.tell,
             clock=clock,
         )
-        self.admin_token = _admin_token(data / "admin.token")
         self._heartbeat_s = heartbeat_s
         self._denials: dict[tuple[str, str], float] = {}
 
@@ -138,10 +140,10 @@ class Hub:
         task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until cancelled; reports the port that it listens on."""
-        await self.loop.publish_all()
         runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
-        await runner.setup()
         try:
+            await self.loop.publish_all()
+            await runner.setup()
             await web.TCPSite(runner, host, port, ssl_context=tls).start()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.loop.run, name="loop")
@@ -149,12 +151,11 @@ class Hub:
                 task_status.started(int(runner.addresses[0][1]))
         finally:
             self.sessions.stop()
-            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+            with anyio.move_on_after(10, shield=True):
                 await runner.cleanup()
+                await anyio.to_thread.run_sync(self.tracing.close)
             self.loop.close()
-            await anyio.to_thread.run_sync(self.tracing.close)
-            self.journal.close()
-            self._guard.close()
+            self._opened.close()
 
     # --- what the sessions ask ------------------------------------------------------------------------------------
 

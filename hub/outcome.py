@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from hub import compose, rollouts, rollouts_json
+from hub import compose, rollouts, rollouts_json, waves
 from hub.desired import Desired
 from hub.inputs import Input, ToRollout
 from hub.journal import Decision, EventRow, HoldRow, MoveRow, RolloutRow, SliceRow
@@ -138,7 +138,7 @@ def decision(
         completed=[
             (bundle, cluster, subtree)
             for state in changed
-            if state.phase is Phase.COMPLETED
+            if state.phase is Phase.COMPLETED and not _was_completed(states.get(state.rollout.id))
             for cluster, target in state.rollout.targets.items()
             for bundle, subtree in target.after.items()
         ],
@@ -147,6 +147,10 @@ def decision(
         events=[*outcome.events, *(noticed(notice, outcome.now) for notice in outcome.all_of(Notice))],
         meta=meta,
     )
+
+
+def _was_completed(before: State | None) -> bool:
+    return before is not None and before.phase is Phase.COMPLETED
 
 
 def _move_row(
@@ -176,11 +180,7 @@ def hold_rows(outcome: Outcome) -> list[HoldRow]:
             rollout=hold.rollout,
             reason=hold.reason,
             time_s=outcome.now,
-            refused={
-                cluster: target.after[hold.bundle]
-                for cluster, target in outcome.states[hold.rollout].rollout.targets.items()
-                if hold.bundle in target.after
-            },
+            refused=waves.refused(outcome.states[hold.rollout].rollout)[hold.bundle],
         )
         for hold in outcome.all_of(Hold)
     ]

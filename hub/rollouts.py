@@ -22,7 +22,7 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
     the deadline is REVERT_FAILED; the others are finished, and the whole is ROLLBACK_FAILED, which says so.
 10. A rollback, whole or failed, and an abort put the bundles on hold: planning again would start the same anew.
 11. Until `settle_until` nothing is called failed, offline or soaked, silence before it does not count, and a soak that
-    was cut by it starts again without counting as a reset.
+    was cut by it starts again without counting as a reset. Proof without a soak guesses nothing and counts at once.
 12. A leaver drops out of every count. A wave that loses its last member before it was done is as good as an empty one:
     the rollout pauses, unless the wave may be empty or is the last.
 
@@ -328,7 +328,7 @@ def _hear_proof(turn: Turn, cluster: ClusterName) -> None:
     soak_s = turn.wave_of(cluster).soak_s
     if member.phase is not M.SOAKING:
         turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now, reason="")
-        if not soak_s and turn.settled:
+        if not soak_s:
             _prove(turn, cluster)
     elif not member.soak_from:
         turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now)

@@ -650,13 +650,11 @@ def test_a_soak_that_the_hub_slept_through_starts_again_and_is_no_reset() -> Non
     assert hub.phase("c1") is MemberPhase.PROVEN
 
 
-def test_proof_without_soak_is_taken_only_after_the_settling_time() -> None:
+def test_proof_without_soak_counts_at_once_even_in_the_settling_time() -> None:
     hub = Hub(rollout(wave("one", "c1")))
     hub.tick()
     hub.settle_until = hub.now + 15.0
     hub.report("c1")
-    assert hub.phase("c1") is MemberPhase.SOAKING
-    hub.report("c1", after_s=16.0)
     assert hub.phase("c1") is MemberPhase.PROVEN
 
 
