@@ -189,7 +189,7 @@ class Inventory:
 
     def _load(self, path: Path) -> None:
         try:
-            if not path.exists():
+            if not path.exists() or not path.stat().st_size:
                 self._db = _create(path)
                 return
             self._db = _open(path)
