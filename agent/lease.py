@@ -36,12 +36,20 @@ log = logging.getLogger(__name__)
 
 class Lease:
     """`holder` names this agent and stays the same over its restarts; `timestamp` gives the wall time as RFC 3339 with
-    microseconds, for people who read the Lease."""
+    microseconds, for people who read the Lease; `clock` is monotonic."""
 
-    def __init__(self, api: ClusterApi, *, holder: str, timestamp: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        api: ClusterApi,
+        *,
+        holder: str,
+        timestamp: Callable[[], str],
+        clock: Callable[[], float] = anyio.current_time,
+    ) -> None:
         self._api = api
         self._holder = holder
         self._timestamp = timestamp
+        self._clock = clock
         self._until = float("-inf")
         self._version = ""
         """resourceVersion of the Lease as we wrote it last; "" when it has to be read first."""
@@ -53,7 +61,7 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        return anyio.current_time() < self._until
+        return self._clock() < self._until
 
     async def wait_held(self) -> None:
         while not self.held:
@@ -83,7 +91,7 @@ class Lease:
         await self._write(self._version, {"leaseDurationSeconds": 1, "renewTime": self._timestamp()})
 
     async def _once(self) -> str:
-        began = anyio.current_time()
+        began = self._clock()
         if self._version and self.held:
             try:
                 return await self._take(self._version, began)
