@@ -161,7 +161,7 @@ def main() -> None:
             level=options.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s %(message)s",
         )
-        with _locked(options.state_dir) as holder:
+        with locked(options.state_dir) as holder:
             anyio.run(run, options, holder, backend_options={"use_uvloop": _has_uvloop()})
     except FlotillaError as error:
         sys.exit(f"flotilla-agent: {error}")
@@ -248,7 +248,7 @@ async def _serve_health(listen: str) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[str]:
+def locked(folder: Path) -> Iterator[str]:
     """Have the state folder for ourselves; gives the name that this agent has in the lease, the same at every start."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,0 +1,203 @@
+"""What the agent makes of what the watches say."""
+
+from typing import Any, Literal
+
+import pytest
+
+from agent import drift
+from agent.inventory import Inventory
+from agent.model import Entry, Resource, WatchEvent
+from agent.observe import NO_STATUS_GRACE_S, Observer
+from proto.messages import Health
+from proto.objects import ObjectKey
+from proto.slices import membership_labels
+
+CONFIGS = Resource(group="", version="v1", kind="ConfigMap", plural="configmaps", namespaced=True)
+WIDGETS = Resource(group="example.org", version="v1", kind="Widget", plural="widgets", namespaced=True)
+KEY = ObjectKey(group="", kind="ConfigMap", namespace="shop", name="a")
+WIDGET = ObjectKey(group="example.org", kind="Widget", namespace="shop", name="a")
+OURS = {"manager": "flotilla", "operation": "Apply", "apiVersion": "v1", "fieldsV1": {"f:data": {"f:x": {}}}}
+THEIRS = {"manager": "kubectl-edit", "operation": "Update", "apiVersion": "v1", "fieldsV1": {"f:data": {"f:y": {}}}}
+
+
+def live(version: int, *entries: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "a",
+            "namespace": "shop",
+            "uid": "u",
+            "resourceVersion": str(version),
+            "labels": membership_labels("shop"),
+            "managedFields": list(entries) or [OURS],
+            **metadata,
+        }
+    }
+
+
+class World:
+    """An observer and what it was told to tell."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.wanted = {KEY, WIDGET}
+        self.suspects: list[tuple[ObjectKey, WatchEvent]] = []
+        self.gone: list[ObjectKey] = []
+        self.changes = 0
+        self.inventory = Inventory(None)
+        self.observer = Observer(
+            self.inventory,
+            wanted=self.wanted.__contains__,
+            suspect=lambda key, event: self.suspects.append((key, event)),
+            unwanted_gone=self.gone.append,
+            changed=self._changed,
+            clock=lambda: self.now,
+        )
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def have(self, key: ObjectKey, obj: dict[str, Any]) -> Entry:
+        entry = Entry(key=key, bundle="shop", api_version="v1", blob="1", baseline=drift.baseline(obj))
+        self.inventory.put(entry)
+        return entry
+
+    def see(
+        self,
+        kind: Literal["ADDED", "MODIFIED", "DELETED", "SYNCED", "RESTARTED"],
+        obj: dict[str, Any] | None = None,
+        resource: Resource = CONFIGS,
+    ) -> None:
+        self.observer.see(WatchEvent(kind=kind, resource=resource, object=obj or {}))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_an_event_of_our_own_write_gives_health_and_no_suspicion(world: World) -> None:
+    entry = world.have(KEY, live(5))
+    world.see("MODIFIED", live(5))
+    assert entry.health is Health.CURRENT
+    assert not world.suspects
+    assert world.changes == 1
+
+
+def test_a_change_of_another_is_a_suspicion_and_no_new_baseline(world: World) -> None:
+    entry = world.have(KEY, live(5))
+    world.see("MODIFIED", live(6, OURS, THEIRS))
+    assert [key for key, _ in world.suspects] == [KEY]
+    assert entry.baseline == drift.baseline(live(5))
+
+
+def test_an_event_from_before_our_write_is_nothing(world: World) -> None:
+    entry = world.have(KEY, live(5))
+    world.see("MODIFIED", live(4, OURS, THEIRS))
+    assert not world.suspects
+    assert entry.baseline == drift.baseline(live(5))
+
+
+def test_events_wait_while_a_write_is_under_way(world: World) -> None:
+    world.have(KEY, live(5))
+    world.observer.flight.begin(KEY)
+    world.see("MODIFIED", live(6, OURS, THEIRS))
+    assert not world.suspects
+    kept = world.observer.flight.end(KEY)
+    assert kept is not None
+    world.observer.judge(KEY, kept)
+    assert len(world.suspects) == 1
+
+
+def test_a_deletion_is_a_suspicion_if_git_wants_the_object(world: World) -> None:
+    world.have(KEY, live(5))
+    world.see("DELETED", live(6))
+    assert world.suspects[0][1].kind == "DELETED"
+    assert not world.gone
+
+
+def test_a_deletion_of_what_git_does_not_want_is_looked_at_by_its_prune(world: World) -> None:
+    world.have(KEY, live(5))
+    world.wanted.discard(KEY)
+    world.see("DELETED", live(6))
+    assert world.gone == [KEY]
+    assert not world.suspects
+
+
+def test_drift_of_what_is_to_be_pruned_is_no_suspicion(world: World) -> None:
+    world.have(KEY, live(5))
+    world.wanted.discard(KEY)
+    world.see("MODIFIED", live(6, OURS, THEIRS))
+    assert not world.suspects
+
+
+def test_what_is_missing_from_the_initial_events_was_deleted_meanwhile(world: World) -> None:
+    world.have(KEY, live(5))
+    world.observer.opening(("", "ConfigMap"))
+    world.see("SYNCED")
+    ((key, event),) = world.suspects
+    assert (key, event.kind) == (KEY, "DELETED")
+
+
+@pytest.mark.parametrize("begin", ["opening", "RESTARTED"])
+def test_what_is_among_the_initial_events_was_not(world: World, begin: str) -> None:
+    world.have(KEY, live(5))
+    if begin == "opening":
+        world.observer.opening(("", "ConfigMap"))
+    else:
+        world.see("RESTARTED")
+    world.see("ADDED", live(5))
+    world.see("SYNCED")
+    assert not world.suspects
+
+
+def test_an_object_that_is_made_while_a_watch_opens_is_not_called_deleted(world: World) -> None:
+    world.observer.opening(("", "ConfigMap"))
+    world.have(KEY, live(5))
+    world.see("SYNCED")
+    assert not world.suspects
+
+
+def test_an_object_of_ours_that_the_inventory_lost_is_found_again(world: World) -> None:
+    world.observer.opening(("", "ConfigMap"))
+    world.see("ADDED", live(5))
+    assert world.inventory.entries[KEY].bundle == "shop"
+    assert world.inventory.entries[KEY].baseline is None
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        pytest.param(live(5, THEIRS), id="without our entry"),
+        pytest.param(live(5, labels={"flotilla.dev/bundle": "shop"}), id="without our part-of label"),
+        pytest.param(live(5, ownerReferences=[{"controller": True}]), id="a controller's"),
+    ],
+)
+def test_what_is_not_surely_ours_is_not_found(world: World, obj: dict[str, Any]) -> None:
+    world.observer.opening(("", "ConfigMap"))
+    world.see("ADDED", obj)
+    assert not world.inventory.entries
+
+
+def test_after_the_initial_events_nothing_is_found_any_more(world: World) -> None:
+    world.observer.opening(("", "ConfigMap"))
+    world.see("SYNCED")
+    world.see("ADDED", live(5))
+    assert not world.inventory.entries
+
+
+def test_a_custom_resource_without_status_is_current_only_after_a_grace_period(world: World) -> None:
+    entry = world.have(WIDGET, live(5))
+    world.see("MODIFIED", live(5), WIDGETS)
+    assert str(entry.health) == "InProgress"
+    assert world.observer.end_graces() == 100.0 + NO_STATUS_GRACE_S
+    world.now += NO_STATUS_GRACE_S
+    world.observer.end_graces()
+    assert str(entry.health) == "Current"
+    assert world.observer.end_graces() == float("inf")
+
+
+def test_a_deleted_object_that_comes_back_where_drift_is_only_told_is_looked_at(world: World) -> None:
+    entry = world.have(KEY, live(5))
+    entry.baseline = None
+    world.see("ADDED", live(9, THEIRS))
+    assert [key for key, _ in world.suspects] == [KEY]
