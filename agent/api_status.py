@@ -7,11 +7,12 @@
     401, 403                                          Refused; Transient while a namespace is terminating
     410                                               Expired
     429, 5xx                                          Transient
-    500 that says our fields have no schema           Invalid: it never gets better
+    500 that says a manifest does not fit its schema  Invalid: it never gets better
 
 What is said of a Secret never quotes the server where it may quote the Secret. All of it is pure. Next: `cluster`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -50,7 +51,11 @@ class Expired(Transient):
     """A resourceVersion is too old to go on from."""
 
 
-_UNKNOWN_FIELDS = ("field not declared in schema", "failed to create typed patch object")
+_MALFORMED = ("failed to create typed patch object", "failed to convert new object", "field not declared in schema")
+"""What server-side apply says, as an internal error, of manifests that do not fit their schema."""
+
+_HARMLESS = re.compile(r"illegal base64 data at input byte \d+|\.(?:stringD|d)ata\.[-._a-zA-Z0-9]+: expected string")
+"""What may be quoted of a refused Secret: where it is wrong."""
 
 
 def error_of(
@@ -70,6 +75,10 @@ def error_of(
     message = str(answer.get("message") or "").strip() or f"the API server answered {status}"
     details = answer.get("details") or {}
     causes = [cause for cause in details.get("causes") or () if isinstance(cause, Mapping)]
+    # A conversion webhook that is down is the one passing reason for these words.
+    malformed = status == 500 and any(text in message for text in _MALFORMED) and "webhook" not in message
+    if malformed:
+        reason = "Invalid"
     thing = f"{about} {action} failed ({reason})"
     fields = tuple(dict.fromkeys(str(cause["field"]) for cause in causes if cause.get("field")))
     if secret:
@@ -91,7 +100,7 @@ def error_of(
         return Refused(thing, message, "check the agent's credentials" if status == 401 else "")
     if status == 410:
         return Expired(thing, message)
-    if status == 500 and any(text in message for text in _UNKNOWN_FIELDS):
+    if malformed:
         return Invalid(thing, message, fields=fields)
     if status == 429 or status >= 500:
         return Transient(thing, message, retry_after_s=_seconds(retry_after, details))
@@ -131,7 +140,8 @@ def _without_data(status: int, message: str, fields: tuple[str, ...]) -> str:
         for end in ("denied the request", "denied request"):
             message = message.partition(end)[0] + end if end in message else message
         return message
-    where = f" at {', '.join(fields)}" if fields else ""
+    found = [*fields, *_HARMLESS.findall(message)]
+    where = f" ({', '.join(found)})" if found else ""
     return f"the API server refused it{where}; its words are withheld, they may quote the Secret"
 
 

@@ -3,12 +3,9 @@ to the last field; what is no drift costs at most one harmless request and is to
 """
 
 import json
-import ssl
-import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +20,7 @@ from proto import objects, slices
 from proto.errors import Transient
 from proto.messages import DriftReport
 from proto.slices import DriftPolicy, IgnoreRule
+from tests.real import ApiServer
 
 pytestmark = pytest.mark.real
 
@@ -66,40 +64,12 @@ data: {mode: prod, level: "3"}
 """
 
 
-class Hand:
-    """A person with kubectl: requests of its own, under another manager's name."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        config = yaml.safe_load(kubeconfig.read_text())
-        self.url = config["clusters"][0]["cluster"]["server"]
-        self.token = config["users"][0]["user"]["token"]
-        self.context = ssl.create_default_context()
-        self.context.check_hostname = False
-        self.context.verify_mode = ssl.CERT_NONE
-
-    def call(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Any:
-        request = urllib.request.Request(
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self.token}", "Content-Type": content_type},
-        )
-        with urllib.request.urlopen(request, timeout=30, context=self.context) as response:
-            return json.load(response)
-
-    def edit(self, path: str, patch: Any, *, manager: str = "kubectl-edit") -> Any:
-        """A JSON patch (a list) or a strategic merge patch (a mapping)."""
-        content_type = f"application/{'json' if isinstance(patch, list) else 'strategic-merge'}-patch+json"
-        query = "&" if "?" in path else "?"
-        return self.call("PATCH", f"{path}{query}fieldManager={manager}", patch, content_type=content_type)
-
-
 @dataclass
 class Rig:
     """An agent's view of one namespace: `put` applies as a pass does, `watching` gives the events of its object."""
 
     api: Cluster
-    hand: Hand
+    kube: ApiServer
     namespace: str
     bundle: str
     policy: DriftPolicy = field(default_factory=DriftPolicy)
@@ -112,6 +82,11 @@ class Rig:
     def path(self) -> str:
         key = self.entry.key
         return f"{self.resource.base}/namespaces/{key.namespace}/{self.resource.plural}/{key.name}"
+
+    def edit(self, patch: Any, *, manager: str = "kubectl-edit", subresource: str = "") -> None:
+        """A hand edit by a JSON patch (a list) or a strategic merge patch (a mapping)."""
+        kind = "json" if isinstance(patch, list) else "strategic-merge"
+        self.kube.edit(self.path + subresource, patch, manager=manager, kind=kind)
 
     async def put(self, manifest: str) -> dict[str, Any]:
         obj = slices.with_membership(yaml.safe_load(manifest), self.bundle)
@@ -201,7 +176,7 @@ class Events:
     async def settle(self) -> list[DriftReport]:
         """Do all that is left to do, until the object's last state has been judged; returns what was told."""
         rig = self.rig
-        rig.hand.edit(rig.path, {"metadata": {"annotations": {"mark": uuid4().hex}}}, manager="mark")
+        rig.edit({"metadata": {"annotations": {"mark": uuid4().hex}}}, manager="mark")
         reports = []
         while True:
             event = await self.next()
@@ -214,12 +189,11 @@ class Events:
 
 
 @pytest.fixture
-async def rig(kubeconfig: Path) -> AsyncIterator[Rig]:
-    hand = Hand(kubeconfig)
+async def rig(kube: ApiServer) -> AsyncIterator[Rig]:
     name = f"drift-{uuid4().hex[:8]}"
-    hand.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    async with Cluster.connect(kubeconfig) as api:
-        yield Rig(api=api, hand=hand, namespace=name, bundle=name)
+    kube.must("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    async with Cluster.connect(kube.kubeconfig) as api:
+        yield Rig(api=api, kube=kube, namespace=name, bundle=name)
 
 
 def wanted(live: Mapping[str, Any]) -> dict[str, Any]:
@@ -418,7 +392,7 @@ async def test_a_hand_edit_is_told_and_comes_back_exactly(
 ) -> None:
     before = wanted(await rig.put(manifest))
     async with rig.watching() as events:
-        rig.hand.edit(rig.path, patch)
+        rig.edit(patch)
         assert wanted(await rig.live()) != before
         report = await events.confirm(await events.suspicious())
     assert report is not None
@@ -431,7 +405,7 @@ async def test_a_hand_edit_is_told_and_comes_back_exactly(
 async def test_a_scale_names_its_subresource(rig: Rig) -> None:
     before = wanted(await rig.put(DEPLOYMENT))
     async with rig.watching() as events:
-        rig.hand.edit(f"{rig.path}/scale", [{"op": "replace", "path": "/spec/replicas", "value": 5}], manager="kubectl")
+        rig.edit([{"op": "replace", "path": "/spec/replicas", "value": 5}], manager="kubectl", subresource="/scale")
         report = await events.confirm(await events.suspicious())
     assert report is not None
     assert (report.fields, report.manager, report.operation) == ((".spec.replicas",), "kubectl", "Update (scale)")
@@ -442,7 +416,7 @@ async def test_a_scale_names_its_subresource(rig: Rig) -> None:
 async def test_a_deleted_object_is_made_again(rig: Rig, manifest: str) -> None:
     before = wanted(await rig.put(manifest))
     async with rig.watching() as events:
-        rig.hand.call("DELETE", rig.path)
+        rig.kube.must("DELETE", rig.path)
         report = await events.confirm(await events.suspicious())
     assert report is not None
     assert (report.what, report.action, report.manager) == ("deleted", "reverted", drift.UNKNOWN)
@@ -455,8 +429,8 @@ async def test_a_deleted_object_is_made_again(rig: Rig, manifest: str) -> None:
 async def test_an_object_replaced_by_another_of_its_name_counts_as_deleted(rig: Rig) -> None:
     live = await rig.put(CONFIG)
     async with rig.watching() as events:
-        rig.hand.call("DELETE", rig.path)
-        rig.hand.call(
+        rig.kube.must("DELETE", rig.path)
+        rig.kube.must(
             "POST",
             f"{rig.path.rpartition('/')[0]}?fieldManager=kubectl-replace",
             {
@@ -482,7 +456,7 @@ async def test_an_object_replaced_by_another_of_its_name_counts_as_deleted(rig: 
 async def test_an_update_under_our_own_name_is_drift(rig: Rig, manifest: str, path: str, value: Any) -> None:
     before = wanted(await rig.put(manifest))
     async with rig.watching() as events:
-        rig.hand.edit(rig.path, [{"op": "replace", "path": path, "value": value}], manager="flotilla")
+        rig.edit([{"op": "replace", "path": path, "value": value}], manager="flotilla")
         report = await events.confirm(await events.suspicious())
     assert report is not None
     assert (report.manager, report.operation, report.action) == ("flotilla", "Update", "reverted")
@@ -500,7 +474,7 @@ async def test_an_apply_under_our_own_name_is_drift(rig: Rig, manifest: str) -> 
         forged["spec"]["replicas"] = 9
     async with rig.watching() as events:
         query = "?fieldManager=flotilla&force=true"
-        rig.hand.call("PATCH", rig.path + query, forged, content_type="application/apply-patch+yaml")
+        rig.kube.must("PATCH", rig.path + query, forged, content_type="application/apply-patch+yaml")
         report = await events.confirm(await events.suspicious())
     assert report is not None
     assert report.action == "reverted"
@@ -511,9 +485,9 @@ async def test_status_writes_are_no_suspicion(rig: Rig) -> None:
     await rig.put(DEPLOYMENT)
     async with rig.watching() as events:
         for count in range(1, 4):
-            rig.hand.edit(
-                f"{rig.path}/status",
-                [{"op": "replace", "path": "/status", "value": {"replicas": count, "observedGeneration": 1}}],
+            rig.edit(
+                subresource="/status",
+                patch=[{"op": "replace", "path": "/status", "value": {"replicas": count, "observedGeneration": 1}}],
                 manager="kube-controller-manager",
             )
         sent = rig.api.requests.copy()
@@ -525,9 +499,9 @@ async def test_status_writes_are_no_suspicion(rig: Rig) -> None:
 async def test_status_writes_of_a_kind_without_generation_are_no_suspicion(rig: Rig) -> None:
     await rig.put(SERVICE.replace("ports:", "type: LoadBalancer\n  ports:"))
     async with rig.watching() as events:
-        rig.hand.edit(
-            f"{rig.path}/status",
-            [{"op": "replace", "path": "/status", "value": {"loadBalancer": {"ingress": [{"ip": "10.9.9.9"}]}}}],
+        rig.edit(
+            subresource="/status",
+            patch=[{"op": "replace", "path": "/status", "value": {"loadBalancer": {"ingress": [{"ip": "10.9.9.9"}]}}}],
             manager="cloud-controller-manager",
         )
         sent = rig.api.requests.copy()
@@ -538,8 +512,7 @@ async def test_status_writes_of_a_kind_without_generation_are_no_suspicion(rig: 
 async def test_a_rollout_restart_is_an_addition_and_stays(rig: Rig) -> None:
     await rig.put(DEPLOYMENT)
     async with rig.watching() as events:
-        rig.hand.edit(
-            rig.path,
+        rig.edit(
             {"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}}},
             manager="kubectl-rollout",
         )
@@ -555,7 +528,7 @@ async def test_tolerated_additions_are_not_told(rig: Rig) -> None:
     rig.policy = DriftPolicy(additions="tolerate")
     live = await rig.put(CONFIG)
     async with rig.watching() as events:
-        rig.hand.edit(rig.path, {"data": {"more": "theirs"}})
+        rig.edit({"data": {"more": "theirs"}})
         event = await events.suspicious()
         assert await events.confirm(event) is None
     assert (await rig.live())["data"]["more"] == "theirs"
@@ -566,8 +539,8 @@ async def test_tolerated_additions_are_not_told(rig: Rig) -> None:
 async def test_a_value_that_was_put_right_again_is_healed_and_not_told(rig: Rig) -> None:
     await rig.put(CONFIG)
     async with rig.watching() as events:
-        rig.hand.edit(rig.path, {"data": {"mode": "test"}})
-        rig.hand.edit(rig.path, {"data": {"mode": "prod"}})
+        rig.edit({"data": {"mode": "test"}})
+        rig.edit({"data": {"mode": "prod"}})
         first = await events.suspicious()
         second: WatchEvent = await events.receive.receive()
         assert first.object != second.object
@@ -580,7 +553,7 @@ async def test_a_value_that_was_put_right_again_is_healed_and_not_told(rig: Rig)
 async def test_emptied_managed_fields_are_healed_and_ours_alone_again(rig: Rig, manifest: str) -> None:
     before = wanted(await rig.put(manifest))
     async with rig.watching() as events:
-        rig.hand.edit(rig.path, [{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}])
+        rig.edit([{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}])
         assert await events.confirm(await events.suspicious()) is None
     live = await rig.live()
     assert wanted(live) == before
@@ -593,8 +566,7 @@ async def test_emptied_managed_fields_are_healed_and_ours_alone_again(rig: Rig, 
 async def test_emptied_managed_fields_hide_no_change(rig: Rig) -> None:
     before = wanted(await rig.put(CONFIG))
     async with rig.watching() as events:
-        rig.hand.edit(
-            rig.path,
+        rig.edit(
             [
                 {"op": "replace", "path": "/metadata/managedFields", "value": [{}]},
                 {"op": "replace", "path": "/data/mode", "value": "test"},
@@ -610,7 +582,7 @@ async def test_report_mode_tells_and_changes_nothing(rig: Rig) -> None:
     rig.policy = DriftPolicy(mode="report")
     await rig.put(DEPLOYMENT)
     async with rig.watching() as events:
-        rig.hand.edit(rig.path, [{"op": "replace", "path": "/spec/replicas", "value": 5}])
+        rig.edit([{"op": "replace", "path": "/spec/replicas", "value": 5}])
         report = await events.confirm(await events.suspicious())
         assert report is not None
         assert (report.what, report.fields, report.action) == ("changed", (".spec.replicas",), "reported")
@@ -623,8 +595,7 @@ async def test_report_mode_tells_a_change_that_cannot_be_merged(rig: Rig) -> Non
     rig.policy = DriftPolicy(mode="report")
     await rig.put(DEPLOYMENT)
     async with rig.watching() as events:
-        rig.hand.edit(
-            rig.path,
+        rig.edit(
             [{"op": "replace", "path": f"{APP}/readinessProbe", "value": {"tcpSocket": {"port": 8080}}}],
         )
         report = await events.confirm(await events.suspicious())
@@ -637,13 +608,13 @@ async def test_report_mode_tells_a_deletion_and_a_removed_label(rig: Rig) -> Non
     await rig.put(CONFIG)
     async with rig.watching() as events:
         label = slices.BUNDLE_LABEL.replace("/", "~1")
-        rig.hand.edit(rig.path, [{"op": "remove", "path": f"/metadata/labels/{label}"}])
+        rig.edit([{"op": "remove", "path": f"/metadata/labels/{label}"}])
         report = await events.confirm(await events.suspicious())
         assert report is not None
         assert (report.what, report.action) == ("relabelled", "reported")
     await rig.put(CONFIG)
     async with rig.watching() as events:
-        rig.hand.call("DELETE", rig.path)
+        rig.kube.must("DELETE", rig.path)
         report = await events.confirm(await events.suspicious())
         assert report is not None
         assert (report.what, report.action) == ("deleted", "reported")
@@ -654,9 +625,9 @@ async def test_ignored_paths_keep_their_live_values_while_others_come_back(rig: 
     rig.policy = DriftPolicy(ignore=(IgnoreRule(kind="Deployment", paths=("/spec/replicas",)),))
     await rig.put(DEPLOYMENT)
     async with rig.watching() as events:
-        rig.hand.edit(f"{rig.path}/scale", [{"op": "replace", "path": "/spec/replicas", "value": 6}])
+        rig.edit([{"op": "replace", "path": "/spec/replicas", "value": 6}], subresource="/scale")
         assert await events.confirm(await events.suspicious()) is None
-        rig.hand.edit(rig.path, [{"op": "replace", "path": f"{APP}/image", "value": "evil:1"}])
+        rig.edit([{"op": "replace", "path": f"{APP}/image", "value": "evil:1"}])
         reports = await events.settle()
     assert [report.fields for report in reports] == [('.spec.template.spec.containers[name="app"].image',)]
     live = await rig.live()
@@ -667,7 +638,7 @@ async def test_ignored_paths_keep_their_live_values_while_others_come_back(rig: 
 async def test_a_revert_that_is_refused_is_told_with_its_cause(rig: Rig) -> None:
     await rig.put(CONFIG)
     async with rig.watching() as events:
-        rig.hand.call("DELETE", rig.path)
+        rig.kube.must("DELETE", rig.path)
         event = await events.suspicious()
         rig.desired = rig.desired.replace(b'"prod"', b"[1]")
         report = await events.confirm(event)
@@ -695,8 +666,8 @@ async def test_our_own_events_are_kept_until_our_write_was_answered(rig: Rig) ->
 async def test_an_edit_that_our_write_already_undid_is_not_told_twice(rig: Rig) -> None:
     await rig.put(CONFIG)
     async with rig.watching() as events:
-        rig.hand.edit(rig.path, {"data": {"mode": "test"}})
-        rig.hand.edit(rig.path, {"data": {"level": "9"}})
+        rig.edit({"data": {"mode": "test"}})
+        rig.edit({"data": {"level": "9"}})
         first = await events.suspicious()
         report = await events.confirm(first)
         assert report is not None

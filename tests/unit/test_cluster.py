@@ -214,6 +214,20 @@ async def test_delete_carries_its_preconditions(fake: Fake, api: Cluster) -> Non
             "field not declared",
             id="a field that does not exist",
         ),
+        pytest.param(
+            500,
+            status(500, "", "failed to convert new object (/s; /v1, Kind=ConfigMap) to proper version: error decoding"),
+            Invalid,
+            "(Invalid): failed to convert",
+            id="a value that cannot be read",
+        ),
+        pytest.param(
+            500,
+            status(500, "", "failed to convert new object: conversion webhook for example.org/v1 failed: refused"),
+            Transient,
+            "conversion webhook",
+            id="a conversion webhook that is down",
+        ),
     ],
 )
 async def test_refusals_become_our_errors(
@@ -279,6 +293,12 @@ async def test_the_wait_that_the_server_asks_for_is_kept(fake: Fake, api: Cluste
             id="policy",
         ),
         pytest.param(500, "failed calling webhook: hunter2", "", id="internal"),
+        pytest.param(
+            500,
+            "failed to create typed patch object (/s; /v1, Kind=Secret): .data.p: expected string, got Value:hunter2",
+            ".data.p: expected string",
+            id="a value of the wrong type",
+        ),
     ],
 )
 async def test_what_the_server_says_of_a_secret_never_quotes_it(
