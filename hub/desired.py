@@ -14,12 +14,14 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from hub import fleet as fleet_loader
-from hub import gitstore, sources, targets, worker
-from hub.gitstore import GitStore
+from hub import worker
 from hub.journal import Journal
 from hub.model import ABSENT, Finding, Fleet, RenderRequest
 from hub.render import build
+from hub.repo import fleet as fleet_loader
+from hub.repo import sources, targets
+from hub.slices import gitstore
+from hub.slices.gitstore import GitStore
 from proto.errors import FlotillaError, Transient
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey

@@ -22,12 +22,11 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from hub import compose, outcome, rollouts, rollouts_json, waves
+from hub import outcome
+from hub.agents.live import Live
 from hub.desired import Desired
-from hub.gitstore import GitStore
 from hub.inputs import FromAgent, Happened, Input, Release, ToRollout
 from hub.journal import Decision, EventRow, HoldRow, Journal, SliceRow
-from hub.live import Live
 from hub.model import (
     ABSENT,
     FINAL,
@@ -43,6 +42,9 @@ from hub.model import (
     Tick,
 )
 from hub.outcome import Clash, Outcome
+from hub.rollout import rollouts, rollouts_json, waves
+from hub.slices import compose
+from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from proto.errors import FlotillaError, InvalidInput
 from proto.ids import BundleName, ClusterName, Oid, RolloutId

@@ -23,13 +23,16 @@ import click
 from aiohttp import web
 from anyio.abc import TaskStatus
 
-from hub import api, desired, git_http, sessions
-from hub.gitstore import GitStore
+from hub import desired
+from hub.agents import sessions
+from hub.agents.keys import HubKeys
+from hub.api import api
+from hub.api.metrics import HubMetrics
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
-from hub.keys import HubKeys
 from hub.loop import Loop
-from hub.metrics import HubMetrics
+from hub.slices import git_http
+from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from hub.upstream import Upstream
 from proto import telemetry

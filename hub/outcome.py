@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import msgspec
 
-from hub import compose, rollouts, rollouts_json, waves
 from hub.desired import Desired
 from hub.inputs import Input, ToRollout
 from hub.journal import Decision, EventRow, HoldRow, MoveRow, RolloutRow, SliceRow
@@ -27,6 +26,8 @@ from hub.model import (
     RolloutPolicy,
     State,
 )
+from hub.rollout import rollouts, rollouts_json, waves
+from hub.slices import compose
 from proto.errors import Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Report

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import anyio
 
-from hub import status, sync, worker
+from hub import worker
 from hub.desired import Desired
+from hub.repo import sync
 from proto.errors import FlotillaError
 from proto.ids import Oid
 
@@ -42,21 +43,14 @@ class Upstream:
         self._take = take
         self._clock = clock
         self._poked = anyio.Event()
-        self._tip: Oid | None = None
-        self._synced_s = 0.0
+        self.tip: Oid | None = None
+        """The newest commit that was taken."""
+        self.synced_s = 0.0
+        """When upstream was last read, Unix seconds; 0: never."""
 
     def poke(self) -> None:
         """Look now."""
         self._poked.set()
-
-    def status(self) -> status.Json:
-        return {
-            "url": self.url,
-            "branch": self.branch,
-            "commit": self._tip or "",
-            "synced_at": status.rfc3339(self._synced_s),
-            "problem": self.problem,
-        }
 
     async def run(self) -> None:
         """Sync for ever."""
@@ -80,8 +74,8 @@ class Upstream:
     async def sync(self) -> None:
         """Fetch; when the tip is new, render it and hand it to the loop. Raises what kept it from doing so."""
         revision = await worker.run(sync.fetch, self._mirror, self.url, self.branch)
-        if revision.commit != self._tip:
+        if revision.commit != self.tip:
             log.info("fleet repo is at %.12s: %s", revision.commit, revision.subject)
             await self._take(await self._render(revision.commit))
-            self._tip = revision.commit
-        self._synced_s = self._clock()
+            self.tip = revision.commit
+        self.synced_s = self._clock()

@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from hub import sources
 from hub.render import helm, kustomize, objects, plain, variables
+from hub.repo import sources
 from proto.errors import FlotillaError, InvalidInput, Transient
 from proto.ids import Oid, check_name
 from proto.objects import ObjectKey, canonical

@@ -25,8 +25,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hub import yaml_reader
 from hub.render import plain, variables
+from hub.repo import yaml_reader
 from proto.errors import InvalidInput, Permanent
 
 DEFAULT_KUBERNETES = "1.36"

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hub import yaml_reader
 from hub.render import plain
+from hub.repo import yaml_reader
 from proto.errors import InvalidInput, Permanent, Transient
 
 TIME_LIMIT_S = 60.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hub import yaml_reader
+from hub.repo import yaml_reader
 from proto.errors import InvalidInput
 from proto.objects import group_of
 

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub import fleet
+from hub.repo import fleet
 from proto.objects import canonical
 
 ODD = st.one_of(

@@ -19,7 +19,7 @@ from agent import order as ordering
 from agent.health import Verdict
 from agent.inventory import Inventory
 from agent.model import Desired, DesiredBundle, Entry
-from agent.parents import Parents
+from agent.parents import KINDS_ANNOTATION, Parents
 from agent.plan import plan
 from agent.reconcile import Reconciler
 from agent.tracing import Tracing
@@ -34,6 +34,9 @@ BUNDLES = ("left", "right")
 
 History = list[dict[str, tuple[str, int]]]
 """Slices in order; each maps an object's name to its bundle and a value."""
+
+Kill = tuple[float, bool]
+"""After how many steps of a life, and whether a newer slice is there afterwards."""
 
 slices = st.dictionaries(st.sampled_from(NAMES), st.tuples(st.sampled_from(BUNDLES), st.integers(0, 2)), max_size=4)
 histories = st.lists(slices, min_size=1, max_size=4)
@@ -148,9 +151,15 @@ class World:
         return {
             str(key): (live["metadata"].get("labels", {}).get(BUNDLE_LABEL, ""), live.get("data") or live.get("spec"))
             for key, live in self.cluster.objects.items()
-            if key.kind in ("ConfigMap", "Deployment")
-        } | {
-            str(key): ("", sorted(live["metadata"]["annotations"].items()))
+            if key in self.workloads()
+        }
+
+    def workloads(self) -> set[ObjectKey]:
+        return {key for key in self.cluster.objects if key.kind in ("ConfigMap", "Deployment")}
+
+    def parents(self) -> dict[str, set[str]]:
+        return {
+            key.name: set(live["metadata"]["annotations"][KINDS_ANNOTATION].split(","))
             for key, live in self.cluster.objects.items()
             if key.kind == "AppliedBundle"
         }
@@ -169,60 +178,40 @@ def _current(cluster: FakeCluster, entry: Entry) -> Health:
     return Health.CURRENT if entry.key in cluster.objects else Health.NOT_FOUND
 
 
-async def play(folder: Path, history: History, kills: list[int]) -> World:
-    """Each slice until it is done; before that the agent dies after as many steps as `kills` says, in turn."""
+async def play(folder: Path, history: History, kills: list[Kill]) -> World:
+    """Each slice until it is done, or until the agent dies and a newer one is there when it starts again."""
     world = World(folder)
     deaths = iter(kills)
     for seq, wanted in enumerate(history, start=1):
         desired, files = slice_of(wanted, seq)
+        keep = {key for bundle in desired.bundles.values() for key in bundle.objects}
+        world.deleted.clear()
         finished = False
         while not finished:
-            world.steps_left = next(deaths, float("inf"))
+            world.steps_left, superseded = next(deaths, (float("inf"), False))
             try:
                 await world.enforce(desired, files)
                 finished = True
             except* Killed:
-                pass
+                finished = superseded and seq < len(history)
+        assert not keep & set(world.deleted), "an object that the slice wants was deleted"
     return world
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(history=histories, kills=st.lists(st.integers(0, 25), max_size=6))
-def test_every_interrupted_history_comes_to_the_same_end(history: History, kills: list[int]) -> None:
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(history=histories, kills=st.lists(st.tuples(st.integers(0, 25), st.booleans()), max_size=6))
+def test_every_interrupted_history_comes_to_the_same_end(history: History, kills: list[Kill]) -> None:
     async def run() -> None:
         with tempfile.TemporaryDirectory() as smooth, tempfile.TemporaryDirectory() as rough:
             expected = await play(Path(smooth), history, [])
             killed = await play(Path(rough), history, kills)
             assert killed.state() == expected.state()
             wanted, _ = slice_of(history[-1], 1)
-            names = {str(key) for bundle in wanted.bundles.values() for key in bundle.objects}
-            assert {name for name in killed.state() if not name.startswith("AppliedBundle")} == names
+            keys = {key for bundle in wanted.bundles.values() for key in bundle.objects}
+            assert killed.workloads() == keys
+            assert killed.parents() == {name: {key.gk for key in one.objects} for name, one in wanted.bundles.items()}
             with Inventory(killed.path) as inventory:
-                assert {str(key) for key in inventory.entries} == names
-
-    anyio.run(run)
-
-
-@settings(max_examples=40, deadline=None)
-@given(history=histories, kills=st.lists(st.integers(0, 25), max_size=6))
-def test_nothing_that_the_slice_wants_is_ever_deleted(history: History, kills: list[int]) -> None:
-    async def run() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            world = World(Path(folder))
-            deaths = iter(kills)
-            for seq, wanted in enumerate(history, start=1):
-                desired, files = slice_of(wanted, seq)
-                keep = {key for bundle in desired.bundles.values() for key in bundle.objects}
-                world.deleted.clear()
-                finished = False
-                while not finished:
-                    world.steps_left = next(deaths, float("inf"))
-                    try:
-                        await world.enforce(desired, files)
-                        finished = True
-                    except* Killed:
-                        pass
-                assert not keep & set(world.deleted)
+                assert inventory.entries.keys() == keys
 
     anyio.run(run)
 

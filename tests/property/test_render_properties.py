@@ -10,8 +10,9 @@ import pygit2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub import offline, sources, yaml_reader
+from hub.cli import offline
 from hub.render import build, objects, plain, variables
+from hub.repo import sources, yaml_reader
 
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,8}[a-z0-9]", fullmatch=True)
 TEXTS = st.one_of(

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub import yaml_reader
+from hub.repo import yaml_reader
 from proto.errors import InvalidInput
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

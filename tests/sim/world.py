@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hub import rollouts, rollouts_json, waves
 from hub.model import (
     Amount,
     Bundle,
@@ -38,6 +37,7 @@ from hub.model import (
     Wave,
     WavePolicy,
 )
+from hub.rollout import rollouts, rollouts_json, waves
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, Health
 from proto.slices import BundlePolicy

@@ -377,6 +377,36 @@ async def test_a_token_that_stays_refused_is_told_and_not_asked_for_again_at_onc
     assert calls.read_text().count("x") == 2
 
 
+async def test_credentials_that_cannot_be_read_anew_are_asked_for_again_later(fake: Fake, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("old")
+    fake.answers = [says(401)]
+    async with Cluster.connect(kubeconfig(tmp_path, fake.url, {"tokenFile": str(token)})) as api:
+        token.unlink()
+        with pytest.raises(Transient, match="credentials: were refused and cannot be read anew"):
+            await api.version()
+
+
+async def test_a_token_about_to_end_is_renewed_before_it_is_used(fake: Fake, tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin"
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "short", "expirationTimestamp": "2020-01-01T00:00:00Z"},
+    }
+    plugin.write_text(f"#!/bin/sh\necho '{json.dumps(credential)}'\n")
+    plugin.chmod(plugin.stat().st_mode | stat.S_IXUSR)
+    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(plugin)}}
+    fake.answers = [says(200, {"gitVersion": "v1"})]
+    async with Cluster.connect(kubeconfig(tmp_path, fake.url, user)) as api:
+        plugin.write_text(f"#!/bin/sh\necho '{json.dumps(credential).replace('short', 'next')}'\n")
+        await api.version()
+        assert fake.seen[-1].headers["Authorization"] == "Bearer next"
+        plugin.write_text("#!/bin/sh\nexit 1\n")
+        with pytest.raises(Transient, match="credentials: cannot be renewed"):
+            await api.version()
+
+
 @pytest.mark.parametrize(
     ("text", "context"),
     [

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hub.compose import Composed, Conflict, compose
+from hub.slices.compose import Composed, Conflict, compose
 from proto.errors import InvalidInput, Permanent
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey, git_id, tree_bytes

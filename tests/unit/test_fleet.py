@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from hub import fleet
 from hub.model import Amount, FailurePolicy, Finding, Fleet, HelmOptions, Requirement, Selector
+from hub.repo import fleet
 from proto.slices import BundlePolicy, DriftPolicy, IgnoreRule
 
 EU = """

@@ -20,9 +20,9 @@ from aiohttp import web
 from blockbuster import blockbuster_ctx
 from multidict import CIMultiDictProxy
 
-from hub import compose, git_http, packs
-from hub.git_protocol import FLUSH, Fetch, ListRefs, Mark, packet, packets, parse_v0, parse_v2, side_band
-from hub.gitstore import GitStore, subtree
+from hub.slices import compose, git_http, packs
+from hub.slices.git_protocol import FLUSH, Fetch, ListRefs, Mark, packet, packets, parse_v0, parse_v2, side_band
+from hub.slices.gitstore import GitStore, subtree
 from proto.errors import Permanent, ProtocolError, Refused, Transient
 from proto.ids import NO_OID, BundleName, ClusterName, Oid, slice_ref
 from proto.objects import git_id
@@ -473,7 +473,7 @@ async def test_a_large_pack_comes_in_many_packets_and_whole(world: World) -> Non
 async def test_many_fetch_at_once_while_slices_move_and_packs_merge(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub.gitstore.MAX_PACKS", 3)
+    monkeypatch.setattr("hub.slices.gitstore.MAX_PACKS", 3)
     clusters = [f"c-{i}" for i in range(6)]
     merged = 0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from hub import compose, packs
-from hub.gitstore import MAX_PACKS, GitStore, Lru, subtree
+from hub.slices import compose, packs
+from hub.slices.gitstore import MAX_PACKS, GitStore, Lru, subtree
 from proto import wire
 from proto.errors import Permanent, ProtocolError, Transient
 from proto.ids import NO_OID, BundleName, ClusterName, Oid
@@ -380,7 +380,7 @@ def test_leftovers_of_a_kill_are_swept_and_never_read(store: GitStore) -> None:
 _KILLED_AT_EVERY_STEP = """
 import os, sys
 from pathlib import Path
-from hub import gitstore, packs
+from hub.slices import gitstore, packs
 
 verb, base = sys.argv[1], Path(sys.argv[2])
 gitstore.MAX_PACKS = 3
@@ -435,7 +435,7 @@ def test_a_kill_at_any_step_shows_all_or_nothing(tmp_path: Path, verb: str, leas
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(packs.__file__).parent.parent,
+        cwd=Path(packs.__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= least_steps
@@ -455,7 +455,7 @@ def test_a_kill_at_any_step_shows_all_or_nothing(tmp_path: Path, verb: str, leas
 
 
 def test_a_merge_that_gives_one_of_the_merged_packs_keeps_it(store: GitStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.gitstore.MAX_PACKS", 1)
+    monkeypatch.setattr("hub.slices.gitstore.MAX_PACKS", 1)
     folder = store.path / "objects" / "pack"
     written = [store.write([("blob", b"%d" % i)])[0] for i in range(2)]
     old = {file.name: file.read_bytes() for file in folder.iterdir()}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hub import keys
-from hub.keys import HubKeys
+from hub.agents import keys
+from hub.agents.keys import HubKeys
 from proto import keyfile
 from proto.errors import FlotillaError, InvalidInput, Refused, Transient
 from proto.identity import JoinToken

@@ -7,13 +7,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hub import gitstore
 from hub.desired import Desired
-from hub.gitstore import GitStore
 from hub.inputs import FromAgent, Input, Release, ToRollout
 from hub.journal import Decision, Journal
 from hub.loop import Loop
 from hub.model import Bundle, Cluster, Command, FailurePolicy, Finding, Fleet, RolloutPolicy, Selector, WavePolicy
+from hub.slices import gitstore
+from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from proto import telemetry
 from proto.errors import InvalidInput, Permanent, Transient

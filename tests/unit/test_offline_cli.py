@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hub import offline, sources, yaml_reader
-from hub.cli import main
+from hub.cli import main, offline
+from hub.repo import sources, yaml_reader
 from proto.ids import Oid
 
 FLEET = {

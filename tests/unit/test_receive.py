@@ -16,8 +16,8 @@ from pygit2.enums import ObjectType
 
 from agent import receive
 from agent.receive import Receiver
-from hub import git_http
-from hub.gitstore import GitStore
+from hub.slices import git_http
+from hub.slices.gitstore import GitStore
 from proto import slices, wire
 from proto.errors import FlotillaError, ProtocolError, Refused, TooLarge, Transient, UnsupportedVersion
 from proto.ids import Oid, slice_ref

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hub import sources
 from hub.render import build
+from hub.repo import sources
 from proto.errors import InvalidInput
 from proto.slices import membership_labels
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hub import yaml_reader
 from hub.render import build, kustomize
+from hub.repo import yaml_reader
 from proto.errors import InvalidInput, Permanent
 from proto.objects import key_of
 

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from hub import rollouts, rollouts_json
 from hub.model import (
     ABSENT,
     ClusterView,
@@ -29,7 +28,8 @@ from hub.model import (
     Tick,
     Wave,
 )
-from hub.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent, check
+from hub.rollout import rollouts, rollouts_json
+from hub.rollout.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent, check
 from proto.errors import Permanent, UnsupportedVersion
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, Health

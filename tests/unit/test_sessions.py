@@ -15,10 +15,10 @@ from nacl.signing import SigningKey
 from agent.hub_client import HubClient
 from agent.identity import Identity
 from agent.report import Reporter
-from hub import sessions
-from hub.admission import HandshakeLimit
-from hub.keys import HubKeys
-from hub.sessions import Base, Sessions, place
+from hub.agents import sessions
+from hub.agents.admission import HandshakeLimit
+from hub.agents.keys import HubKeys
+from hub.agents.sessions import Base, Sessions, place
 from proto import identity, wire
 from proto.errors import Refused, Transient
 from proto.identity import JoinToken

@@ -8,7 +8,7 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from hub import sources
+from hub.repo import sources
 from proto.errors import InvalidInput, Permanent
 
 FILE, EXECUTABLE, LINK, SUBMODULE, FOLDER = 0o100644, 0o100755, 0o120000, 0o160000, 0o040000

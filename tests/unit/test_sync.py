@@ -13,7 +13,7 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from hub import sync
+from hub.repo import sync
 from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
 

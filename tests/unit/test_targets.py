@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub import targets
 from hub.model import Bundle, Cluster, Fleet, HelmOptions, Requirement, Selector, Variant
+from hub.repo import targets
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import canonical
 from proto.slices import BundlePolicy

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from hub import rollouts, waves
 from hub.model import (
     ABSENT,
     Amount,
@@ -26,7 +25,8 @@ from hub.model import (
     Tick,
     WavePolicy,
 )
-from hub.waves import Planned
+from hub.rollout import rollouts, waves
+from hub.rollout.waves import Planned
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 from proto.slices import BundlePolicy

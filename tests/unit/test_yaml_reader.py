@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hub import yaml_reader
+from hub.repo import yaml_reader
 from proto.errors import InvalidInput
 
 SHARED_CASES = Path(__file__).parents[3] / "shared/data/cases/yaml-as-kubectl-reads-it.json"

@@ -1,9 +1,9 @@
 """The way back of a rollout (rule 9 of `rollouts`): who is next, who is back, and how it ends."""
 
 from hub.model import Hold, MarkGood, MemberPhase, Move, Phase
-from hub.proof import Verdict, judge
-from hub.transitions import MOVED, rollback_limit, some
-from hub.turn import Turn
+from hub.rollout.proof import Verdict, judge
+from hub.rollout.transitions import MOVED, rollback_limit, some
+from hub.rollout.turn import Turn
 from proto.ids import ClusterName
 
 P, M = Phase, MemberPhase

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hub.yaml_reader import Document, documents
+from hub.repo.yaml_reader import Document, documents
 from proto.errors import InvalidInput
 
 MAX_BROKEN = 10

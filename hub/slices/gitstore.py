@@ -24,7 +24,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub import packs
+from hub.slices import packs
 from proto import wire
 from proto.errors import FlotillaError, Permanent, Transient
 from proto.ids import Oid, check_name, slice_ref

@@ -24,7 +24,6 @@ returns nothing, so that calling it once more is harmless. `resolve` turns a pol
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from hub import exchange, rollouts, targets
 from hub.model import (
     ABSENT,
     DEFAULT_POLICY,
@@ -42,7 +41,9 @@ from hub.model import (
     Wave,
     WavePolicy,
 )
-from hub.transitions import IN_FLIGHT, UNMOVED
+from hub.repo import targets
+from hub.rollout import exchange, rollouts
+from hub.rollout.transitions import IN_FLIGHT, UNMOVED
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.objects import ObjectKey
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, cast
 
 import yaml
 
-from hub import yaml_scalars
+from hub.repo import yaml_scalars
 from proto.errors import InvalidInput
 
 MAX_BYTES = 16 << 20

@@ -25,9 +25,9 @@ import anyio
 from aiohttp import WebSocketError, WSMsgType, web
 from anyio import to_thread
 
-from hub import admission
-from hub.admission import Denial, HandshakeLimit, Identities
-from hub.keys import HubKeys
+from hub.agents import admission
+from hub.agents.admission import Denial, HandshakeLimit, Identities
+from hub.agents.keys import HubKeys
 from proto import identity, wire
 from proto.errors import FlotillaError, InvalidInput, ProtocolError, Refused, Transient
 from proto.ids import check_name

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from hub.agents.live import LiveCluster, worst
 from hub.desired import Desired
 from hub.journal import EventRow, HoldRow, SliceRow
-from hub.live import LiveCluster, worst
 from hub.model import FINAL, Finding, MemberPhase, State
 from proto.ids import BundleName, ClusterName
 from proto.messages import Health

@@ -4,7 +4,7 @@ from importlib import metadata
 
 import click
 
-from hub import offline, online
+from hub.cli import offline, online
 
 
 @click.group(

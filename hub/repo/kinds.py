@@ -17,7 +17,7 @@ from hub.model import (
     Variant,
     WavePolicy,
 )
-from hub.schema import Section
+from hub.repo.schema import Section
 from proto.ids import BundleName, ClusterName
 from proto.slices import BundlePolicy, DriftPolicy, IgnoreRule
 

@@ -26,10 +26,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hub import kinds, salvage, schema, targets
 from hub.model import Bundle, Cluster, Finding, Fleet, RolloutPolicy
-from hub.schema import Section
-from hub.yaml_reader import Document
+from hub.repo import kinds, salvage, schema, targets
+from hub.repo.schema import Section
+from hub.repo.yaml_reader import Document
 from proto import ids
 from proto.errors import InvalidInput
 from proto.ids import BundleName, ClusterName

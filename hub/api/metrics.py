@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from hub import status
+from hub.api import status
 from hub.loop import Loop
 
 Family = GaugeMetricFamily | CounterMetricFamily

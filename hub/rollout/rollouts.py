@@ -33,7 +33,6 @@ a fifth of the clusters vanish, gates, windows, `blocked`.
 
 from collections.abc import Mapping, Sequence
 
-from hub import rollback, transitions
 from hub.model import (
     FINAL,
     ClusterView,
@@ -52,9 +51,10 @@ from hub.model import (
     Tick,
     Wave,
 )
-from hub.proof import Verdict, judge, sick, why_failed
-from hub.transitions import BACK, IN_FLIGHT, UNMOVED, IllegalEvent
-from hub.turn import Turn
+from hub.rollout import rollback, transitions
+from hub.rollout.proof import Verdict, judge, sick, why_failed
+from hub.rollout.transitions import BACK, IN_FLIGHT, UNMOVED, IllegalEvent
+from hub.rollout.turn import Turn
 from proto.ids import ClusterName, RolloutId
 
 P, M = Phase, MemberPhase

@@ -16,10 +16,10 @@ from typing import Any
 import click
 import yaml
 
-from hub import fleet as fleet_loader
-from hub import sources, targets
 from hub.model import Finding, Fleet, RenderRequest
 from hub.render import build
+from hub.repo import fleet as fleet_loader
+from hub.repo import sources, targets
 from proto.errors import FlotillaError, InvalidInput
 from proto.ids import NO_OID, ClusterName, Oid
 from proto.objects import ObjectKey, key_of

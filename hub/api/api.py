@@ -15,13 +15,14 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from hub import rollouts_json, status
+from hub.agents.keys import HubKeys
+from hub.api import status
+from hub.api.metrics import HubMetrics
 from hub.inputs import Happened, Release, ToRollout
 from hub.journal import EventRow, Journal
-from hub.keys import HubKeys
 from hub.loop import Loop
-from hub.metrics import HubMetrics
 from hub.model import FINAL, Command, State
+from hub.rollout import rollouts_json
 from hub.upstream import Upstream
 from proto.errors import FlotillaError, InvalidInput, Refused, Transient
 from proto.ids import BundleName, ClusterName, RolloutId, check_name
@@ -102,7 +103,7 @@ class Api:
         rows = self._cluster_rows(now)
         return _json(
             {
-                "upstream": self._upstream.status(),
+                "upstream": self._upstream_row(),
                 "revision": desired.commit if desired else "",
                 "clusters": {
                     "total": len(rows),
@@ -207,7 +208,7 @@ class Api:
         """Read the fleet repo now."""
         await self._command(request)
         self._upstream.poke()
-        return _json({"upstream": self._upstream.status()})
+        return _json({"upstream": self._upstream_row()})
 
     async def command(self, request: web.Request) -> web.Response:
         """`{"reason": …, "actor": …}`, both kept for ever."""
@@ -266,6 +267,16 @@ class Api:
             now=now,
             heartbeat_s=self._heartbeat_s,
         )
+
+    def _upstream_row(self) -> status.Json:
+        upstream = self._upstream
+        return {
+            "url": upstream.url,
+            "branch": upstream.branch,
+            "commit": upstream.tip or "",
+            "synced_at": status.rfc3339(upstream.synced_s),
+            "problem": upstream.problem,
+        }
 
     def _under_way(self) -> list[State]:
         return [state for state in self._loop.states.values() if state.phase not in FINAL]

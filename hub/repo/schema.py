@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 from hub.model import Amount, Finding, Requirement, Selector
-from hub.yaml_reader import Document
+from hub.repo.yaml_reader import Document
 from proto import ids
 from proto.errors import InvalidInput
 from proto.objects import canonical

@@ -28,8 +28,8 @@ import anyio
 import anyio.to_thread
 from aiohttp import web
 
-from hub import git_protocol, packs
-from hub.gitstore import GitStore
+from hub.slices import git_protocol, packs
+from hub.slices.gitstore import GitStore
 from proto.errors import FlotillaError, InvalidInput, Permanent, ProtocolError, Refused, TooLarge, Transient
 from proto.ids import Oid, check_name, slice_ref
 

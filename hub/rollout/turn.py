@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hub.model import ClusterView, Effect, Member, MemberPhase, Notice, Phase, Rollout, State, Wave
-from hub.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent
+from hub.rollout.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent
 from proto.ids import ClusterName
 
 
