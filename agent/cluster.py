@@ -23,7 +23,7 @@ from yarl import URL
 from agent import api_status, discovery, kubeclient, watch
 from agent.api_status import Conflict, Invalid, NotFound
 from agent.model import Resource, WatchEvent
-from proto.errors import Transient
+from proto.errors import InvalidInput, Transient
 from proto.objects import ObjectKey
 from proto.slices import FIELD_MANAGER
 
@@ -346,7 +346,11 @@ class Cluster:
                 return
             self._renewed_at = anyio.current_time()
             self._renewals += 1
-            self._credentials.configuration = await self._credentials.reload()
+            try:
+                self._credentials.configuration = await self._credentials.reload()
+            except InvalidInput as error:
+                # The file may be in the middle of being replaced; what we have stays.
+                raise Transient("credentials", f"were refused and cannot be read anew: {error}") from error
             logger.info("credentials were refused, and read anew")
             if self._credentials.configuration.cert_file:
                 # A certificate is shown when a connection begins.

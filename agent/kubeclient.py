@@ -1,7 +1,7 @@
 """kubernetes_asyncio without its models: credentials, their renewal, and the connection pool.
 
-Importing kubernetes_asyncio whole costs 63 MB, nearly all of it generated models and APIs that the agent, which sends
-and reads raw JSON, never uses (docs/decisions/0002). `slim` lets its other modules be imported without them.
+Importing kubernetes_asyncio whole costs 64 MB, 35 MB of it for generated models and APIs. The agent sends and reads raw
+JSON and never uses them: `slim` lets the other modules be imported without them (docs/decisions/0002).
 Assumes that nothing else in the process needs the generated parts; where they were imported already, they stay.
 Next: `cluster` speaks to the API server with what this module gives.
 """
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import anyio
 
-from proto.errors import InvalidInput
+from proto.errors import InvalidInput, Transient
 
 _BARE = ("kubernetes_asyncio", "kubernetes_asyncio.client")
 
@@ -63,8 +63,15 @@ class Credentials:
         return str(self.configuration.host).rstrip("/")
 
     async def authorization(self) -> str | None:
-        """The value of the Authorization header, renewed by the configuration's own hook when it is about to end."""
-        value = await self.configuration.get_api_key_with_prefix("BearerToken")
+        """The value of the Authorization header, renewed by the configuration's own hook when it is about to end.
+
+        Raises Transient when that fails: a plugin or a token file may work again the next time.
+        """
+        try:
+            value = await self.configuration.get_api_key_with_prefix("BearerToken")
+        except Exception as error:
+            # Whatever a plugin or its library raises.
+            raise Transient("credentials", f"cannot be renewed: {error or type(error).__name__}") from error
         return str(value) if value else None
 
 
