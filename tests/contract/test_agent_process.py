@@ -1,0 +1,89 @@
+"""The agent as a process, on a real API server and without a hub: killed, started again, told to end."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from agent.receive import Receiver
+from tests.real import ApiServer, Process, wait_until
+from tests.slices import CLUSTER, SliceMaker
+
+pytestmark = pytest.mark.real
+
+NAMESPACE = "process"
+COUNT = 60
+
+
+def whole(color: str) -> str:
+    namespace = f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}}}}}"
+    metadata = f"namespace: {NAMESPACE}"
+    configs = (
+        f"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: c{n}, {metadata}}}, data: {{color: {color}}}}}"
+        for n in range(COUNT)
+    )
+    return "\n---\n".join([namespace, *configs])
+
+
+class Machine:
+    """A state folder with a slice in it, and the agent's process on it."""
+
+    def __init__(self, kube: ApiServer, folder: Path) -> None:
+        self.kube = kube
+        self.folder = folder
+        self.process: Process | None = None
+
+    def start(self) -> Process:
+        arguments = [sys.executable, "-m", "agent.main", f"--cluster={CLUSTER}", f"--state-dir={self.folder / 'state'}"]
+        self.process = Process("agent", [*arguments, f"--kubeconfig={self.kube.kubeconfig}"], self.folder)
+        return self.process
+
+    def colors(self) -> list[str]:
+        items = self.kube.must("GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps")["items"]
+        return sorted(item["data"]["color"] for item in items if "color" in item["data"])
+
+    def has(self, count: int) -> bool:
+        return len(self.colors()) >= count
+
+    def versions(self) -> list[str]:
+        items = self.kube.must("GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps")["items"]
+        return sorted(item["metadata"]["resourceVersion"] for item in items)
+
+
+@pytest.fixture
+def machine(kube: ApiServer, tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(kube, tmp_path)
+    yield made
+    if made.process is not None:
+        made.process.kill()
+
+
+async def test_killed_in_the_middle_it_goes_on_and_then_writes_nothing_more(machine: Machine) -> None:
+    receiver = Receiver(machine.folder / "state", CLUSTER)
+    maker = SliceMaker()
+    assert await receiver.offer(maker.next({"many": whole("red")}))
+    for done in (1, COUNT // 2, COUNT):
+        process = machine.start()
+        wait_until(f"{done} objects", partial(machine.has, done), process=process)
+        process.kill()
+    versions = machine.versions()
+    assert await receiver.offer(maker.next({"many": whole("red"), "empty": ""}))
+    process = machine.start()
+    machine.kube.must("DELETE", f"/api/v1/namespaces/{NAMESPACE}/configmaps/c7")
+    wait_until("the deletion undone", partial(machine.has, COUNT), process=process)
+    assert len(set(machine.versions()) - set(versions)) == 1, "only the deleted object was written"
+    process.stop(signal.SIGTERM)
+    assert process.child.returncode == 0
+    lease = machine.kube.must("GET", "/apis/coordination.k8s.io/v1/namespaces/flotilla-system/leases/flotilla-agent")
+    assert "holderIdentity" not in lease["spec"]
+
+
+def test_what_is_missing_is_said_in_one_line(machine: Machine) -> None:
+    process = Process("agent", [sys.executable, "-m", "agent.main", f"--state-dir={machine.folder}"], machine.folder)
+    assert process.child.wait(30) == 1
+    assert process.tail() == (
+        "flotilla-agent: cluster: has no name (give --cluster, or the join token of the first start)"
+    )
