@@ -348,14 +348,14 @@ class Cluster:
             self._renewals += 1
             try:
                 self._credentials.configuration = await self._credentials.reload()
+                if self._credentials.configuration.cert_file:
+                    # A certificate is shown when a connection begins.
+                    old, (self._session, self._options) = self._session, kubeclient.connect(self._credentials)
+                    await old.close()
             except InvalidInput as error:
                 # The file may be in the middle of being replaced; what we have stays.
                 raise Transient("credentials", f"were refused and cannot be read anew: {error}") from error
             logger.info("credentials were refused, and read anew")
-            if self._credentials.configuration.cert_file:
-                # A certificate is shown when a connection begins.
-                old, (self._session, self._options) = self._session, kubeclient.connect(self._credentials)
-                await old.close()
 
 
 async def _lines(response: aiohttp.ClientResponse, about: str) -> AsyncGenerator[bytes, None]:

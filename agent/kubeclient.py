@@ -131,10 +131,16 @@ def connect(credentials: Credentials) -> tuple[aiohttp.ClientSession, dict[str, 
     """A session on the library's connection pool, and the arguments each request needs for its proxy and TLS name.
 
     The library's own session asks the environment for a proxy and a netrc file in a thread at every request, which
-    costs more than the request; the pool is what carries the TLS settings, so we take it over and ask once.
+    costs more than the request; the pool is what carries the TLS settings, so we take it over and ask once. Raises
+    InvalidInput when certificates or a key cannot be used.
     """
     configuration = credentials.configuration
-    library = importlib.import_module("kubernetes_asyncio.client.rest").RESTClientObject(configuration).pool_manager
+    rest = importlib.import_module("kubernetes_asyncio.client.rest")
+    try:
+        library = rest.RESTClientObject(configuration).pool_manager
+    except (OSError, ValueError) as error:
+        where = f"TLS settings for {credentials.host}"
+        raise InvalidInput(where, f"cannot be used: {error}", "check the certificates and the key") from error
     session = aiohttp.ClientSession(
         connector=library.connector,
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -426,6 +426,16 @@ async def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, text: s
             pass
 
 
+async def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, "https://127.0.0.1:1", {"token": "t"})
+    path.write_text(
+        path.read_text().replace("cluster:\n", "cluster:\n    certificate-authority-data: bm90aGluZw==\n", 1)
+    )
+    with pytest.raises(InvalidInput, match=r"TLS settings for https://127\.0\.0\.1:1: cannot be used"):
+        async with Cluster.connect(path):
+            pass
+
+
 async def test_without_a_kubeconfig_and_outside_of_a_pod_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(InvalidInput, match="--kubeconfig"):
