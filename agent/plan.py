@@ -62,9 +62,10 @@ class Membership:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundlePlan:
     """`apply` and `prune` are phases, done one after the other. `waiting` says in a whole sentence why an object is not
-    applied yet, `stopped` why one never can be, `blocked` why the whole bundle has to wait. `complete`: every object is
-    applied as the slice has it; `converged`: nothing is left to prune either. `members` is what the ApplySet parent has
-    to say before anything of this is done (None: it has to go); `parent_stale` that it does not yet."""
+    applied yet, `stopped` why one never can be, `blocked` why the whole bundle has to wait. `surplus` is what was ours
+    and Git does not have. `complete`: every object is applied as the slice has it; `converged`: no surplus is left,
+    either. `members` is what the ApplySet parent has to say before anything of this is done (None: it has to go);
+    `parent_stale` that it does not yet."""
 
     bundle: str
     apply: tuple[tuple[ObjectKey, ...], ...] = ()
@@ -73,6 +74,7 @@ class BundlePlan:
     waiting: Mapping[ObjectKey, str] = field(default_factory=dict)
     stopped: Mapping[ObjectKey, str] = field(default_factory=dict)
     blocked: str = ""
+    surplus: tuple[ObjectKey, ...] = ()
     complete: bool = False
     converged: bool = False
     members: Membership | None = None
@@ -137,6 +139,7 @@ def plan(
             waiting=waiting,
             stopped=stopped,
             blocked=blocked.get(name, ""),
+            surplus=tuple(surplus),
             complete=not state.unapplied,
             converged=not state.unapplied and not surplus,
             **_parent(name, _membership(bundle.policy, [*bundle.objects, *surplus]), parents, due),
@@ -149,6 +152,7 @@ def plan(
             bundle=name,
             prune=prune,
             release=release,
+            surplus=tuple(surplus),
             complete=True,
             converged=not surplus,
             **_parent(name, parents.get(name) if surplus else None, parents, due),

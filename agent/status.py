@@ -71,8 +71,7 @@ def _objects(
             yield key, Health.IN_PROGRESS, "Waiting", plan.blocked or plan.waiting[key]
         else:
             yield key, Health.IN_PROGRESS, "NotApplied", ""
-    for key, entry in entries.items():
-        if entry.bundle == plan.bundle and key not in wanted:
-            failure = failures.get(key)
-            if failure is not None and failure.blob == "":
-                yield key, Health.TERMINATING, "Pruning", failure.error or "is being deleted"
+    for key in plan.surplus:
+        failure = failures.get(key)
+        if failure is not None and failure.blob == "":
+            yield key, Health.TERMINATING, "Pruning", failure.error or "is being deleted"

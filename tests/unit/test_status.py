@@ -129,7 +129,8 @@ def test_a_bundle_that_left_is_reported_as_absent() -> None:
 
 def test_what_holds_a_prune_up_is_named() -> None:
     failures = {OLD: Failure(blob="", error="waits for finalizers x", not_before=0.0)}
-    found = report(BundlePlan(bundle="shop", complete=True), entry(A), entry(B), entry(OLD), failures=failures)
+    plan = BundlePlan(bundle="shop", complete=True, surplus=(OLD,))
+    found = report(plan, entry(A), entry(B), entry(OLD), failures=failures)
     assert [(problem.object, problem.health, problem.message) for problem in found.problems] == [
         ("ConfigMap/shop/old", "Terminating", "waits for finalizers x")
     ]
