@@ -414,7 +414,8 @@ class Loop:
             try:
                 yield
             finally:
-                event = self._observer.flight.end(key)
+                entry = self._inventory.entries.get(key)
+                event = self._observer.flight.end(key, entry.baseline if entry is not None else None)
                 if not lock.statistics().tasks_waiting:
                     self._locks.pop(key, None)
                 if event is not None:

@@ -1,8 +1,8 @@
 """Takes in what the watches say: keeps the health and baselines of our objects, and tells what may be drift.
 
     event                                                       what is done
-    of an object with a write of ours under way                 kept until that is answered
-    older than what our last write was answered                 nothing
+    of an object with a write of ours under way                 kept until that is answered (`revert.Flight`)
+    older than what our last write was answered                 nothing, unless the watch began anew since
     of an object we never wrote                                 nothing; but see below
     harmless, or of a write of ours                             new baseline, new health
     not harmless (`drift.suspicion`), or it was gone            new health; a suspicion
@@ -68,6 +68,7 @@ class Observer:
         """Take in one event of a watch over the objects of bundles."""
         gk = (event.resource.group, event.resource.kind)
         if event.kind == "RESTARTED":
+            self.flight.restarted(*gk)
             self.opening(gk)
         elif event.kind == "SYNCED":
             for key in self._expected.pop(gk, ()):
@@ -95,8 +96,6 @@ class Observer:
         if entry.baseline is None:
             if entry.blob and self._wanted(key):
                 self._suspect(key, event)
-            return
-        if _is_older(event.object, entry.baseline.resource_version):
             return
         if self._wanted(key) and drift.suspicion(entry.baseline, event.object) is not None:
             self._suspect(key, event)
@@ -178,9 +177,3 @@ def _key(event: WatchEvent) -> ObjectKey:
         namespace=metadata.get("namespace", ""),
         name=metadata["name"],
     )
-
-
-def _is_older(live: Mapping[str, Any], known: str) -> bool:
-    """Whether an event tells of a state before the one we know; resourceVersions are ordered numbers."""
-    version = str(live["metadata"].get("resourceVersion", ""))
-    return version.isdigit() and known.isdigit() and int(version) < int(known)

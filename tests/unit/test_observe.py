@@ -92,9 +92,20 @@ def test_a_change_of_another_is_a_suspicion_and_no_new_baseline(world: World) ->
 
 def test_an_event_from_before_our_write_is_nothing(world: World) -> None:
     entry = world.have(KEY, live(5))
+    world.observer.flight.begin(KEY)
+    world.observer.flight.end(KEY, entry.baseline)
     world.see("MODIFIED", live(4, OURS, THEIRS))
     assert not world.suspects
     assert entry.baseline == drift.baseline(live(5))
+
+
+def test_after_a_restored_etcd_lower_versions_are_looked_at(world: World) -> None:
+    entry = world.have(KEY, live(5))
+    world.observer.flight.begin(KEY)
+    world.observer.flight.end(KEY, entry.baseline)
+    world.see("RESTARTED")
+    world.see("ADDED", live(4, OURS, THEIRS))
+    assert [key for key, _ in world.suspects] == [KEY]
 
 
 def test_events_wait_while_a_write_is_under_way(world: World) -> None:
