@@ -23,22 +23,22 @@ import anyio.to_thread
 import orjson
 from anyio.abc import TaskGroup
 
-from agent import order as ordering
-from agent import plan as planning
 from agent import status
-from agent.cluster import backoff
-from agent.guard import Guard
+from agent.apply import order as ordering
+from agent.apply import plan as planning
+from agent.apply.order import Order, Traits
+from agent.apply.parents import Parents
+from agent.apply.plan import BundlePlan, Plan
+from agent.apply.reconcile import Reconciler
+from agent.drift.guard import Guard
+from agent.drift.kinds import KindWatches
+from agent.drift.observe import Observer
 from agent.inventory import Applied, Inventory
-from agent.kinds import KindWatches
-from agent.lease import Fence, Lease
+from agent.kube.cluster import backoff
+from agent.kube.lease import Fence, Lease
 from agent.model import ClusterApi, Desired
-from agent.observe import Observer
-from agent.order import Order, Traits
-from agent.parents import Parents
-from agent.plan import BundlePlan, Plan
-from agent.receive import Receiver
-from agent.reconcile import Reconciler
-from agent.report import Reporter
+from agent.stream.receive import Receiver
+from agent.stream.report import Reporter
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, Transient

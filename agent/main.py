@@ -24,14 +24,14 @@ import anyio
 import anyio.to_thread
 from anyio.abc import SocketAttribute, SocketStream
 
-from agent.cluster import Cluster, backoff
-from agent.hub_client import HubClient
-from agent.identity import Identity
 from agent.inventory import Inventory
-from agent.lease import Lease
+from agent.kube.cluster import Cluster, backoff
+from agent.kube.lease import Lease
 from agent.loop import Loop
-from agent.receive import Receiver
-from agent.report import Reporter
+from agent.stream.hub_client import HubClient
+from agent.stream.identity import Identity
+from agent.stream.receive import Receiver
+from agent.stream.report import Reporter
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, InvalidInput

@@ -60,8 +60,8 @@ class Resource:
 class Baseline:
     """What an object was right after our last write: all that is needed to tell a change that was not ours.
 
-    `managed` is a hash of `managedFields` without status entries, `own` one of our Apply entry's fields (None when we have no
-    entry), `status` one of the status entries. `generation` is 0 for kinds without one.
+    `managed` is a hash of `managedFields` without status entries, `own` one of our Apply entry's fields (None when we
+    have no entry), `status` one of the status entries. `generation` is 0 for kinds without one.
     """
 
     uid: str
@@ -89,8 +89,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchEvent:
-    """One line of a watch. `object` is a whole object or PartialObjectMetadata; `kind` SYNCED marks the end of the initial events
-    (then `object` is empty), RESTARTED that the watch begins anew and initial events follow."""
+    """One line of a watch. `object` is a whole object or PartialObjectMetadata; `kind` SYNCED marks the end of the
+    initial events (then `object` is empty), RESTARTED that the watch begins anew and initial events follow."""
 
     kind: Literal["ADDED", "MODIFIED", "DELETED", "SYNCED", "RESTARTED"]
     resource: Resource

@@ -8,11 +8,11 @@ from pathlib import Path
 import anyio
 
 from agent.inventory import Inventory
-from agent.lease import Lease
+from agent.kube.lease import Lease
 from agent.loop import Loop
 from agent.model import ClusterApi
-from agent.receive import Receiver
-from agent.report import Reporter
+from agent.stream.receive import Receiver
+from agent.stream.report import Reporter
 from agent.tracing import Tracing
 from proto.messages import BundleReport, DriftReport, WakeUp
 from tests.slices import CLUSTER

@@ -16,13 +16,13 @@ from typing import Any
 import aiohttp
 import anyio
 
-from agent.cluster import Cluster
+from agent.apply.order import traits
+from agent.apply.parents import Parents
+from agent.apply.plan import BundlePlan
+from agent.apply.reconcile import CONCURRENCY, Reconciler
 from agent.inventory import Inventory
+from agent.kube.cluster import Cluster
 from agent.model import DesiredBundle
-from agent.order import traits
-from agent.parents import Parents
-from agent.plan import BundlePlan
-from agent.reconcile import CONCURRENCY, Reconciler
 from agent.tracing import Tracing
 from proto.ids import Oid
 from proto.objects import ObjectKey, blob_id, canonical, key_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.receive import Receiver
+from agent.stream.receive import Receiver
 from tests.real import ApiServer, Process, wait_until
 from tests.slices import CLUSTER, SliceMaker
 

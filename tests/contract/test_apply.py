@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from agent.apply import apply_object
-from agent.cluster import Cluster
-from agent.drift import baseline
-from agent.lease import Lease
+from agent.apply.apply import apply_object
+from agent.apply.parents import KINDS_ANNOTATION, NAMESPACES_ANNOTATION
+from agent.apply.prune import Fate, prune_object
+from agent.drift.drift import baseline
+from agent.fields.ownership import own_entry
+from agent.kube.cluster import Cluster
+from agent.kube.lease import Lease
 from agent.model import Entry, Result
-from agent.ownership import own_entry
-from agent.parents import KINDS_ANNOTATION, NAMESPACES_ANNOTATION
-from agent.prune import Fate, prune_object
 from proto.errors import Refused
 from proto.objects import canonical, key_of
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, BundlePolicy, applyset_id, with_membership

@@ -9,7 +9,7 @@ import anyio
 import pytest
 import yaml
 
-from agent.cluster import Cluster, Conflict, Invalid, NotFound
+from agent.kube.cluster import Cluster, Conflict, Invalid, NotFound
 from agent.model import Resource, WatchEvent
 from proto import objects
 from proto.errors import Permanent

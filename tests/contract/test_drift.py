@@ -13,8 +13,9 @@ import anyio
 import pytest
 import yaml
 
-from agent import drift, ownership, revert
-from agent.cluster import Cluster
+from agent.drift import drift, revert
+from agent.fields import ownership
+from agent.kube.cluster import Cluster
 from agent.model import Entry, Resource, WatchEvent
 from proto import objects, slices
 from proto.errors import Transient

@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import ownership, steal
-from agent.ownership import FieldPath, Paths
+from agent.fields import ownership, steal
+from agent.fields.ownership import FieldPath, Paths
 
 ELEMENT = st.sampled_from(["f:a", "f:b", "f:c", 'k:{"name":"x"}', 'k:{"name":"y"}', 'v:"z"', "i:0"])
 PATHS = st.frozensets(st.lists(ELEMENT, min_size=1, max_size=4).map(tuple), max_size=12)

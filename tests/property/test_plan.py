@@ -15,13 +15,13 @@ import anyio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import order as ordering
+from agent.apply import order as ordering
+from agent.apply.parents import KINDS_ANNOTATION, Parents
+from agent.apply.plan import plan
+from agent.apply.reconcile import Reconciler
 from agent.health import Verdict
 from agent.inventory import Inventory
 from agent.model import Desired, DesiredBundle, Entry
-from agent.parents import KINDS_ANNOTATION, Parents
-from agent.plan import plan
-from agent.reconcile import Reconciler
 from agent.tracing import Tracing
 from proto.ids import Oid
 from proto.messages import Health

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from nacl.signing import SigningKey
 
-from agent import identity as agent_identity
-from agent.identity import Identity
+from agent.stream import identity as agent_identity
+from agent.stream.identity import Identity
 from proto import identity
 from proto.errors import InvalidInput, Refused
 from proto.identity import JoinToken

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.parents import KINDS_ANNOTATION, PRUNE_ANNOTATION
+from agent.apply.parents import KINDS_ANNOTATION, PRUNE_ANNOTATION
 from proto.objects import ObjectKey
 from proto.slices import BUNDLE_LABEL
 from tests.agents import agent, until

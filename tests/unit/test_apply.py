@@ -8,16 +8,16 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.apply import apply_object
-from agent.cluster import NotFound
-from agent.drift import baseline
+from agent.apply.apply import apply_object
+from agent.apply.order import Traits
+from agent.apply.parents import Parents
+from agent.apply.plan import BundlePlan
+from agent.apply.reconcile import PERMANENT_RETRY_S, Reconciler
+from agent.drift.drift import baseline
 from agent.health import Verdict
 from agent.inventory import Inventory
+from agent.kube.cluster import NotFound
 from agent.model import DesiredBundle, Entry, Result
-from agent.order import Traits
-from agent.parents import Parents
-from agent.plan import BundlePlan
-from agent.reconcile import PERMANENT_RETRY_S, Reconciler
 from agent.tracing import Tracing
 from proto.errors import Permanent, Refused, Transient
 from proto.ids import Oid

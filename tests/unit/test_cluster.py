@@ -14,7 +14,7 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agent.cluster import Cluster, Conflict, Invalid, NotFound, backoff
+from agent.kube.cluster import Cluster, Conflict, Invalid, NotFound, backoff
 from agent.model import Resource, WatchEvent
 from proto.errors import InvalidInput, Refused, Transient
 from proto.objects import ObjectKey

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
-from agent import drift, ownership, steal
-from agent.drift import Suspicion
+from agent.drift import drift
+from agent.drift.drift import Suspicion
+from agent.fields import ownership, steal
 from proto.objects import ObjectKey
 from proto.slices import IgnoreRule
 

@@ -12,10 +12,10 @@ import pytest
 from aiohttp import web
 from nacl.signing import SigningKey
 
-from agent import hub_client
-from agent.hub_client import HubClient, reconnect_delays
-from agent.identity import Identity
-from agent.report import Reporter
+from agent.stream import hub_client
+from agent.stream.hub_client import HubClient, reconnect_delays
+from agent.stream.identity import Identity
+from agent.stream.report import Reporter
 from proto import identity, wire
 from proto.errors import InvalidInput
 from proto.identity import JoinToken

@@ -5,7 +5,7 @@ import itertools
 import anyio
 import pytest
 
-from agent.lease import DURATION_S, Fence, Lease
+from agent.kube.lease import DURATION_S, Fence, Lease
 from proto.errors import Transient
 from proto.objects import ObjectKey
 from tests.fakes import FakeCluster

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 import pytest
 
-from agent import drift
+from agent.drift import drift
+from agent.drift.observe import NO_STATUS_GRACE_S, Observer
 from agent.inventory import Inventory
 from agent.model import Entry, Resource, WatchEvent
-from agent.observe import NO_STATUS_GRACE_S, Observer
 from proto.messages import Health
 from proto.objects import ObjectKey
 from proto.slices import membership_labels

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from agent import order
-from agent.order import Order
+from agent.apply import order
+from agent.apply.order import Order
 from proto.objects import ObjectKey, key_of
 
 

@@ -5,9 +5,9 @@ import itertools
 import orjson
 import pytest
 
+from agent.apply.parents import DEFINITION, Parents, body, read
+from agent.apply.plan import Membership, parent_key
 from agent.model import Resource, WatchEvent
-from agent.parents import DEFINITION, Parents, body, read
-from agent.plan import Membership, parent_key
 from proto.errors import Permanent
 from proto.objects import key_of
 from proto.slices import applyset_id

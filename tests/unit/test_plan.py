@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from agent import order
+from agent.apply import order
+from agent.apply.order import Traits
+from agent.apply.plan import Failure, Membership, Plan, parent_key, plan
 from agent.model import Baseline, Desired, DesiredBundle, Entry
-from agent.order import Traits
-from agent.plan import Failure, Membership, Plan, parent_key, plan
 from proto.ids import Oid
 from proto.messages import Health
 from proto.objects import ObjectKey

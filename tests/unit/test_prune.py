@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from agent.apply.prune import OPT_OUTS, Fate, prune_object
 from agent.model import Entry
-from agent.prune import OPT_OUTS, Fate, prune_object
 from proto.errors import Transient
 from proto.objects import ObjectKey, canonical, key_of
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, with_membership

@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 from pygit2.enums import ObjectType
 
-from agent import receive
-from agent.receive import Receiver
+from agent.stream import receive
+from agent.stream.receive import Receiver
 from hub.slices import git_http
 from hub.slices.gitstore import GitStore
 from proto import slices, wire
@@ -335,7 +335,7 @@ async def test_a_bad_slice_is_refused_when_it_is_fetched_too(
 async def test_huge_objects_are_refused_before_they_are_read(
     upstream: Upstream, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.slice_reader.MAX_OBJECT_BYTES", 4096)
+    monkeypatch.setattr("agent.stream.slice_reader.MAX_OBJECT_BYTES", 4096)
     wake = upstream.move({"shop": bundle(big="x" * 5000)})
 
     with pytest.raises(TooLarge, match="the limit is 4096"):
@@ -575,7 +575,7 @@ import base64, sys
 from functools import partial
 from pathlib import Path
 import anyio
-from agent import receive
+from agent.stream import receive
 from proto import wire
 
 receive.REPACK_FROM = 3
@@ -730,7 +730,7 @@ async def test_a_repack_that_fails_costs_nothing(
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agent.receive.os.replace", no_space)
+    monkeypatch.setattr("agent.stream.receive.os.replace", no_space)
     assert await receiver.offer(upstream.move({"shop": bundle(a=1)}))
     assert receiver.desired().seq == 1
     assert Receiver(tmp_path / "state", "eu-1").desired().seq == 1

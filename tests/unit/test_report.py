@@ -7,9 +7,9 @@ import anyio
 import msgspec
 import pytest
 
-from agent import report as reporting
-from agent.report import Known, Reporter, compose, urgent
-from agent.spool import FILE, Spool
+from agent.stream import report as reporting
+from agent.stream.report import Known, Reporter, compose, urgent
+from agent.stream.spool import FILE, Spool
 from proto import wire
 from proto.messages import BundleReport, DriftReport, Health, ObjectProblem, Report
 

@@ -6,8 +6,8 @@ from typing import Any
 import anyio
 import pytest
 
-from agent import drift, revert
-from agent.api_status import Conflict, Invalid, NotFound
+from agent.drift import drift, revert
+from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import Baseline, Entry, Resource, WatchEvent
 from proto import objects
 from proto.errors import Refused, Transient

@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 from nacl.signing import SigningKey
 
-from agent.hub_client import HubClient
-from agent.identity import Identity
-from agent.report import Reporter
+from agent.stream.hub_client import HubClient
+from agent.stream.identity import Identity
+from agent.stream.report import Reporter
 from hub.agents import sessions
 from hub.agents.admission import HandshakeLimit
 from hub.agents.keys import HubKeys

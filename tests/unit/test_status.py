@@ -2,8 +2,8 @@
 
 import pytest
 
+from agent.apply.plan import BundlePlan, Failure
 from agent.model import Baseline, DesiredBundle, Entry
-from agent.plan import BundlePlan, Failure
 from agent.status import bundle_report
 from proto.ids import Oid
 from proto.messages import BundleReport, Health

@@ -2,8 +2,8 @@
 
 import pytest
 
+from agent.drift.suspects import BURST, FORGET_S, LONGEST_S, PATIENCE, RATE, Suspects
 from agent.model import Resource, WatchEvent
-from agent.suspects import BURST, FORGET_S, LONGEST_S, PATIENCE, RATE, Suspects
 from proto.objects import ObjectKey
 
 RESOURCE = Resource(group="", version="v1", kind="ConfigMap", plural="configmaps", namespaced=True)

@@ -21,8 +21,8 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskStatus
 
-from agent.identity import Identity
-from agent.report import Reporter
+from agent.stream.identity import Identity
+from agent.stream.report import Reporter
 from proto import identity, wire
 from proto.errors import FlotillaError, InvalidInput, ProtocolError, Refused, Transient
 from proto.messages import (

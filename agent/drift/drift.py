@@ -26,9 +26,9 @@ from typing import Any
 
 import orjson
 
-from agent import ownership
+from agent.fields import ownership
+from agent.fields.ownership import CONTROLLERS, Paths
 from agent.model import Baseline
-from agent.ownership import CONTROLLERS, Paths
 from proto.objects import ObjectKey
 from proto.slices import IgnoreRule
 

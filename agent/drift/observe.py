@@ -16,11 +16,12 @@ the inventory was lost, and the object is known again. Does no IO. Next: `suspec
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agent import apply, drift
+from agent.drift import drift
+from agent.drift.revert import Flight
+from agent.fields import ownership
 from agent.health import NO_STATUS, Verdict, health, needs_status
 from agent.inventory import Inventory
 from agent.model import Entry, WatchEvent
-from agent.revert import Flight
 from proto.messages import Health
 from proto.objects import ObjectKey
 from proto.slices import BUNDLE_LABEL
@@ -150,7 +151,7 @@ class Observer:
     def _find_again(self, key: ObjectKey, event: WatchEvent) -> None:
         live = event.object
         owners = live["metadata"].get("ownerReferences") or ()
-        if not apply.is_ours(live) or any(owner.get("controller") for owner in owners):
+        if not ownership.is_ours(live) or any(owner.get("controller") for owner in owners):
             return
         resource = event.resource
         api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version

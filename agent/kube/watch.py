@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import anyio
 import orjson
 
-from agent import api_status
-from agent.api_status import Expired, Invalid
+from agent.kube import api_status
+from agent.kube.api_status import Expired, Invalid
 from agent.model import Resource, WatchEvent
 from proto.errors import FlotillaError, Transient
 

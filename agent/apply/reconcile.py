@@ -26,15 +26,16 @@ from typing import Final
 
 import anyio
 
-from agent import apply, drift, prune
-from agent.api_status import Conflict, NotFound
+from agent.apply import apply, prune
+from agent.apply.order import Traits
+from agent.apply.parents import Parents
+from agent.apply.plan import BundlePlan, Failure, parent_key
+from agent.apply.prune import Fate
+from agent.drift import drift
 from agent.health import Verdict, health
 from agent.inventory import Inventory
+from agent.kube.api_status import Conflict, NotFound
 from agent.model import ClusterApi, DesiredBundle, Entry, Result
-from agent.order import Traits
-from agent.parents import Parents
-from agent.plan import BundlePlan, Failure, parent_key
-from agent.prune import Fate
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, Transient

@@ -11,15 +11,14 @@ What kubectl, Helm, Flux or Argo own of an object that is taken over is merged i
 the object is applied once more: else what they once set and Git does not say would stay for ever. Next: `reconcile`.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from agent import ownership, steal
-from agent.cluster import Conflict, NotFound
+from agent.fields import ownership, steal
+from agent.kube.cluster import Conflict, NotFound
 from agent.model import ClusterApi, Entry, Resource, Result
 from proto.errors import Refused
 from proto.objects import ObjectKey
-from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, BundlePolicy, applyset_id
+from proto.slices import BundlePolicy
 
 PREDECESSORS = frozenset(
     {
@@ -58,23 +57,12 @@ async def apply_object(
     try:
         created, live = await api.apply(resource, entry.key, body, force=False)
     except Conflict as conflict:
-        if policy.adopt != "always" and not is_ours(await api.get(resource, entry.key, metadata_only=True)):
+        if policy.adopt != "always" and not ownership.is_ours(await api.get(resource, entry.key, metadata_only=True)):
             raise _owned_by_others(entry.key, policy, conflict) from conflict
         created, live = await api.apply(resource, entry.key, body, force=True)
     if not created:
         live = await _take_over(api, resource, entry.key, body, live)
     return (Result.CREATED if created else Result.CONFIGURED), live
-
-
-def is_ours(live: Mapping[str, Any]) -> bool:
-    """Pure: whether an object carries our Apply entry, and the labels of one of our bundles."""
-    labels = live["metadata"].get("labels") or {}
-    bundle = labels.get(BUNDLE_LABEL)
-    return (
-        bundle is not None
-        and labels.get(PART_OF_LABEL) == applyset_id(bundle)
-        and ownership.own_entry(live) is not None
-    )
 
 
 async def _only_ours(api: ClusterApi, resource: Resource, key: ObjectKey) -> None:
@@ -84,7 +72,7 @@ async def _only_ours(api: ClusterApi, resource: Resource, key: ObjectKey) -> Non
         if error.what == "object":
             return
         raise
-    if not is_ours(live):
+    if not ownership.is_ours(live):
         raise Refused(
             str(key), "exists already and the bundle has adopt: never", "remove it, or set adopt in the bundle"
         )

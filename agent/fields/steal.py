@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from agent import ownership
-from agent.ownership import CONTROLLERS, MAPS, FieldPath, Paths
+from agent.fields import ownership
+from agent.fields.ownership import CONTROLLERS, MAPS, FieldPath, Paths
 from proto.slices import FIELD_MANAGER
 
 _ABSENT: Any = object()

@@ -18,11 +18,11 @@ from typing import Final
 
 import anyio
 
-from agent import drift, revert
+from agent.drift import drift, revert
+from agent.drift.suspects import Suspect, Suspects
 from agent.health import Verdict
 from agent.inventory import Inventory
 from agent.model import ClusterApi, Desired, Entry, WatchEvent
-from agent.suspects import Suspect, Suspects
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, Transient

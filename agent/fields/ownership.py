@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from proto.slices import FIELD_MANAGER
+from proto.slices import BUNDLE_LABEL, FIELD_MANAGER, PART_OF_LABEL, applyset_id
 
 FieldPath = tuple[str, ...]
 Paths = frozenset[FieldPath]
@@ -44,6 +44,13 @@ MAPS = frozenset[FieldPath](
 def own_entry(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Pure: our Apply entry; None when we have none. An Update under our name is somebody else's."""
     return next((entry for entry in entries(obj) if is_own(entry)), None)
+
+
+def is_ours(live: Mapping[str, Any]) -> bool:
+    """Pure: whether an object carries our Apply entry, and the labels of one of our bundles."""
+    labels = live["metadata"].get("labels") or {}
+    bundle = labels.get(BUNDLE_LABEL)
+    return bundle is not None and labels.get(PART_OF_LABEL) == applyset_id(bundle) and own_entry(live) is not None
 
 
 def foreign(obj: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from agent import ownership
-from agent.cluster import Conflict, NotFound
+from agent.fields import ownership
+from agent.kube.cluster import Conflict, NotFound
 from agent.model import ClusterApi, Entry
 from proto.errors import Transient
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, applyset_id

@@ -20,8 +20,8 @@ import anyio.lowlevel
 import orjson
 from yarl import URL
 
-from agent import api_status, discovery, kubeclient, watch
-from agent.api_status import Conflict, Invalid, NotFound
+from agent.kube import api_status, discovery, kubeclient, watch
+from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import Resource, WatchEvent
 from proto.errors import InvalidInput, Transient
 from proto.objects import ObjectKey

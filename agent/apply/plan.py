@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TypedDict
 
-from agent import order as ordering
+from agent.apply import order as ordering
+from agent.apply.order import Order
 from agent.model import Desired, DesiredBundle, Entry
-from agent.order import Order
 from proto.ids import Oid
 from proto.messages import Health
 from proto.objects import ObjectKey

@@ -16,9 +16,9 @@ from typing import Any
 
 import anyio
 
-from agent.cluster import NotFound
+from agent.apply.plan import Membership, parent_key
+from agent.kube.cluster import NotFound
 from agent.model import ClusterApi, WatchEvent
-from agent.plan import Membership, parent_key
 from proto.errors import Permanent
 from proto.objects import ObjectKey, canonical
 from proto.slices import PARENT_API_VERSION, PARENT_GROUP, PARENT_ID_LABEL, PARENT_KIND, applyset_id

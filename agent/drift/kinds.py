@@ -11,9 +11,9 @@ from contextlib import aclosing
 
 import anyio
 
+from agent.drift.observe import Gk, Observer
 from agent.health import needs_status
 from agent.model import ClusterApi
-from agent.observe import Gk, Observer
 from proto.errors import FlotillaError
 from proto.slices import BUNDLE_LABEL
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class KindWatches:
-    """`wanted` gives the apiVersion to watch each (group, kind) by; `problem` takes (source, text), "" once it is over."""
+    """`wanted` gives the apiVersion to watch each (group, kind) by; `problem` takes (source, text), "" once over."""
 
     def __init__(
         self,

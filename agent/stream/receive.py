@@ -30,9 +30,9 @@ import pygit2
 from anyio import to_thread
 from pygit2.enums import ConfigLevel, CredentialType, ObjectType
 
-from agent import slice_reader
 from agent.model import Desired
-from agent.slice_reader import Incomplete
+from agent.stream import slice_reader
+from agent.stream.slice_reader import Incomplete
 from proto import slices
 from proto.errors import FlotillaError, ProtocolError, Refused, TooLarge, Transient, UnsupportedVersion
 from proto.ids import Oid, check_name, slice_ref

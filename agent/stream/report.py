@@ -21,7 +21,7 @@ from typing import Final
 import anyio
 import msgspec
 
-from agent.spool import Spool
+from agent.stream.spool import Spool
 from proto import wire
 from proto.messages import BundleReport, DriftReport, ObjectProblem, Report
 

@@ -20,8 +20,9 @@ from typing import Any
 import anyio
 import orjson
 
-from agent import drift, ownership, steal
-from agent.api_status import Conflict, Invalid, NotFound
+from agent.drift import drift
+from agent.fields import ownership, steal
+from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import Baseline, ClusterApi, Entry, Resource, WatchEvent
 from proto import objects
 from proto.errors import Permanent, Transient
