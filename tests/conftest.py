@@ -12,13 +12,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real", action="store_true", help="run against the real kube-apiserver ('make e2e')")
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    real_too = config.getoption("--real")
+    return None if real_too else "tests that need a real kube-apiserver are left to 'make e2e' (deselected here)"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--real"):
         return
-    skip = pytest.mark.skip(reason="needs the real kube-apiserver: run 'make e2e'")
-    for item in items:
-        if "real" in item.keywords:
-            item.add_marker(skip)
+    left = [item for item in items if "real" in item.keywords]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if "real" not in item.keywords]
 
 
 @pytest.fixture(scope="session")

@@ -61,8 +61,13 @@ def count(state: State, clusters: Iterable[ClusterName], phases: frozenset[Membe
 def waits_for(members: Mapping[ClusterName, Member], wave: Wave) -> str:
     """Pure: what keeps `wave` from being done (rules 1, 6), for people; "" when it is done."""
     phases = [members[cluster].phase for cluster in wave.clusters]
-    if unfinished := [c for c, p in zip(wave.clusters, phases, strict=True) if p in IN_FLIGHT or p is M.PENDING]:
-        return f"wave {wave.name} goes on with {some(unfinished)}"
+    unfinished = {
+        phase: [cluster for cluster, its in zip(wave.clusters, phases, strict=True) if its is phase]
+        for phase in (M.MOVING, M.SOAKING, M.PENDING)
+    }
+    if any(unfinished.values()):
+        told = ", ".join(f"{some(clusters)} ({phase})" for phase, clusters in unfinished.items() if clusters)
+        return f"wave {wave.name} waits for {told}"
     offline = [c for c, p in zip(wave.clusters, phases, strict=True) if p is M.OFFLINE]
     if len(offline) > wave.offline_budget:
         return f"wave {wave.name} waits for {some(offline)}: offline, the budget is {wave.offline_budget}"

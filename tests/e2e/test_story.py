@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.story import BASE, WEB, WEB_THAT_NO_NODE_TAKES, bundle, config, namespace
+from tests.e2e.story import BASE, CAREFUL, WEB, WEB_THAT_NO_NODE_TAKES, bundle, config, namespace
 from tests.e2e.world import HEARTBEAT_S, REAL_FLEETS, World
 
 pytestmark = [pytest.mark.timeout(400)]
@@ -313,9 +313,10 @@ def test_two_bundles_that_own_one_object_are_refused_by_name(world: World) -> No
 
 def test_an_unknown_kind_and_a_refused_object_are_named_and_stop_nothing_beside_them(world: World) -> None:
     revision = world.repo.commit(
-        "Something no server knows",
+        "Something no server knows, that goes on whatever happens",
         {
-            "bundles/odd/bundle.yaml": bundle("odd", namespace="shop"),
+            "rollouts/stubborn.yaml": CAREFUL.replace("careful", "stubborn").replace("rollback", "continue"),
+            "bundles/odd/bundle.yaml": bundle("odd", namespace="shop", rollout="stubborn"),
             "bundles/odd/good.yaml": config("good", text="fine"),
             "bundles/odd/unknown.yaml": """
                 apiVersion: example.org/v1
@@ -332,13 +333,30 @@ def test_an_unknown_kind_and_a_refused_object_are_named_and_stop_nothing_beside_
     )
 
     def told() -> str:
-        problems = bundles_of(world, "canary").get("odd", {}).get("problems", [])
-        text = "\n".join(f"{p['object']}: {p['reason']} {p['message']}" for p in problems)
-        return text if "Widget" in text and "Service/shop/refused" in text else ""
+        printed = world.cli("clusters", "canary")
+        return printed if "Widget" in printed and "Service/shop/refused" in printed else ""
 
-    text = world.wait("both problems", told)
-    assert "99999" in text
-    assert get(world, "canary", "/api/v1/namespaces/shop/configmaps/good")["data"] == {"text": "fine"}
+    assert "99999" in world.wait("both problems", told)
+    world.wait("the good one", lambda: get(world, "canary", "/api/v1/namespaces/shop/configmaps/good"))
+    world.wait("the failure", lambda: "refused" in world.cli("rollouts", (world.rollout("odd", revision) or {})["id"]))
+    gone = world.repo.commit("Without it", {"bundles/odd": None})
+    world.wait_rollout("odd", gone)
+    assert get(world, "canary", "/api/v1/namespaces/shop/configmaps/good") is None
+
+
+def test_a_refused_object_fails_the_canary_at_once_and_is_rolled_back(world: World) -> None:
+    revision = world.repo.commit(
+        "A port that does not exist",
+        {
+            "bundles/odd/bundle.yaml": bundle("odd", namespace="shop"),
+            "bundles/odd/refused.yaml": """
+                apiVersion: v1
+                kind: Service
+                metadata: {name: refused}
+                spec: {ports: [{port: 99999}]}
+                """,
+        },
+    )
     rollout = world.wait_rollout("odd", revision, "rolled-back")
     assert "Service/shop/refused" in world.cli("rollouts", rollout["id"])
     without = world.repo.commit("Without it", {"bundles/odd": None})
@@ -375,6 +393,21 @@ def test_wrong_and_used_join_tokens_are_refused_with_the_remedy(world: World) ->
         thief.stop()
         del world.kubes["thief"]
         del world.agents["thief"]
+
+
+def test_an_agent_of_a_cluster_that_nobody_knows_is_named_and_refused(world: World) -> None:
+    token = (world.folder / "eu-1.token").read_text().replace(".eu-1.", ".ghost.")
+    (world.folder / "ghost.token").write_text(token)
+    world.kubes["ghost"] = world.kubes["eu-1"]
+    ghost = world.start_agent("ghost")
+    try:
+        [denied] = world.wait("the refusal", lambda: world.events(kind="denied", cluster="ghost"))
+        assert "not in the fleet repo" in denied["text"]
+        assert "ghost" not in [row["name"] for row in world.api("clusters")["clusters"]]
+    finally:
+        ghost.stop()
+        del world.kubes["ghost"]
+        del world.agents["ghost"]
 
 
 def test_commands_need_the_token_and_name_what_is_missing(world: World) -> None:
