@@ -18,8 +18,7 @@ from hub import worker
 from hub.journal import Journal
 from hub.model import ABSENT, Finding, Fleet, RenderRequest
 from hub.render import build
-from hub.repo import fleet as fleet_loader
-from hub.repo import sources, targets
+from hub.repo import reading, sources, targets
 from hub.slices import gitstore
 from hub.slices.gitstore import GitStore
 from proto.errors import FlotillaError, Transient
@@ -210,9 +209,8 @@ def _text(error: FlotillaError) -> str:
 
 def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...]]:
     """In a worker process: the fleet of a commit, and what is to be rendered of it."""
-    tree = sources.CommitTree(mirror, commit)
-    fleet = fleet_loader.load(dict(tree.files(wanted=fleet_loader.is_fleet_file)))
-    return fleet, targets.render_requests(fleet, tree.tree_id, renderer=build.RENDERER_VERSION)
+    fleet, trees = reading.read(sources.CommitTree(mirror, commit))
+    return fleet, targets.render_requests(fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
 
 
 def _render(mirror: Path, commit: Oid, request: RenderRequest) -> _Rendered:

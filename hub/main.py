@@ -168,9 +168,9 @@ class Hub:
 
     def _is_member(self, cluster: str) -> bool:
         name, now = ClusterName(cluster), self.loop.desired
-        if now is None:
-            return name in self.loop.slices or self.journal.public_key(cluster) is not None
-        return name in now.fleet.clusters or name in now.fleet.broken_clusters or name in self.loop.slices
+        if name in self.loop.slices or (now and (name in now.fleet.clusters or name in now.fleet.broken_clusters)):
+            return True
+        return (now is None or now.fleet.lost_clusters) and self.journal.public_key(cluster) is not None
 
     async def _on_report(self, cluster: str, report: Report) -> None:
         await self.loop.tell(FromAgent(cluster=ClusterName(cluster), report=report))

@@ -155,6 +155,10 @@ class Fleet:
     findings: tuple[Finding, ...] = ()
     broken_bundles: frozenset[str] = frozenset()
     broken_clusters: frozenset[str] = frozenset()
+    lost_bundles: bool = False
+    """Something that may hold bundles cannot be read at all: each that is missing keeps what it runs."""
+    lost_clusters: bool = False
+    """Something in `clusters/` is broken, so that it may be of another name: nobody is known to have left."""
 
 
 # --- what is to be rendered ---------------------------------------------------------------------------------------

@@ -18,10 +18,9 @@ import yaml
 
 from hub.model import Finding, Fleet, RenderRequest
 from hub.render import build
-from hub.repo import fleet as fleet_loader
-from hub.repo import sources, targets
+from hub.repo import reading, sources, targets
 from proto.errors import FlotillaError, InvalidInput
-from proto.ids import NO_OID, ClusterName, Oid
+from proto.ids import ClusterName
 from proto.objects import ObjectKey, key_of
 from proto.slices import BUNDLES, POLICY_FILE
 
@@ -116,14 +115,13 @@ class _Checkout:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._tree = sources.FolderTree(root)
         self._owners: dict[ClusterName, dict[str, str]] = defaultdict(dict)
         self._clashes: dict[tuple[str, str, str], list[ClusterName]] = defaultdict(list)
         self._found: list[Finding] = []
         self._failed: dict[Finding, list[ClusterName]] = defaultdict(list)
         self._wheres: dict[str, str] = {}
         try:
-            self.fleet = fleet_loader.load(dict(self._tree.files(wanted=fleet_loader.is_fleet_file)))
+            self.fleet, self._trees = reading.read(sources.FolderTree(root))
         except (InvalidInput, OSError) as error:
             raise click.ClickException(str(error)) from error
         self._found.extend(self.fleet.findings)
@@ -153,22 +151,8 @@ class _Checkout:
         self.fleet = dataclasses.replace(fleet, clusters={name: fleet.clusters[name]})
 
     def requests(self) -> list[RenderRequest]:
-        """What is to be rendered; bundles whose folder cannot be read become findings."""
-        unreadable: set[str] = set()
-        names = {bundle.folder: f"bundle {bundle.name}" for bundle in self.fleet.bundles.values()}
-
-        def folder_tree(folder: str) -> Oid:
-            try:
-                return self._tree.tree_id(folder)
-            except InvalidInput as error:
-                self._found.append(_finding(error, about=names[folder]))
-            except OSError as error:
-                self._found.append(Finding(where=folder, message=f"cannot be read: {error}", about=names[folder]))
-            unreadable.add(folder)
-            return NO_OID
-
-        requests = targets.render_requests(self.fleet, folder_tree, renderer=build.RENDERER_VERSION)
-        return [request for request in requests if request.bundle.folder not in unreadable]
+        """What is to be rendered."""
+        return list(targets.render_requests(self.fleet, self._trees.__getitem__, renderer=build.RENDERER_VERSION))
 
     def render(self, request: RenderRequest) -> build.Rendered | None:
         """None, and a finding, when it does not render."""

@@ -13,10 +13,14 @@ What is broken stops only itself, and is named as far as it can be, so that it k
 |----------------------------------------------------|-----------------------------------------------------------|
 | a Cluster or Bundle that is not valid              | it alone                                                  |
 | two of one name                                    | both: nobody knows which was meant                        |
+| a Bundle that does not name its folder             | the folder's name, and the other unless it is a Bundle    |
 | a Bundle with a missing or broken rollout policy   | it alone                                                  |
 | a Bundle that depends on one that does not exist   | it alone; on a broken one: nothing                        |
 | Bundles that depend on each other in a circle      | those of the circle                                       |
 | a Fleet whose variables cannot be told             | every bundle: to render without them would change it      |
+| a link, submodule or huge file in a bundle's place | the bundle of that folder; for `bundles` itself all       |
+| anything in `clusters/` that is broken             | every missing cluster too: it may be that one             |
+| a `bundle.yaml` at another depth                   | the bundle that it names, unless that is there            |
 
 Next: `targets`.
 """
@@ -34,7 +38,8 @@ from proto import ids
 from proto.errors import InvalidInput
 from proto.ids import BundleName, ClusterName
 
-API_VERSION = "flotilla.dev/v1alpha1"
+_GROUP = "flotilla.dev/"
+API_VERSION = f"{_GROUP}v1alpha1"
 MAX_FINDINGS = 1000
 """Kept of one load: nobody reads more, and all of them are in the hub's memory and in its API."""
 
@@ -44,24 +49,49 @@ _PLACES: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ("RolloutPolicy", "rollouts/<any>.yaml", re.compile(r"rollouts/.+\.ya?ml", re.DOTALL)),
     ("Bundle", "bundles/<name>/bundle.yaml", re.compile(r"bundles/[^/]+/bundle\.ya?ml")),
 )
+_FOLDERS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("Cluster", re.compile(r"clusters/(.+/)?", re.DOTALL)),
+    ("RolloutPolicy", re.compile(r"rollouts/(.+/)?", re.DOTALL)),
+    ("Bundle", re.compile(r"bundles/([^/]+/)?")),
+)
+"""Where a link or submodule hides what may be fleet files."""
+_MISPLACED = re.compile(r"bundles/(.+/)?bundle\.ya?ml", re.DOTALL)
 _FIELDS = ("apiVersion", "kind", "metadata", "spec")
 
 
 def is_fleet_file(path: str) -> bool:
-    """Pure: whether `load` wants this path of the repo. `.yml` is as good as `.yaml`."""
-    return _kind_at(path) is not None
+    """Pure: whether `load` wants this path of the repo: a file, or with `/` at its end what stands for a folder.
+    `.yml` is as good as `.yaml`."""
+    return _kind_at(path) is not None or _MISPLACED.fullmatch(path) is not None
 
 
-def load(files: Mapping[str, bytes]) -> Fleet:
-    """Pure: the fleet that `files` (path → content) describe; paths that are no fleet files are passed over."""
+def load(files: Mapping[str, bytes | InvalidInput]) -> Fleet:
+    """Pure: the fleet that `files` describe: path → content, or why it cannot be read (`sources.Tree.files`). Paths
+    that are no fleet files are passed over."""
     loader = _Loader()
-    for path, data in sorted(files.items()):
-        if _kind_at(path) is not None:
-            loader.add_file(path, data)
+    for path, content in sorted(files.items()):
+        if isinstance(content, InvalidInput):
+            loader.add_unreadable(path, content)
+        elif _kind_at(path) is not None:
+            loader.add_file(path, content)
+        elif _MISPLACED.fullmatch(path):
+            loader.add_misplaced(path, content)
     return loader.finish()
 
 
+def without(fleet: Fleet, failed: Mapping[BundleName, Finding]) -> Fleet:
+    """Pure: the fleet when some of its bundles turned out to be broken."""
+    return replace(
+        fleet,
+        bundles={name: bundle for name, bundle in fleet.bundles.items() if name not in failed},
+        broken_bundles=fleet.broken_bundles | failed.keys(),
+        findings=(*fleet.findings, *failed.values()),
+    )
+
+
 def _kind_at(path: str) -> str | None:
+    if path.endswith("/"):
+        return next((kind for kind, pattern in _FOLDERS if pattern.fullmatch(path)), None)
     return next((kind for kind, _, pattern in _PLACES if pattern.fullmatch(path)), None)
 
 
@@ -92,6 +122,10 @@ class _Loader:
         self._variables: Mapping[str, Any] = {}
         self._variables_known = True
         self._fleet_at = ""
+        self._claimed: set[str] = set()
+        """Bundles that something names which is not a valid Bundle."""
+        self._misplaced: list[tuple[str, str]] = []
+        self._lost_bundles = self._lost_clusters = False
 
     def add_file(self, path: str, data: bytes) -> None:
         kind = _kind_at(path) or ""
@@ -101,11 +135,35 @@ class _Loader:
         for document in found:
             self._add_document(document, kind, path)
         if kind == "Bundle" and not found and not broken:
-            name = self._refuse(kind, "", path)
-            self._find(path, "is empty", "write a Bundle into it, or remove its folder", about=f"bundle {name}")
+            self._find(
+                path,
+                "is empty",
+                "write a Bundle into it, or remove its folder",
+                about=self._about(kind, self._lose(kind, path)),
+            )
+
+    def add_unreadable(self, path: str, error: InvalidInput) -> None:
+        kind = _kind_at(path) or _kind_at(f"{path}/")
+        if kind is not None:
+            self._find(path, error.cause, error.remedy, about=self._about(kind, self._lose(kind, path)))
+
+    def add_misplaced(self, path: str, data: bytes) -> None:
+        """A `bundle.yaml` that counts only if somebody took the wrong folder: it may be any file of a bundle."""
+        found, broken = salvage.read(data, where=path)
+        for document in found:
+            value = document.value if isinstance(document.value, Mapping) else {}
+            if str(value.get("apiVersion")).startswith(_GROUP) and value.get("kind") == "Bundle":
+                self._misplaced.append((f"{path}:{document.line}", _said(value)[1]))
+        if _GROUP.encode() in data:
+            self._misplaced += [
+                (lost.error.thing, name) for lost in broken for kind, name in lost.things if kind == "Bundle"
+            ]
 
     def finish(self) -> Fleet:
         clusters, bundles = self._names["Cluster"], self._names["Bundle"]
+        for where, name in self._misplaced:
+            self._find_misplaced(where, name)
+        bundles.broken |= self._claimed - bundles.valid.keys()
         if not self._variables_known:
             for name in list(bundles.valid):
                 bundles.refuse(name)
@@ -125,29 +183,64 @@ class _Loader:
             variables=self._variables,
             broken_bundles=frozenset(bundles.broken),
             broken_clusters=frozenset(clusters.broken),
+            lost_bundles=self._lost_bundles,
+            lost_clusters=self._lost_clusters,
         )
         return replace(fleet, findings=_bounded((*self._findings, *_without_clusters(fleet))))
 
     def _find(self, where: str, message: str, remedy: str, *, about: str) -> None:
         self._findings.append(Finding(where=where, message=message, remedy=remedy, about=about))
 
-    def _refuse(self, kind: str, name: str, path: str) -> str:
-        """Mark the thing as broken, and return the name by which it is known: a bundle without one has its folder's."""
-        if kind == "Fleet":
-            self._variables_known = False
-        if kind == "Bundle" and not _is_name(name) and path.startswith("bundles/"):
-            name = path.split("/")[1]
-        if kind in self._names and _is_name(name):
+    def _find_misplaced(self, where: str, name: str) -> None:
+        there = name in self._names["Bundle"].valid
+        if not there and _is_name(name):
+            self._claimed.add(name)
+        self._findings.append(
+            Finding(
+                where=where,
+                message="a Bundle counts only as bundles/<name>/bundle.yaml"
+                + ("" if there else ": this one is not read"),
+                remedy=f"move its folder to bundles/{name or '<name>'}, or remove the file",
+                severity="warning" if there else "error",
+                about="" if there else self._about("Bundle", name),
+            )
+        )
+
+    def _lose(self, kind: str, path: str) -> str:
+        """Mark all that may be at `path`, a place of this kind, as broken. Returns its name if the path tells it."""
+        match kind:
+            case "Fleet":
+                self._variables_known = False
+            case "Cluster":
+                self._lost_clusters = True
+            case "Bundle":
+                _, _, rest = path.partition("/")
+                folder = rest.partition("/")[0]
+                self._lost_bundles |= not folder
+                if _is_name(folder):
+                    self._names[kind].refuse(folder)
+                return folder
+        return ""
+
+    def _refuse(self, stated: str, name: str, path: str) -> tuple[str, str]:
+        """Mark as broken what a document is, as far as it says so, and what it may be by its place. Returns kind and
+        name for messages: what stands in a bundle's folder goes by the folder's name."""
+        place = _kind_at(path) or ""
+        kind = stated if stated in self._names else place
+        folder = self._lose(place, path)
+        if kind == "Bundle" and _is_name(name):
+            self._claimed.add(name)
+        elif kind in self._names and _is_name(name):
             self._names[kind].refuse(name)
-        return name
+        return (place, folder) if place == "Bundle" else (kind, name)
 
     def _about(self, kind: str, name: str) -> str:
         return f"{self._names[kind].word} {name}" if kind in self._names and name else ""
 
     def _add_broken(self, broken: salvage.Broken, kind: str, path: str) -> None:
-        things = broken.things or ((kind, ""),)
-        names = [self._refuse(stated or kind, name, path) for stated, name in things]
-        about = self._about(things[0][0] or kind, names[0]) if len(things) == 1 else ""
+        self._lose(kind, path)  # it may hold more than shows
+        refused = [self._refuse(stated, name, path) for stated, name in broken.things or (("", ""),)]
+        about = self._about(*refused[0]) if len(set(refused)) == 1 else ""
         self._find(broken.error.thing, broken.error.cause, broken.error.remedy, about=about)
 
     def _add_document(self, document: Document, kind: str, path: str) -> None:
@@ -169,14 +262,14 @@ class _Loader:
         elif kind == "Fleet":
             self._variables_known = False
         if findings:
-            kind = stated if stated in self._names else kind
-            name = self._refuse(kind, name, path) if kind != "Fleet" else ""
-            self._findings.extend(replace(finding, about=self._about(kind, name)) for finding in findings)
+            about = "" if kind == stated == "Fleet" else self._about(*self._refuse(stated, name, path))
+            self._findings.extend(replace(finding, about=about) for finding in findings)
 
     def _add_named(self, kind: str, made: Cluster | Bundle | RolloutPolicy, findings: Sequence[Finding]) -> None:
         names = self._names[kind]
-        name, first = made.name, names.places.setdefault(made.name, made.where)
-        if name and first != made.where:
+        name = made.folder.rpartition("/")[2] if isinstance(made, Bundle) else made.name
+        first = names.places.setdefault(name, made.where)
+        if name == made.name and name and first != made.where:
             for here, there in ((first, made.where), (made.where, first)):
                 message, remedy = f"metadata.name {name!r} is also in {there}", "rename or remove one of the two"
                 self._find(here, message, remedy, about=self._about(kind, name))

@@ -66,6 +66,9 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
     metadata = root.section("metadata", _METADATA)
     metadata.labels("labels")
     name = BundleName(metadata.name(what="bundle"))
+    if name and name != (place := folder.rpartition("/")[2]):
+        remedy = "a bundle goes by its folder's name: rename one of the two"
+        metadata.problem(f"{name!r} is not the name of the bundle's folder, {place[:80]!r}", "name", remedy=remedy)
     spec = root.section(
         "spec",
         (

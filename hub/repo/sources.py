@@ -46,26 +46,32 @@ T = TypeVar("T", bound=pygit2.Object)
 
 _SPECIAL = 0
 """A socket, pipe or device: cannot be in Git, but in a checkout."""
+_TOO_DEEP = 1
+"""A folder that lies too deep to be looked into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """One file as it was listed; `path` is relative to the folder, surrogates stand for bytes that are not UTF-8."""
+    """One file as it was listed; `path` is relative to the folder, surrogates stand for bytes that are not UTF-8.
+    Nothing of it is read before `size` (in bytes) or `read` is called."""
 
     path: str
     mode: int
-    size: int
-    read: Callable[[], bytes]
+    size: Callable[[], int] = int
+    read: Callable[[], bytes] = bytes
 
 
 class Tree(Protocol):
     """A fleet repo at one moment. Paths have `/` between their parts, relative to the repo; "" is the whole repo."""
 
-    def files(self, prefix: str = "", *, wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, bytes]]:
+    def files(
+        self, prefix: str = "", *, wanted: Callable[[str], bool] | None = None
+    ) -> Iterator[tuple[str, bytes | InvalidInput]]:
         """Path and content of the files below the folder `prefix` for whose path `wanted` is true, sorted by path.
 
-        Others are not even read. A wanted path that is a link or too large raises InvalidInput: to pass over it in
-        silence could take a cluster out of the fleet.
+        Others are not even read. What cannot be read (a link, a file beyond the limit) comes as the error that says so:
+        to pass over it in silence could take a cluster out of the fleet, to raise it would stop all others. So does
+        what stands in a folder's place and cannot be looked into; `wanted` is asked about it with a `/` at the end too.
         """
 
     def tree_id(self, folder: str) -> Oid:
@@ -89,7 +95,9 @@ class CommitTree:
         if self._root is None:
             raise Permanent(f"commit {commit}", "is not in the mirror", "fetch the fleet repo again")
 
-    def files(self, prefix: str = "", *, wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, bytes]]:
+    def files(
+        self, prefix: str = "", *, wanted: Callable[[str], bool] | None = None
+    ) -> Iterator[tuple[str, bytes | InvalidInput]]:
         return _wanted_files(_listed(self._entries(self._folder(prefix)), prefix), prefix, wanted)
 
     def tree_id(self, folder: str) -> Oid:
@@ -115,11 +123,14 @@ class CommitTree:
             path = at + (entry.raw_name or b"").replace(b"/", b"\0").decode("utf-8", "surrogateescape")
             mode, oid = int(entry.filemode), entry.id
             if mode == _FOLDER:
-                yield from self._entries(self._object(oid, pygit2.Tree), at=_checked_depth(f"{path}/"))
+                if path.count("/") < MAX_DEPTH:
+                    yield from self._entries(self._object(oid, pygit2.Tree), at=f"{path}/")
+                else:
+                    yield _Entry(path=path, mode=_TOO_DEEP)
             elif mode == _SUBMODULE:
-                yield _Entry(path=path, mode=_SUBMODULE, size=0, read=bytes)
+                yield _Entry(path=path, mode=_SUBMODULE)
             else:
-                yield _Entry(path=path, mode=mode, size=self._size(oid), read=partial(self._blob, oid))
+                yield _Entry(path=path, mode=mode, size=partial(self._size, oid), read=partial(self._blob, oid))
 
     def _size(self, oid: pygit2.Oid) -> int:
         """Read before the object is, so that a large one never is."""
@@ -154,15 +165,17 @@ class FolderTree:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def files(self, prefix: str = "", *, wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, bytes]]:
+    def files(
+        self, prefix: str = "", *, wanted: Callable[[str], bool] | None = None
+    ) -> Iterator[tuple[str, bytes | InvalidInput]]:
         return _wanted_files(_listed(self._entries(self._folder(prefix)), prefix), prefix, wanted)
 
     def tree_id(self, folder: str) -> Oid:
         """As `git write-tree` gives it after `git add --all --force`. Raises InvalidInput for what Git cannot hold."""
         root: dict[str, object] = {}
         for entry in _listed(self._entries(self._folder(folder)), folder):
-            if entry.mode == _SPECIAL or ".git" in entry.path.split("/"):
-                raise _refusal(entry, folder)
+            if entry.mode in (_SPECIAL, _TOO_DEEP) or ".git" in entry.path.split("/"):
+                raise _refusal(entry, _below(folder, entry.path))
             *parents, name = entry.path.split("/")
             node = root
             for parent in parents:
@@ -192,15 +205,18 @@ class FolderTree:
                 continue
             info = item.stat(follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
-                yield from self._entries(place, at=_checked_depth(f"{path}/"))
+                if path.count("/") < MAX_DEPTH:
+                    yield from self._entries(place, at=f"{path}/")
+                else:
+                    yield _Entry(path=path, mode=_TOO_DEEP)
             elif stat.S_ISLNK(info.st_mode):
                 target = os.fsencode(os.readlink(place))
-                yield _Entry(path=path, mode=_LINK, size=len(target), read=partial(bytes, target))
+                yield _Entry(path=path, mode=_LINK, size=partial(len, target), read=partial(bytes, target))
             elif stat.S_ISREG(info.st_mode):
                 mode = _EXECUTABLE if info.st_mode & stat.S_IXUSR else _FILE
-                yield _Entry(path=path, mode=mode, size=info.st_size, read=place.read_bytes)
+                yield _Entry(path=path, mode=mode, size=partial(int, info.st_size), read=place.read_bytes)
             else:
-                yield _Entry(path=path, mode=_SPECIAL, size=0, read=bytes)
+                yield _Entry(path=path, mode=_SPECIAL)
 
 
 def _parts(folder: str) -> tuple[str, ...]:
@@ -222,12 +238,6 @@ def _listed(entries: Iterator[_Entry], folder: str, *, limit: int = MAX_REPO_FIL
     return sorted(found, key=lambda entry: entry.path)
 
 
-def _checked_depth(at: str) -> str:
-    if at.count("/") > MAX_DEPTH:
-        raise InvalidInput(_shown(at), f"is more than {MAX_DEPTH} folders deep", "move it up")
-    return at
-
-
 def _shown(path: str) -> str:
     """`path` as a message may hold it: bytes that are not UTF-8 and control characters as `\\x..`."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -236,17 +246,26 @@ def _shown(path: str) -> str:
 
 def _wanted_files(
     entries: list[_Entry], prefix: str, wanted: Callable[[str], bool] | None
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, bytes | InvalidInput]]:
     base = "/".join(_parts(prefix))
     for entry in entries:
-        path = f"{base}/{entry.path}" if base else entry.path
-        if wanted is not None and not wanted(path):
-            continue
-        if not stat.S_ISREG(entry.mode):
-            raise InvalidInput(_shown(path), "is not a plain file", "replace the link or submodule by the file itself")
-        if entry.size > MAX_FILE_BYTES:
-            raise _too_large(path, entry.size)
-        yield path, entry.read()
+        path = _below(base, entry.path)
+        if wanted is None or wanted(path) or (not stat.S_ISREG(entry.mode) and wanted(f"{path}/")):
+            yield _shown(path), _content(entry, path)
+
+
+def _content(entry: _Entry, path: str) -> bytes | InvalidInput:
+    """What is in the file, or why it cannot be read."""
+    if entry.mode == _LINK:
+        return InvalidInput(_shown(path), "is a symbolic link", "replace it by what it links to")
+    if entry.mode in (_SUBMODULE, _SPECIAL, _TOO_DEEP) or not _is_safe(path):
+        return _refusal(entry, path)
+    if entry.size() > MAX_FILE_BYTES:
+        return _too_large(path, entry.size())
+    try:
+        return entry.read()
+    except OSError as error:  # of a checkout
+        return InvalidInput(_shown(path), f"cannot be read: {error.strerror}", "check its permissions")
 
 
 def _too_large(path: str, size: int) -> InvalidInput:
@@ -255,13 +274,15 @@ def _too_large(path: str, size: int) -> InvalidInput:
     )
 
 
-def _refusal(entry: _Entry, folder: str) -> InvalidInput:
-    """What to say of an entry that no bundle may hold."""
-    path = _shown(f"{folder}/{entry.path}" if folder else entry.path)
+def _refusal(entry: _Entry, path: str) -> InvalidInput:
+    """What to say of an entry that no bundle may hold, and that cannot be a fleet file."""
+    path = _shown(path)
     if entry.mode == _SUBMODULE:
-        return InvalidInput(path, "is a Git submodule", "copy its files into the bundle's folder")
+        return InvalidInput(path, "is a Git submodule", "copy its files into its place")
     if entry.mode == _SPECIAL:
         return InvalidInput(path, "is neither a file nor a folder", "remove it")
+    if entry.mode == _TOO_DEEP:
+        return InvalidInput(path, f"is more than {MAX_DEPTH} folders deep", "move it up")
     if ".git" in entry.path.lower().split("/"):
         return InvalidInput(path, "is part of a Git repository inside the bundle's folder", "remove the inner .git")
     return InvalidInput(path, "is not a valid name of a file", "rename it: UTF-8, no '..', no control characters")
@@ -285,20 +306,27 @@ def _write(entries: list[_Entry], folder: str, destination: Path) -> None:
 def _check(entries: list[_Entry], folder: str) -> dict[str, str]:
     """The target of each link, after every entry was found harmless. Raises InvalidInput."""
     seen: dict[str, _Entry] = {}
+    total = 0
     for entry in entries:
-        if entry.mode in (_SUBMODULE, _SPECIAL) or not _is_safe(entry.path):
-            raise _refusal(entry, folder)
-        if entry.size > MAX_FILE_BYTES:
-            raise _too_large(f"{folder}/{entry.path}", entry.size)
+        path = _below(folder, entry.path)
+        if entry.mode in (_SUBMODULE, _SPECIAL, _TOO_DEEP) or not _is_safe(entry.path):
+            raise _refusal(entry, path)
+        if (size := entry.size()) > MAX_FILE_BYTES:
+            raise _too_large(path, size)
         if entry.path in seen or any(parent in seen for parent in _parents(entry.path)):
-            raise InvalidInput(_shown(f"{folder}/{entry.path}"), "is there twice", "write the commit with git")
+            raise InvalidInput(_shown(path), "is there twice", "write the commit with git")
         seen[entry.path] = entry
-    if (total := sum(entry.size for entry in entries)) > MAX_BUNDLE_BYTES:
+        total += size
+    if total > MAX_BUNDLE_BYTES:
         raise InvalidInput(_shown(folder), f"has {total} bytes, the limit is {MAX_BUNDLE_BYTES}", "split the bundle")
     links = {path: os.fsdecode(entry.read()) for path, entry in seen.items() if entry.mode == _LINK}
     for path in links:
         _check_link(path, links, seen, folder)
     return links
+
+
+def _below(folder: str, path: str) -> str:
+    return f"{folder}/{path}" if folder else path
 
 
 def _is_safe(path: str) -> bool:

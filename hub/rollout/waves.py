@@ -100,6 +100,9 @@ def plan_rollouts(
     are gone from the fleet; without one they are removed under the default policy. `number`: of the first new rollout.
     """
     frozen = {*failed, *fleet.broken_bundles, *(fleet.bundles.keys() - desired.keys())}
+    if fleet.lost_bundles:
+        missing = {b for running in current.values() for b in running} | {b for s in active for b in s.rollout.bundles}
+        frozen |= missing - desired.keys()
     wants = _wants(fleet, desired, current, frozen)
     changes = _changes(wants, current)
     moving, catching_up = _under_way(wants, active)
@@ -244,7 +247,7 @@ def _leavers(
     fleet: Fleet, wants: Subtrees, active: Iterable[State], made: Iterable[Rollout], frozen: Collection[str]
 ) -> Iterable[tuple[RolloutId, ClusterName]]:
     """Who no longer belongs to a rollout: it left the fleet, or is wanted otherwise now, or a newer rollout has it."""
-    known = _takes_part(fleet).keys() | fleet.broken_clusters
+    known = _takes_part(fleet).keys()
     taken = {(bundle, cluster) for new in made for cluster, target in new.targets.items() for bundle in target.after}
     for state in active:
         for cluster, target in state.rollout.targets.items():
@@ -252,9 +255,11 @@ def _leavers(
             sure = {b: wants.get(b, {}).get(cluster, ABSENT) for b in target.after if b not in frozen}
             if phase is M.LEFT:
                 continue
+            if cluster in fleet.broken_clusters or (fleet.lost_clusters and cluster not in fleet.clusters):
+                continue
             if cluster not in known:
                 yield state.rollout.id, cluster
-            elif cluster in fleet.broken_clusters or state.phase is P.ROLLING_BACK:
+            elif state.phase is P.ROLLING_BACK:
                 continue
             elif state.phase is P.COMPLETED:
                 other = any(target.after[b] != s or (b, cluster) in taken for b, s in sure.items())

@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hub.model import Fleet
 from hub.repo import fleet
 from proto.objects import canonical
 
@@ -61,14 +63,65 @@ def test_a_damaged_bundle_is_read_or_named_and_the_other_one_stays(data: st.Data
             "bundles/two/bundle.yaml": json.dumps(two).encode(),
         }
     )
-    said = found.bundles.keys() | found.broken_bundles
-    assert len(said) == 2 or "two" in found.broken_bundles  # a second bundle of that name
-    assert "two" in said
+    assert ("one" in found.bundles) is not ("one" in found.broken_bundles)
+    assert "two" in found.bundles
     assert bool(found.broken_bundles) == any(finding.severity == "error" for finding in found.findings)
     for finding in found.findings:
         assert finding.where.startswith("bundles/")
     for read in found.bundles.values():
         canonical({"variables": read.variables, "helm": [v.helm and v.helm.values for v in read.variants]})
+
+
+BUNDLE = b"""apiVersion: flotilla.dev/v1alpha1
+kind: Bundle
+metadata:
+  name: shop
+spec:
+  targets: {matchLabels: {tier: prod}}
+  namespace: shop
+"""
+CLUSTERS = b"""apiVersion: flotilla.dev/v1alpha1
+kind: Cluster
+metadata: {name: eu-1, labels: {tier: prod}}
+spec: {}
+---
+apiVersion: flotilla.dev/v1alpha1
+kind: Cluster
+metadata: {name: eu-2, labels: {tier: prod}}
+spec: {}
+"""
+
+
+def is_kept(found: Fleet) -> bool:
+    return ("shop" in found.bundles) is not ("shop" in found.broken_bundles) and set(found.bundles) <= {"shop"}
+
+
+@pytest.mark.parametrize("end", range(len(BUNDLE) + 1))
+def test_a_bundle_cut_off_anywhere_is_read_or_keeps_what_it_runs(end: int) -> None:
+    assert is_kept(fleet.load({"bundles/shop/bundle.yaml": BUNDLE[:end]}))
+
+
+def spoilt(text: bytes, data: st.DataObject) -> bytes:
+    """`text` with some bytes replaced, put in or taken out."""
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        text = text[:at] + data.draw(st.binary(max_size=3)) + text[at + data.draw(st.integers(0, 3)) :]
+    return text
+
+
+@given(st.data())
+def test_a_bundle_with_corrupt_bytes_is_read_or_keeps_what_it_runs(data: st.DataObject) -> None:
+    assert is_kept(fleet.load({"bundles/shop/bundle.yaml": spoilt(BUNDLE, data)}))
+
+
+@given(st.data())
+def test_clusters_with_corrupt_bytes_are_read_or_known_to_be_missing(data: st.DataObject) -> None:
+    text = spoilt(CLUSTERS, data)
+    found = fleet.load({"clusters/all.yaml": text})
+    said = found.clusters.keys() | found.broken_clusters
+    assert found.lost_clusters or not found.findings
+    for name in {"eu-1", "eu-2"} - said:  # gone without a word only where the text names it no more
+        assert found.lost_clusters or f"name: {name}," not in text.decode(errors="replace")
 
 
 @given(st.dictionaries(st.sampled_from(["fleet.yaml", "clusters/a.yaml", "bundles/a/bundle.yaml"]), st.binary()))

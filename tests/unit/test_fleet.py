@@ -4,6 +4,7 @@ import pytest
 
 from hub.model import Amount, FailurePolicy, Finding, Fleet, HelmOptions, Requirement, Selector
 from hub.repo import fleet
+from proto.errors import InvalidInput
 from proto.slices import BundlePolicy, DriftPolicy, IgnoreRule
 
 EU = """
@@ -68,8 +69,12 @@ def only_error(found: Fleet) -> Finding:
         ("rollouts/careful.yaml", True),
         ("bundles/shop/bundle.yaml", True),
         ("bundles/shop/deploy.yaml", False),
-        ("bundles/shop/base/bundle.yaml", False),
-        ("bundles/bundle.yaml", False),
+        ("bundles/shop/base/bundle.yaml", True),
+        ("bundles/bundle.yaml", True),
+        ("bundles/shop/", True),
+        ("bundles/shop/base/", False),
+        ("clusters/eu/west/", True),
+        ("docs/", False),
         ("clusters/README.md", False),
         ("clusters/.yaml", False),
         ("other/fleet.yaml", False),
@@ -112,8 +117,8 @@ spec:
   adopt: always
   timeout: 1h30m
 """,
-            "bundles/certs/bundle.yaml": bundle("cert-manager").encode(),
-            "bundles/certs/deploy.yaml": b"not: [read",
+            "bundles/cert-manager/bundle.yaml": bundle("cert-manager").encode(),
+            "bundles/cert-manager/deploy.yaml": b"not: [read",
             "rollouts/all.yaml": b"""
 apiVersion: flotilla.dev/v1alpha1
 kind: RolloutPolicy
@@ -414,18 +419,128 @@ def test_a_file_with_too_much_broken_in_it_is_broken_as_a_whole() -> None:
     assert found.broken_clusters == {"eu-1", *(f"bad-{n}" for n in range(20))}
 
 
-def test_a_broken_bundle_is_known_by_its_name_or_its_folder() -> None:
+def test_a_broken_bundle_is_known_by_its_folder_and_what_it_calls_itself_is_kept_too() -> None:
     found = fleet.load(
         {
             "bundles/a/bundle.yaml": (SHOP + "  [").encode(),
             "bundles/b/bundle.yaml": b"[",
             "bundles/c/bundle.yaml": b"# nothing\n",
             "bundles/d/bundle.yaml": b"kind: Bundle\n",
-            "bundles/e/bundle.yaml": bundle("fine").encode(),
+            "bundles/e/bundle.yaml": b"kind: Cluster\nmetadata: {name: other}\n",
+            "bundles/f/bundle.yaml": bundle("f").encode(),
         }
     )
-    assert found.broken_bundles == {"shop", "b", "c", "d"}
-    assert set(found.bundles) == {"fine"}
+    assert found.broken_bundles == {"a", "shop", "b", "c", "d", "e"}
+    assert {finding.about for finding in errors(found)} == {f"bundle {name}" for name in "abcde"}
+    assert set(found.bundles) == {"f"}
+
+
+def test_a_bundle_has_the_name_of_its_folder() -> None:
+    found = fleet.load(
+        {"bundles/web/bundle.yaml": SHOP.encode(), "bundles/notes/bundle.yaml": bundle("notes").encode()}
+    )
+    finding = only_error(found)
+    assert finding.where == "bundles/web/bundle.yaml:4"
+    assert finding.message == "metadata.name 'shop' is not the name of the bundle's folder, 'web'"
+    assert "rename one of the two" in finding.remedy
+    assert finding.about == "bundle web"
+    assert found.broken_bundles == {"web", "shop"}  # whichever of the two was meant, it keeps what it runs
+
+
+def test_a_name_that_was_copied_with_its_file_does_not_stop_the_bundle_it_came_from() -> None:
+    found = fleet.load({"bundles/shop/bundle.yaml": SHOP.encode(), "bundles/web/bundle.yaml": SHOP.encode()})
+    assert found.broken_bundles == {"web"}
+    assert set(found.bundles) == {"shop"}
+
+
+@pytest.mark.parametrize("at", ["bundles/bundle.yaml", "bundles/team/shop/bundle.yaml", "bundles/a/b/c/bundle.yml"])
+def test_a_bundle_at_another_depth_is_named_and_keeps_what_it_runs(at: str) -> None:
+    found = fleet.load({at: SHOP.encode()})
+    finding = only_error(found)
+    assert (finding.where, finding.about) == (f"{at}:2", "bundle shop")
+    assert finding.message == "a Bundle counts only as bundles/<name>/bundle.yaml: this one is not read"
+    assert finding.remedy == "move its folder to bundles/shop, or remove the file"
+    assert found.broken_bundles == {"shop"}
+
+
+def test_a_bundle_at_another_depth_too_is_worth_a_warning() -> None:
+    found = fleet.load({"bundles/shop/bundle.yaml": SHOP.encode(), "bundles/shop/old/bundle.yaml": SHOP.encode()})
+    (finding,) = [finding for finding in found.findings if "matches no cluster" not in finding.message]
+    assert (finding.severity, finding.where) == ("warning", "bundles/shop/old/bundle.yaml:2")
+    assert set(found.bundles) == {"shop"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop}\n", id="a manifest"),
+        pytest.param("apiVersion: trust.cert-manager.io/v1alpha1\nkind: Bundle\nmetadata: {name: ca}\n", id="trust"),
+        pytest.param("kind: {{ .Values.kind }}\nmetadata: {name: shop}\n", id="a template"),
+        pytest.param("", id="empty"),
+    ],
+)
+def test_a_file_inside_a_bundle_may_be_called_bundle_yaml(text: str) -> None:
+    found = fleet.load({"bundles/shop/bundle.yaml": SHOP.encode(), "bundles/shop/base/bundle.yaml": text.encode()})
+    assert errors(found) == []
+    assert set(found.bundles) == {"shop"}
+
+
+UNREADABLE = InvalidInput("x", "is a symbolic link", "replace it by what it links to")
+
+
+def test_a_bundle_that_cannot_be_read_is_known_by_its_folder_and_stops_no_other() -> None:
+    found = fleet.load(
+        {
+            "bundles/shop/bundle.yaml": UNREADABLE,
+            "bundles/web": UNREADABLE,
+            "bundles/notes/bundle.yaml": bundle("notes").encode(),
+            "bundles/notes/base/bundle.yaml": UNREADABLE,
+        }
+    )
+    assert found.broken_bundles == {"shop", "web"}
+    assert [(f.where, f.about, f.message, f.remedy) for f in errors(found)] == [
+        ("bundles/shop/bundle.yaml", "bundle shop", UNREADABLE.cause, UNREADABLE.remedy),
+        ("bundles/web", "bundle web", UNREADABLE.cause, UNREADABLE.remedy),
+    ]
+    assert set(found.bundles) == {"notes"}
+    assert not found.lost_bundles
+
+
+@pytest.mark.parametrize(
+    ("path", "bundles", "clusters"),
+    [
+        pytest.param("bundles", True, False, id="all bundles"),
+        pytest.param("clusters", False, True, id="all clusters"),
+        pytest.param("clusters/eu", False, True, id="a folder of clusters"),
+        pytest.param("clusters/eu.yaml", False, True, id="a file of clusters"),
+        pytest.param("rollouts", False, False, id="policies: bundles without theirs are broken themselves"),
+    ],
+)
+def test_what_hides_bundles_or_clusters_is_said(path: str, bundles: bool, clusters: bool) -> None:
+    found = fleet.load({path: UNREADABLE})
+    assert (found.lost_bundles, found.lost_clusters) == (bundles, clusters)
+    assert only_error(found).where == path
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        pytest.param(EU, False, id="valid"),
+        pytest.param(EU.replace("kubernetes", "kubernets"), True, id="a mistyped field"),
+        pytest.param(EU.replace("eu-1", "EU_1"), True, id="a name that is none"),
+        pytest.param(EU.replace("metadata", "metdata"), True, id="no name"),
+        pytest.param(EU + "  [", True, id="no YAML: it may hold more than shows"),
+        pytest.param(EU.replace("Cluster", "Bundle"), True, id="another kind"),
+        pytest.param("[]", True, id="no mapping"),
+    ],
+)
+def test_a_broken_cluster_may_be_any_of_the_missing_ones(text: str, lost: bool) -> None:
+    assert load(cluster=text).lost_clusters is lost
+
+
+def test_an_unreadable_fleet_file_keeps_every_bundle_where_it_is() -> None:
+    found = fleet.load({"fleet.yaml": UNREADABLE, "bundles/shop/bundle.yaml": SHOP.encode()})
+    assert found.broken_bundles == {"shop"}
 
 
 def test_a_bundle_in_the_wrong_place_breaks_no_cluster_of_its_name() -> None:
@@ -437,7 +552,7 @@ def test_a_bundle_in_the_wrong_place_breaks_no_cluster_of_its_name() -> None:
 @pytest.mark.parametrize(
     ("files", "kind"),
     [
-        pytest.param({"bundles/a/bundle.yaml": SHOP, "bundles/b/bundle.yaml": SHOP}, "bundle shop", id="bundles"),
+        pytest.param({"bundles/shop/bundle.yaml": SHOP, "bundles/shop/bundle.yml": SHOP}, "bundle shop", id="bundles"),
         pytest.param({"clusters/a.yaml": EU, "clusters/b/c.yaml": EU}, "cluster eu-1", id="clusters"),
         pytest.param({"clusters/a.yaml": EU + "---" + EU}, "cluster eu-1", id="in one file"),
         pytest.param({"rollouts/a.yaml": CAREFUL, "rollouts/b.yaml": CAREFUL}, "rollout policy careful", id="policies"),

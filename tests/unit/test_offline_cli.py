@@ -150,6 +150,17 @@ def test_an_inner_git_repository_is_named_and_the_rest_is_checked(fleet: Path) -
     assert "bundles/shop/lib/.git/config: error: is part of a Git repository" in result.stdout
 
 
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_checked(fleet: Path) -> None:
+    (fleet / "bundles/shop/bundle.yaml").unlink()
+    (fleet / "bundles/shop/bundle.yaml").symlink_to("../base/bundle.yaml")
+    result = run("check", "--fleet", fleet)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("bundles/shop/bundle.yaml: error: is a symbolic link (replace it by what it links")
+    assert result.stdout.endswith("3 clusters, 2 bundles, 1 error\n")
+    rest = run("render", "--cluster", "eu-1", "--bundle", "base", "--fleet", fleet)
+    assert (rest.exit_code, "kind: Namespace" in rest.stdout) == (0, True)
+
+
 def test_a_folder_that_cannot_be_read_is_named_and_the_rest_is_checked(
     fleet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,8 +118,34 @@ def test_files_are_given_in_order_without_git_and_only_where_wanted(tree: source
 
 
 def test_a_wanted_file_that_is_a_link_is_an_error_not_a_gap(tree: sources.Tree) -> None:
-    with pytest.raises(InvalidInput, match=r"bundles/shop/link.yaml: is not a plain file"):
-        list(tree.files())
+    found = dict(tree.files())
+    assert str(found["bundles/shop/link.yaml"]).startswith("bundles/shop/link.yaml: is a symbolic link")
+    assert found["clusters/eu.yaml"] == b"kind: Cluster\n"
+
+
+def test_what_cannot_be_looked_into_is_told_where_it_may_hide_what_is_wanted(checkout: Path) -> None:
+    (checkout / "clusters/more").symlink_to("../bundles")
+    (checkout / "clusters/large.yaml").write_bytes(b"#" * (sources.MAX_FILE_BYTES + 1))
+    deep = checkout / "clusters" / "/".join(["d"] * (sources.MAX_DEPTH + 2))
+    deep.mkdir(parents=True)
+    (deep / "f.yaml").write_text("x")
+    for tree in (sources.CommitTree(checkout, commit(checkout)), sources.FolderTree(checkout)):
+        found = dict(tree.files(wanted=lambda path: path.startswith("clusters/") and path.endswith((".yaml", "/"))))
+        too_deep = "/".join(["clusters", *["d"] * sources.MAX_DEPTH])
+        assert set(found) == {"clusters/eu.yaml", "clusters/large.yaml", "clusters/more", too_deep}
+        assert found["clusters/eu.yaml"] == b"kind: Cluster\n"
+        assert "is a symbolic link" in str(found["clusters/more"])
+        assert "the limit is" in str(found["clusters/large.yaml"])
+        assert "folders deep" in str(found[too_deep])
+
+
+def test_a_name_that_is_not_utf8_is_an_error_that_can_be_written_down(checkout: Path) -> None:
+    Path(os.fsdecode(os.fsencode(checkout) + b"/clusters/a\xff.yaml")).write_text("x")
+    for tree in (sources.CommitTree(checkout, commit(checkout)), sources.FolderTree(checkout)):
+        found = dict(tree.files("clusters"))
+        error = found["clusters/a\\xff.yaml"]
+        assert isinstance(error, InvalidInput)
+        assert str(error).encode()
 
 
 def test_a_bundle_is_written_with_its_links_and_modes(tree: sources.Tree, tmp_path: Path) -> None:

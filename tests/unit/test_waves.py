@@ -242,6 +242,9 @@ def test_a_wave_of_its_own_budget_keeps_it() -> None:
             id="its file is broken",
         ),
         pytest.param({"fleet": replace(FLEET, clusters={})}, id="no Cluster file is left"),
+        pytest.param(
+            {"fleet": replace(FLEET, bundles={}, lost_bundles=True), "desired": {}}, id="no bundle can be read at all"
+        ),
     ],
 )
 def test_a_bundle_keeps_what_it_runs_when(changes: Mapping[str, Any]) -> None:
@@ -524,6 +527,15 @@ def test_a_reverted_commit_calls_off_the_catching_up() -> None:
             [],
             id="not when its Cluster file is broken",
         ),
+        pytest.param(
+            {
+                "fleet": replace(
+                    FLEET, clusters={n: c for n, c in FLEET.clusters.items() if n != "c3"}, lost_clusters=True
+                )
+            },
+            [],
+            id="not when a file of clusters cannot be read",
+        ),
         pytest.param({"desired": {SHOP: everywhere(NEW, "c1", "c2"), TILL: {}}}, ["c3"], id="it is no target any more"),
         pytest.param({"failed": {SHOP}, "desired": {TILL: {}}}, [], id="not when the bundle does not render"),
         pytest.param(
@@ -531,12 +543,24 @@ def test_a_reverted_commit_calls_off_the_catching_up() -> None:
             ["c1", "c2", "c3"],
             id="the bundle is gone",
         ),
+        pytest.param(
+            {"fleet": replace(FLEET, bundles={}, lost_bundles=True), "desired": {}, "current": {}},
+            [],
+            id="not when no bundle can be read at all",
+        ),
     ],
 )
 def test_a_member_leaves_a_rollout_under_way_when(changes: Mapping[str, Any], left: list[str]) -> None:
     current = {**running(shop=OLD), ClusterName("c1"): {SHOP: NEW}}
     planned = plan(**{"active": [under_way()], "current": current, "number": 8, **changes})
     assert [name for _, name in planned.left] == left
+
+
+def test_a_rollback_reaches_clusters_whose_file_cannot_be_read_at_the_moment() -> None:
+    lost = replace(FLEET, clusters={n: c for n, c in FLEET.clusters.items() if n == "c3"}, lost_clusters=True)
+    state = under_way(Phase.ROLLING_BACK)
+    assert plan(active=[state], fleet=lost, number=8).left == ()
+    assert plan(active=[state], fleet=replace(lost, lost_clusters=False), number=8).left != ()
 
 
 def test_new_clusters_of_a_bundle_that_runs_elsewhere_put_nothing_on_hold() -> None:
