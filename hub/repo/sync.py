@@ -8,10 +8,14 @@ fetch again. `fetch` blocks and runs in a worker process (`hub.worker`); every p
 `sources` reads the commit.
 """
 
+import base64
+import http.client
 import shutil
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import pygit2
 from pygit2.enums import ObjectType, SortMode
@@ -88,10 +92,46 @@ def _take(repo: pygit2.Repository, branch: str, *, shown: str, accept_rewrite: b
     )
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """A redirect stays an error."""
+
+
+def _ask(url: str, *, shown: str) -> None:
+    """Make the first request of a fetch over HTTP, and raise what its answer means.
+
+    libgit2 would follow a redirect, with the credentials and whatever it is told, and crashes when that leads nowhere.
+    """
+    thing, parts = f"fleet repo {shown}", urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    suffix = "/info/refs?service=git-upload-pack"
+    headers = {"User-Agent": "git/2.0 (flotilla)"}  # some hosts serve Git only to who sounds like it
+    if user:
+        headers["Authorization"] = "Basic " + base64.b64encode(unquote(user).encode()).decode()
+    address = urlunsplit(parts._replace(netloc=host, path=parts.path.rstrip("/") + suffix, query="", fragment=""))
+    try:
+        request = urllib.request.Request(address, headers=headers)
+        urllib.request.build_opener(_NoRedirects).open(request, timeout=SERVER_TIMEOUT_S).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code in (401, 403):
+                cause = f"cannot be read without other credentials: status code: {error.code}"
+                raise Refused(thing, cause, "check the token in its address") from error
+            if error.code == 404:
+                remedy = "check its address, and that the token in it may see it"
+                raise Permanent(thing, "is not there: status code: 404", remedy) from error
+            if 300 <= error.code < 400:
+                there = _shown(urljoin(address, error.headers.get("Location", ""))).partition("/info/refs")[0]
+                raise Permanent(thing, f"redirects to {there}", "if that is right, use it as the address") from error
+            raise _failed(error, shown=shown) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _failed(error, shown=shown) from error
+
+
 class _Callbacks(pygit2.RemoteCallbacks):
     """Refuses every host but upstream's own: whoever answers for it must not send the hub elsewhere.
 
-    libgit2 follows a redirect of the first request and lets nobody turn that off, but it shows each TLS certificate.
+    A second guard behind `_ask`, for an upstream that answers libgit2 otherwise: it shows each TLS certificate.
     """
 
     def __init__(self, host: str) -> None:
@@ -130,6 +170,8 @@ def _open(mirror: Path, branch: str) -> pygit2.Repository:
 
 
 def _fetch(repo: pygit2.Repository, url: str, branch: str, *, shown: str) -> None:
+    if urlsplit(url).scheme in ("http", "https"):
+        _ask(url, shown=shown)
     try:
         remote = repo.remotes.create_anonymous(url)
         remote.fetch(

@@ -315,7 +315,7 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
         pytest.param(401, Refused, "without other credentials", id="credentials"),
         pytest.param(403, Refused, "without other credentials", id="forbidden"),
         pytest.param(500, Transient, "cannot be read", id="server error"),
-        pytest.param(404, Transient, "cannot be read", id="not found"),
+        pytest.param(404, Permanent, "is not there", id="not found"),
     ],
 )
 def test_what_a_server_says_decides_whether_to_try_again(
@@ -323,6 +323,63 @@ def test_what_a_server_says_decides_whether_to_try_again(
 ) -> None:
     with serving(Answering) as address, pytest.raises(kind, match=message):
         sync.fetch(mirror, f"{address}/{code}/fleet.git", "main")
+
+
+class Redirecting(http.server.BaseHTTPRequestHandler):
+    """Sends everybody elsewhere, and keeps what it was asked."""
+
+    to: str
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        self.send_response(302)
+        self.send_header("Location", self.to)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [
+        pytest.param(
+            "http://127.0.0.1:9/new.git/info/refs?service=git-upload-pack",
+            "redirects to http://127.0.0.1:9/new.git (if that is right, use it as the address)",
+            id="a dead address",
+        ),
+        pytest.param(
+            "https://me:hunter2@git.example.org/x", "redirects to https://git.example.org/x (", id="with credentials"
+        ),
+        pytest.param("/login", "/login (if that is right", id="its own login page"),
+    ],
+)
+def test_a_redirect_is_not_followed_but_named(mirror: Path, to: str, told: str) -> None:
+    asked: list[str] = []
+    handler = type("Handler", (Redirecting,), {"to": to, "asked": asked})
+    with serving(handler) as address, pytest.raises(Permanent) as caught:
+        sync.fetch(mirror, address.replace("://", "://me:secret@") + "/fleet.git", "main")
+    assert told in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert asked == ["GET /fleet.git/info/refs?service=git-upload-pack"]
+
+
+def test_an_answer_that_is_no_http_is_told_as_such(mirror: Path) -> None:
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server,), name="no http")
+        thread.start()
+        with pytest.raises(Transient, match="cannot be read"):
+            sync.fetch(mirror, f"http://127.0.0.1:{server.getsockname()[1]}/fleet.git", "main")
+        thread.join()
 
 
 def test_a_server_that_never_answers_is_given_up(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
