@@ -13,12 +13,12 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -187,9 +187,10 @@ async def run(options: Options, holder: str) -> None:
                 url = f"{options.hub.rstrip('/')}/git/{options.cluster}.git"
                 return await receiver.fetch(url, hub.token if hub is not None else "")
 
+            lease = Lease(cluster, holder=holder, timestamp=_timestamp)
             loop = Loop(
                 cluster,
-                lease=Lease(cluster, holder=holder, timestamp=_timestamp),
+                lease=lease,
                 inventory=inventory,
                 receiver=receiver,
                 reporter=reporter,
@@ -205,12 +206,26 @@ async def run(options: Options, holder: str) -> None:
                 group.start_soon(_stop_on_signal, loop, name="signals")
                 group.start_soon(_tell_version, cluster, reporter, name="version")
                 if hub is not None:
-                    group.start_soon(hub.run, name="hub")
+                    group.start_soon(in_turn, lease, hub.run, name="hub")
                 if options.health_listen:
                     group.start_soon(_serve_health, options.health_listen, name="health")
                 await loop.run()
                 group.cancel_scope.cancel()
     await anyio.to_thread.run_sync(tracing.close)
+
+
+async def in_turn(lease: Lease, speak: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `speak` for ever, but not while another agent has the lease.
+
+    The agents of one cluster share its name, so the hub ends one's session when the other connects: only who acts may.
+    """
+    while True:
+        await lease.wait_elsewhere(False)
+        async with anyio.create_task_group() as group:
+            group.start_soon(speak, name="stream")
+            await lease.wait_elsewhere(True)
+            log.info("another agent acts on this cluster: this one waits, and says nothing to the hub")
+            group.cancel_scope.cancel()
 
 
 async def _stop_on_signal(loop: Loop) -> None:

@@ -56,6 +56,9 @@ class Lease:
         self._seen: tuple[str, float] = ("", float("-inf"))
         """The other holder's resourceVersion, and when we first saw it."""
         self._taken = anyio.Event()
+        self._elsewhere: bool | None = None
+        """Whether another agent has it, by the last look that was answered; None before the first."""
+        self._turned = anyio.Event()
         self.problem = ""
         """Why it is not held, "" while it is."""
 
@@ -66,6 +69,12 @@ class Lease:
     async def wait_held(self) -> None:
         while not self.held:
             await self._taken.wait()
+
+    async def wait_elsewhere(self, elsewhere: bool) -> None:
+        """Until another agent is known to have it (True), or nobody else is (False): also when the API server cannot
+        say, because an agent that was alone goes on telling the hub what is wrong."""
+        while self._elsewhere is not elsewhere:
+            await self._turned.wait()
 
     async def run(self) -> None:
         """Acquire and renew until cancelled; never raises for what the API server does."""
@@ -81,6 +90,7 @@ class Lease:
             self._version = ""
             self.problem = f"lease {NAMESPACE}/{NAME} is not held: {error}"
             log.warning("%s", self.problem)
+            self._turn(bool(self._elsewhere))
         return not self.problem
 
     async def release(self) -> None:
@@ -107,6 +117,7 @@ class Lease:
             if self._seen[0] != version:
                 self._seen = (version, began)
             if began - self._seen[1] < spec.get("leaseDurationSeconds", DURATION_S):
+                self._turn(True)
                 return f"lease {NAMESPACE}/{NAME} is held by agent {other}: this agent changes nothing meanwhile"
         return await self._take(version, began)
 
@@ -118,9 +129,15 @@ class Lease:
         if not self.held:
             log.info("agent %s holds the lease %s/%s", self._holder, NAMESPACE, NAME)
         self._until = began + DURATION_S
+        self._turn(False)
         self._taken.set()
         self._taken = anyio.Event()
         return ""
+
+    def _turn(self, elsewhere: bool) -> None:
+        self._elsewhere = elsewhere
+        self._turned.set()
+        self._turned = anyio.Event()
 
     async def _write(self, version: str, spec: Mapping[str, Any]) -> str:
         resource = await self._api.resource("coordination.k8s.io/v1", "Lease")

@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from agent.kube.lease import DURATION_S, Fence, Lease
+from agent.main import in_turn
 from proto.errors import Transient
 from proto.objects import ObjectKey
 from tests.fakes import FakeCluster
@@ -141,3 +142,48 @@ async def test_nothing_is_written_through_the_fence_without_the_lease(cluster: F
     clock.now += DURATION_S
     with pytest.raises(Transient):
         await fence.apply(resource, key, body, force=True)
+
+
+async def test_only_the_agent_that_has_the_lease_speaks_to_the_hub(cluster: FakeCluster, clock: Clock) -> None:
+    one, two = lease(cluster, "agent-1", clock), lease(cluster, "agent-2", clock)
+    speaking: list[str] = []
+
+    async def agent(name: str, its: Lease) -> None:
+        async def speak() -> None:
+            speaking.append(name)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                speaking.remove(name)
+
+        await in_turn(its, speak)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(agent, "agent-1", one)
+        group.start_soon(agent, "agent-2", two)
+        await anyio.wait_all_tasks_blocked()
+        assert speaking == []  # neither has looked yet
+        await one.once()
+        await two.once()
+        await anyio.wait_all_tasks_blocked()
+        assert speaking == ["agent-1"]
+        await one.release()
+        await two.once()
+        await one.once()
+        await anyio.wait_all_tasks_blocked()
+        assert speaking == ["agent-2"]
+        group.cancel_scope.cancel()
+
+
+async def test_an_agent_that_is_alone_speaks_to_the_hub_while_the_api_server_is_away(
+    cluster: FakeCluster, clock: Clock
+) -> None:
+    one = lease(cluster, "agent-1", clock)
+
+    def away(method: str, key: ObjectKey) -> None:
+        raise Transient("API server", "cannot be reached")
+
+    cluster.before = away
+    assert not await one.once()
+    with anyio.fail_after(5):
+        await one.wait_elsewhere(False)
