@@ -120,18 +120,18 @@ class Hub:
         metrics = HubMetrics(
             self.loop, denied=lambda: self.sessions.denied, clock=self._clock, heartbeat_s=self._heartbeat_s
         )
-        made.add_routes(
-            api.Api(
-                self.loop,
-                self.upstream,
-                journal=self.journal,
-                keys=self.keys,
-                metrics=metrics,
-                admin_token=self.admin_token,
-                clock=self._clock,
-                heartbeat_s=self._heartbeat_s,
-            ).routes()
+        for_people = api.Api(
+            self.loop,
+            self.upstream,
+            journal=self.journal,
+            keys=self.keys,
+            metrics=metrics,
+            admin_token=self.admin_token,
+            clock=self._clock,
+            heartbeat_s=self._heartbeat_s,
         )
+        made.add_routes(for_people.routes())
+        made.on_shutdown.append(for_people.stop)
         return made
 
     async def run(

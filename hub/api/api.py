@@ -16,8 +16,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from hub.agents.keys import HubKeys
-from hub.api import status
+from hub.api import snapshot, status
 from hub.api.metrics import HubMetrics
+from hub.api.page import Page
+from hub.api.stream import Stream
 from hub.inputs import Happened, Release, ToRollout
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
@@ -30,6 +32,9 @@ from proto.ids import BundleName, ClusterName, RolloutId, check_name
 MAX_BODY_BYTES = 64 << 10
 MAX_LIST = 1000
 JOIN_TOKEN_TTL_S = 24 * 3600.0
+SHOWN_ROLLOUTS = 8
+SHOWN_DRIFT = 50
+"""How much of what is over the status page shows; the lists have the rest."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -58,9 +63,13 @@ class Api:
         self._admin_token = admin_token
         self._clock = clock
         self._heartbeat_s = heartbeat_s
+        self.stream = Stream(self.snapshot, changed=lambda: loop.changed)
+        self._past: tuple[object, status.Json] = (None, {})
 
     def routes(self) -> list[web.RouteDef]:
         return [
+            web.get("/", Page().handler),
+            web.get("/api/v1/stream", self.stream.handler),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
@@ -77,6 +86,10 @@ class Api:
             web.post("/api/v1/rollouts/{id}/{verb:pause|resume|abort|rollback}", self.command),
             web.post("/api/v1/bundles/{name}/release", self.release),
         ]
+
+    async def stop(self, application: web.Application) -> None:
+        """Let the streams end: the hub is going."""
+        self.stream.close()
 
     # --- probes ---------------------------------------------------------------------------------------------------
 
@@ -117,6 +130,34 @@ class Api:
                 "problems": [text for text in (self._upstream.problem, loop.problem) if text],
             }
         )
+
+    def snapshot(self) -> status.Json:
+        """What the status page shows."""
+        loop, desired, now = self._loop, self._loop.desired, self._clock()
+        under_way = sorted(self._under_way(), key=lambda state: -state.rollout.number)
+        return {
+            "time": status.rfc3339(now),
+            "upstream": self._upstream_row(),
+            "revision": desired.commit if desired else "",
+            "clusters": snapshot.clusters(self._cluster_rows(now)),
+            "bundles": len(desired.fleet.bundles) if desired else 0,
+            "rollouts": [snapshot.rollout(state) for state in under_way[: snapshot.MAX_ROLLOUTS]],
+            "rollouts_total": len(under_way),
+            "holds": snapshot.holds(loop.holds),
+            "findings": snapshot.findings([status.finding(item) for item in desired.findings] if desired else []),
+            "problems": [text for text in (self._upstream.problem, loop.problem) if text],
+            **self._over(),
+        }
+
+    def _over(self) -> status.Json:
+        """What is over, from the journal: read again only after a turn stored something."""
+        if self._past[0] is not self._loop.changed:
+            changed = self._loop.changed
+            rows = self._journal.rollouts(alive=False, limit=SHOWN_ROLLOUTS)
+            drift = self._journal.events(kind="drift", limit=SHOWN_DRIFT)
+            past = [snapshot.rollout(rollouts_json.from_json(row.state)) for row in rows]
+            self._past = changed, {"past_rollouts": past, "drift": snapshot.drift(drift)}
+        return self._past[1]
 
     async def clusters(self, request: web.Request) -> web.Response:
         return _json({"clusters": self._cluster_rows(self._clock())})
