@@ -5,6 +5,14 @@ what to do, composes the slices, and then, in the design's order: (1) objects in
 refs, wake-ups, notices. Memory changes only after (2); a turn that fails before it changed nothing and is tried again
 with the next tick. Steps never call each other; this module alone knows the order.
 
+| what fails                                         | what stops                                                    |
+|----------------------------------------------------|---------------------------------------------------------------|
+| the disk, the journal                              | deciding, until it works again; who told something is told so |
+| one input, in a way nobody expected                | that input alone                                              |
+| one rollout's rules, or its slice does not compose | that rollout alone                                            |
+| planning                                           | new rollouts; those under way go on                           |
+| publishing                                         | nothing: it is done again with the next turn                  |
+
     sync ──Synced──▶ ┐
     agents ─Reported▶ ├─ turn ──▶ store ──▶ journal ──▶ refs · wake-ups · spans
     people ─Commanded▶┘
@@ -13,7 +21,7 @@ with the next tick. Steps never call each other; this module alone knows the ord
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -46,13 +54,15 @@ from hub.rollout import rollouts, rollouts_json, waves
 from hub.slices import compose
 from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
-from proto.errors import FlotillaError, InvalidInput
+from proto.errors import FlotillaError, InvalidInput, Permanent, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import GitObject, WakeUp
 
 log = logging.getLogger("flotilla.hub")
 
 TICK_S = 1.0
+JUMP_S = 30.0
+"""Between two turns: the process did not run for so long, or the clock was set. What seems silence then is ours."""
 INPUTS_KEPT = 1000
 """A full queue makes agents wait for their acknowledgement, which slows them down to what the hub can take."""
 
@@ -79,11 +89,9 @@ class Loop:
         self.store = store
         self.live = Live()
         self.desired: Desired | None = None
-        self.slices: dict[ClusterName, SliceRow] = journal.slices()
-        self.states: dict[RolloutId, State] = {
-            row.id: rollouts_json.from_json(row.state) for row in journal.rollouts(alive=True, limit=100_000)
-        }
-        self.holds: dict[BundleName, HoldRow] = journal.holds()
+        self.slices: dict[ClusterName, SliceRow] = {}
+        self.states: dict[RolloutId, State] = {}
+        self.holds: dict[BundleName, HoldRow] = {}
         self.problem = ""
         """Why turns fail at the moment, or ""."""
         self.changed = anyio.Event()
@@ -92,10 +100,13 @@ class Loop:
         self._tracing = tracing
         self._heartbeat_s = heartbeat_s
         self._clock = clock
-        self._settle_until = clock() + 2 * heartbeat_s
+        self._turned_at = clock()
+        self._settle_until = self._turned_at + 2 * heartbeat_s
         self._plan_at = math.inf
         """When to look for rollouts that may begin, if nothing says so before."""
-        self._clashes: dict[RolloutId, str] = {}
+        self._stuck: dict[RolloutId, str] = {}
+        """Why a rollout takes no step, as it was told last."""
+        self._unpublished: set[ClusterName] = set()
         self._policies = msgspec.json.decode(journal.meta("policies", "{}"), type=dict[BundleName, RolloutPolicy])
         """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
         self._send: MemoryObjectSendStream[Input]
@@ -103,6 +114,7 @@ class Loop:
         self._send, self._receive = anyio.create_memory_object_stream[Input](INPUTS_KEPT)
         self._git = anyio.CapacityLimiter(1)
         """libgit2 repositories are not for two threads at once."""
+        self._load()
 
     # --- for the rest of the hub ----------------------------------------------------------------------------------
 
@@ -155,12 +167,17 @@ class Loop:
             await self._guarded(batch)
 
     async def _guarded(self, batch: Sequence[Input]) -> None:
+        """A turn that ends whatever happens in it; `done` of each input is set."""
         try:
-            await self.turn(batch)
-            self.problem = ""
-        except FlotillaError as error:
+            self.problem = await self.turn(batch)
+        except Exception as caught:
+            if len(batch) > 1 and not isinstance(caught, FlotillaError):
+                for item in batch:  # one of them is to blame, and must not take the others with it
+                    await self._guarded([item])
+                return
+            error = _ours(caught)
             if str(error) != self.problem:
-                log.error("nothing was decided: %s", error)
+                log.error("nothing was decided: %s", error, exc_info=None if error is caught else caught)
             self.problem = str(error)
             for item in batch:
                 item.error = item.error or error
@@ -168,12 +185,14 @@ class Loop:
             for item in batch:
                 item.done.set()
 
-    async def turn(self, batch: Sequence[Input]) -> None:
+    async def turn(self, batch: Sequence[Input]) -> str:
         """One turn: everything that `batch` and the clock bring about, stored and published.
 
         A command that does not fit sets its own `error`; what keeps the whole turn from being stored is raised.
+        Returns what kept new rollouts from being planned, or "".
         """
         turn = Outcome(now=self._clock(), states=dict(self.states), desired=self.desired)
+        self._look_at_the_clock(turn.now)
         for item in batch:
             self._take(turn, item)
         self._decide(turn)
@@ -188,9 +207,38 @@ class Loop:
             objects = [item for made in composed.values() for item in made.objects]
             await self._in_git(lambda: self.store.write(objects))
         if decision:
+            await self._commit(decision)
+        self._keep(turn, decision)
+        try:
+            await self._publish(decision)
+        except Exception:  # what is stored is stored, and who told it is told so
+            log.exception("not everything is published")
+        return turn.problem
+
+    async def _commit(self, decision: Decision) -> None:
+        try:
             await anyio.to_thread.run_sync(self.journal.commit, decision, abandon_on_cancel=False)
-        self._plan_at = 0.0 if turn.plan_again else turn.plan_at
-        await self._publish(turn, decision, composed)
+        except Refused:
+            # A disk may store what it said it did not; what the journal says is true.
+            self._load()
+            raise
+
+    def _load(self) -> None:
+        """Take everything from the journal; refs that may be behind it are looked at again."""
+        before, self.slices = self.slices, self.journal.slices()
+        self._unpublished |= {name for name, row in self.slices.items() if name in before and before[name] != row}
+        self.states = {
+            row.id: rollouts_json.from_json(row.state) for row in self.journal.rollouts(alive=True, limit=100_000)
+        }
+        self.holds = self.journal.holds()
+
+    def _look_at_the_clock(self, now: float) -> None:
+        """While the hub did not run, or when the clock was set, nobody could be heard: agents get time to be."""
+        if now < self._turned_at or now - self._turned_at > JUMP_S:
+            log.warning("the clock went from %.0f to %.0f: waiting for agents to be heard", self._turned_at, now)
+            self._settle_until = now + 2 * self._heartbeat_s
+            self.live.not_after(now)
+        self._turned_at = now
 
     def _take(self, turn: Outcome, item: Input) -> None:
         """One input: what it changes at once, and which events it means to rollouts."""
@@ -218,19 +266,29 @@ class Loop:
         """Each living rollout meets each event that concerns it: rollbacks first, then the oldest."""
         order = sorted(turn.states.values(), key=lambda s: (s.phase is not Phase.ROLLING_BACK, s.rollout.number))
         for state in order:
-            for event in turn.seen:
-                if event.cluster in state.members:
+            events: list[Event] = [event for event in turn.seen if event.cluster in state.members]
+            try:
+                for event in (*events, Tick()):
                     self._meet(turn, state.rollout.id, event)
-            self._meet(turn, state.rollout.id, Tick())
+            except Exception as error:
+                self._hold_up(turn, state.rollout.id, error)
         for item, asked in turn.commands:
             try:
                 self._meet(turn, asked.rollout, asked.command)
             except InvalidInput as error:
                 item.error = error
-                continue
-            command = asked.command
-            text = f"{command.actor}: {command.verb} {asked.rollout}: {command.reason}"
-            turn.events.append(EventRow(time_s=turn.now, kind="command", rollout=asked.rollout, text=text))
+            except Exception as error:
+                self._hold_up(turn, asked.rollout, error)
+
+    def _hold_up(self, turn: Outcome, rollout: RolloutId, error: Exception) -> None:
+        """A rollout takes no step in this turn; it is told once why, and tried again in the next."""
+        told = _ours(error)
+        turn.undo(rollout, self.states.get(rollout), told)
+        text = f"rollout {rollout} waits: {told}"
+        if self._stuck.get(rollout) != text:
+            self._stuck[rollout] = text
+            log.warning("%s", text, exc_info=None if told is error else error)
+            turn.events.append(EventRow(time_s=turn.now, kind="clash", rollout=rollout, text=text))
 
     def _meet(self, turn: Outcome, rollout: RolloutId, event: Event) -> None:
         state = turn.states.get(rollout)
@@ -250,21 +308,28 @@ class Loop:
     def _start(self, turn: Outcome, desired: Desired) -> None:
         """Make the rollouts that the desired state asks for and that may begin now; each takes its first step."""
         holds = {**self.holds, **{hold.bundle: hold for hold in outcome.hold_rows(turn)}}
-        planned = waves.plan_rollouts(
-            fleet=desired.fleet,
-            desired=desired.subtrees,
-            failed=desired.failed,
-            current=self._decided(turn),
-            last_good=self.journal.last_good(),
-            completed=self.journal.completed(),
-            holds={name: hold.refused for name, hold in holds.items() if name not in turn.released},
-            active=[state for state in turn.states.values() if rollouts.alive(state)],
-            keys=self.store.keys,
-            remembered=self._policies,
-            revision=desired.commit,
-            number=self.journal.next_number(),
-            now=turn.now,
-        )
+        try:
+            planned = waves.plan_rollouts(
+                fleet=desired.fleet,
+                desired=desired.subtrees,
+                failed=desired.failed,
+                current=self._decided(turn),
+                last_good=self.journal.last_good(),
+                completed=self.journal.completed(),
+                holds={name: hold.refused for name, hold in holds.items() if name not in turn.released},
+                active=[state for state in turn.states.values() if rollouts.alive(state)],
+                keys=self.store.keys,
+                remembered=self._policies,
+                revision=desired.commit,
+                number=self.journal.next_number(),
+                now=turn.now,
+            )
+        except Exception as error:
+            told = _ours(error)
+            turn.problem, turn.plan_at = f"no new rollout can be planned: {told}", turn.now + WAITING_S
+            if turn.problem != self.problem:
+                log.error("%s", turn.problem, exc_info=None if told is error else error)
+            return
         for rollout, cluster in planned.left:
             self._meet(turn, rollout, Left(cluster=cluster))
         for older, newer in planned.replaced.items():
@@ -274,7 +339,10 @@ class Loop:
                 turn.effects.setdefault(older, []).extend(effects)
         for made in planned.rollouts:
             turn.states[made.id] = rollouts.start(made, turn.now)
-            self._meet(turn, made.id, Tick())
+            try:
+                self._meet(turn, made.id, Tick())
+            except Exception as error:
+                self._hold_up(turn, made.id, error)
         turn.released |= planned.released
         turn.events += [outcome.noticed(notice, turn.now) for notice in planned.notices]
         turn.plan_at = turn.now + WAITING_S if planned.waiting else math.inf
@@ -301,12 +369,7 @@ class Loop:
             try:
                 return await self._in_git(work)
             except Clash as clash:
-                turn.undo(clash.rollout, self.states.get(clash.rollout))
-                text = f"rollout {clash.rollout} waits: {clash.conflict}"
-                if self._clashes.get(clash.rollout) != text:
-                    self._clashes[clash.rollout] = text
-                    log.warning("%s", text)
-                    turn.events.append(EventRow(time_s=turn.now, kind="clash", rollout=clash.rollout, text=text))
+                self._hold_up(turn, clash.rollout, clash.why)
 
     def _remembered(self, turn: Outcome) -> dict[str, str]:
         meta: dict[str, str] = {}
@@ -318,45 +381,55 @@ class Loop:
 
     # --- after it is stored ---------------------------------------------------------------------------------------
 
-    async def _publish(
-        self, turn: Outcome, decision: Decision, composed: Mapping[ClusterName, compose.Composed]
-    ) -> None:
-        """Copies of what is stored already: each can be made again, so none may fail the turn."""
-        rendered_s = turn.desired.rendered_s if turn.desired else {}
-        for id_, state in turn.states.items():
-            self._tracing.observe(self.states.get(id_), state, turn.now, rendered_s=rendered_s)
-        self.states = {id_: state for id_, state in turn.states.items() if rollouts.alive(state)}
-        self._clashes = {id_: text for id_, text in self._clashes.items() if id_ in self.states}
+    def _keep(self, turn: Outcome, decision: Decision) -> None:
+        """Memory after a turn that is stored."""
+        before, self.states = self.states, {id_: s for id_, s in turn.states.items() if rollouts.alive(s)}
+        self._stuck = {id_: text for id_, text in self._stuck.items() if id_ in turn.undone}
         self.desired = turn.desired
         self._policies = turn.policies if turn.policies is not None else self._policies
-        for bundle in turn.released:
+        self._plan_at = 0.0 if turn.plan_again else turn.plan_at
+        for bundle in decision.released:
             self.holds.pop(bundle, None)
         self.holds.update({hold.bundle: hold for hold in decision.holds})
-        for event in decision.events:
-            log.info("%s: %s", event.kind, event.text)
         for move in decision.moves:
-            before = self.slices.get(move.cluster)
             self.slices[move.cluster] = SliceRow(
                 cluster=move.cluster, seq=move.seq, commit=move.new, time_s=move.time_s, manifest=move.manifest
             )
+        self._unpublished |= {move.cluster for move in decision.moves}
+        rendered_s = turn.desired.rendered_s if turn.desired else {}
+        for id_, state in turn.states.items():
             try:
-                objects = await self._in_git(partial(self._published, move.cluster, move.new, move.old))
+                self._tracing.observe(before.get(id_), state, turn.now, rendered_s=rendered_s)
+            except Exception:  # spans may be lost, decisions not
+                log.exception("no spans of rollout %s", id_)
+
+    async def _publish(self, decision: Decision) -> None:
+        """Copies of what is stored already: each can be made again, so none may fail the turn."""
+        for event in decision.events:
+            log.info("%s: %s", event.kind, event.text)
+        moved = {move.cluster: move for move in decision.moves}
+        for cluster in sorted(self._unpublished):
+            row, move = self.slices[cluster], moved.get(cluster)
+            parent = move.old if move else None
+            objects: tuple[GitObject, ...] = ()
+            try:
+                await self._in_git(partial(self._publish_ref, cluster, row.commit))
+                self._unpublished.discard(cluster)
+                if move:
+                    objects = await self._in_git(partial(self.store.new_objects, row.commit, parent))
             except FlotillaError as error:
-                log.error("slice of %s is decided but not published yet: %s", move.cluster, error)
-                objects = ()
-            self._wake(
-                move.cluster,
-                WakeUp(seq=move.seq, commit=move.new, parent=before.commit if before else "", objects=objects),
-            )
+                level = logging.ERROR if move else logging.DEBUG
+                log.log(level, "slice of %s is decided, and not published yet: %s", cluster, error)
+            if move or cluster not in self._unpublished:
+                self._wake(cluster, WakeUp(seq=row.seq, commit=row.commit, parent=parent or "", objects=objects))
         if decision.moves:
-            await self._in_git(self.store.repack)  # does nothing while there are few packs
+            try:
+                await self._in_git(self.store.repack)  # does nothing while there are few packs
+            except FlotillaError as error:
+                log.error("packs are not merged: %s", error)
         if decision:
             changed, self.changed = self.changed, anyio.Event()
             changed.set()
-
-    def _published(self, cluster: ClusterName, commit: Oid, parent: Oid | None) -> tuple[GitObject, ...]:
-        self._publish_ref(cluster, commit)
-        return self.store.new_objects(commit, parent)
 
     def _publish_ref(self, cluster: ClusterName, commit: Oid) -> None:
         if self.store.ref(cluster) != commit:
@@ -364,6 +437,13 @@ class Loop:
 
     async def _in_git(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._git)
+
+
+def _ours(error: Exception) -> FlotillaError:
+    """An error that nobody expected, as one that can be told."""
+    if isinstance(error, FlotillaError):
+        return error
+    return Permanent("hub", f"failed in a way we did not expect: {type(error).__name__}", "report this as a bug")
 
 
 def _policies(fleet: Fleet) -> dict[BundleName, RolloutPolicy]:

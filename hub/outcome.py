@@ -28,7 +28,7 @@ from hub.model import (
 )
 from hub.rollout import rollouts, rollouts_json, waves
 from hub.slices import compose
-from proto.errors import Permanent
+from proto.errors import FlotillaError, Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Report
 from proto.objects import ObjectKey
@@ -52,13 +52,21 @@ class Outcome:
     policies: dict[BundleName, RolloutPolicy] | None = None
     plan_at: float = math.inf
     plan_again: bool = False
+    undone: set[RolloutId] = field(default_factory=set)
+    problem: str = ""
+    """What kept new rollouts from being planned."""
 
     def all_of(self, kind: type[E]) -> list[E]:
         return [effect for made in self.effects.values() for effect in made if isinstance(effect, kind)]
 
-    def undo(self, rollout: RolloutId, before: State | None) -> None:
-        """Take back what one rollout decided in this turn; one that began in it begins in a later one."""
+    def undo(self, rollout: RolloutId, before: State | None, why: FlotillaError) -> None:
+        """Take back what one rollout decided in this turn; one that began in it begins in a later one. Who gave it a
+        command gets `why`."""
+        self.undone.add(rollout)
         self.effects.pop(rollout, None)
+        for item, asked in self.commands:
+            if asked.rollout == rollout:
+                item.error = item.error or why
         if before is None:
             del self.states[rollout]
             self.plan_again = True
@@ -67,12 +75,12 @@ class Outcome:
 
 
 class Clash(Exception):
-    """A rollout's move would give one object two owners."""
+    """A rollout's move gives no slice, mostly because one object would have two owners."""
 
-    def __init__(self, rollout: RolloutId, conflict: compose.Conflict) -> None:
-        super().__init__(rollout, conflict)
+    def __init__(self, rollout: RolloutId, why: Permanent) -> None:
+        super().__init__(rollout, why)
         self.rollout = rollout
-        self.conflict = conflict
+        self.why = why
 
 
 def compositions(
@@ -106,10 +114,11 @@ def compositions(
                 time_s=int(outcome.now),
                 trailers=sorted({("Wave", move.wave) for move in moved if move.wave}),
             )
-        except compose.Conflict as conflict:
-            raise Clash(moved[-1].rollout, conflict) from conflict
+        except Permanent as error:
+            raise Clash(moved[-1].rollout, error) from error
         if composed is None:
-            raise Permanent(f"cluster {cluster}", "was to be moved to what it runs already: a bug of the hub")
+            cause = "was to be moved to what it runs already"
+            raise Clash(moved[-1].rollout, Permanent(f"cluster {cluster}", cause, "report this as a bug"))
         made[cluster] = composed
     return made
 
@@ -145,7 +154,11 @@ def decision(
         ],
         holds=hold_rows(outcome),
         released=sorted(outcome.released),
-        events=[*outcome.events, *(noticed(notice, outcome.now) for notice in outcome.all_of(Notice))],
+        events=[
+            *outcome.events,
+            *(commanded(asked, outcome.now) for item, asked in outcome.commands if item.error is None),
+            *(noticed(notice, outcome.now) for notice in outcome.all_of(Notice)),
+        ],
         meta=meta,
     )
 
@@ -198,6 +211,13 @@ def _rollout_row(state: State) -> RolloutRow:
 
 
 # --- events -------------------------------------------------------------------------------------------------------
+
+
+def commanded(asked: ToRollout, now: float) -> EventRow:
+    """Pure: a person's command that was carried out, as an event."""
+    command = asked.command
+    text = f"{command.actor}: {command.verb} {asked.rollout}: {command.reason}"
+    return EventRow(time_s=now, kind="command", rollout=asked.rollout, text=text)
 
 
 def noticed(notice: Notice, now: float) -> EventRow:

@@ -57,6 +57,11 @@ class Live:
             live.drift_total += len(report.drift)
             live.last_drift = now
 
+    def not_after(self, now: float) -> None:
+        """The clock was set back: nobody was seen in the future."""
+        for live in self.clusters.values():
+            live.last_seen = min(live.last_seen, now)
+
     def views(
         self, clusters: Iterable[ClusterName], next_seq: Mapping[ClusterName, int]
     ) -> dict[ClusterName, ClusterView]:

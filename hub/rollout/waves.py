@@ -339,7 +339,9 @@ def _rollout(
         for cluster, bundles in after.items()
     }
     # A bundle that runs elsewhere and only comes to new clusters: one of them must not put it on hold everywhere.
-    joining = all(not current.get(cluster) for cluster in after) and all(completed.get(bundle) for bundle in todo)
+    joining = all(not current.get(cluster) for cluster in after) and all(
+        any(completed.get(bundle, {}).values()) for bundle in todo
+    )
     depends_on = {b for bundle in todo if bundle in fleet.bundles for b in fleet.bundles[bundle].depends_on}
     return Rollout(
         id=RolloutId(""),

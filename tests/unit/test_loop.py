@@ -1,8 +1,10 @@
 """The hub's loop with its real journal and store: what a turn stores, publishes, and does again after a failure."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import anyio
 import pytest
@@ -11,18 +13,33 @@ from hub.desired import Desired
 from hub.inputs import FromAgent, Input, Release, ToRollout
 from hub.journal import Decision, Journal
 from hub.loop import Loop
-from hub.model import Bundle, Cluster, Command, FailurePolicy, Finding, Fleet, RolloutPolicy, Selector, WavePolicy
-from hub.slices import gitstore
+from hub.model import (
+    Amount,
+    Bundle,
+    Cluster,
+    Command,
+    FailurePolicy,
+    Finding,
+    Fleet,
+    MemberPhase,
+    Phase,
+    RolloutPolicy,
+    Selector,
+    State,
+    WavePolicy,
+)
+from hub.rollout import rollouts, waves
+from hub.slices import compose, gitstore
 from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from proto import telemetry
-from proto.errors import InvalidInput, Permanent, Transient
+from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, DriftReport, Health, Report, WakeUp
 from proto.objects import canonical, key_of
 from proto.slices import BundlePolicy, to_file, with_membership
 
-CANARY, EU = ClusterName("canary"), ClusterName("eu-1")
+CANARY, EU, EU2 = ClusterName("canary"), ClusterName("eu-1"), ClusterName("eu-2")
 SHOP, NOTES = BundleName("shop"), BundleName("notes")
 HEARTBEAT_S = 10.0
 
@@ -93,10 +110,17 @@ class Hub:
         self.store.write(objects)
         return oid
 
-    def desired(self, commit: str, subtrees: Mapping[BundleName, Oid], **changes: object) -> Desired:
+    def desired(
+        self,
+        commit: str,
+        subtrees: Mapping[BundleName, Oid],
+        *,
+        clusters: Mapping[ClusterName, Cluster] = CLUSTERS,
+        **changes: object,
+    ) -> Desired:
         everything = Selector()
         fleet = Fleet(
-            clusters=CLUSTERS,
+            clusters=clusters,
             bundles={
                 name: Bundle(
                     name=name,
@@ -112,7 +136,7 @@ class Hub:
         made: dict[str, object] = {
             "commit": Oid(commit * 40),
             "fleet": fleet,
-            "subtrees": {name: dict.fromkeys(CLUSTERS, oid) for name, oid in subtrees.items()},
+            "subtrees": {name: dict.fromkeys(clusters, oid) for name, oid in subtrees.items()},
             "failed": frozenset(),
             "findings": (),
             **changes,
@@ -271,10 +295,7 @@ async def test_a_hub_killed_after_storing_and_before_publishing_publishes_at_its
         one = hub.subtree("shop", "one")
         await hub.turn(hub.says(CANARY))
 
-        async def killed(*_: object) -> None:
-            raise RuntimeError("killed")
-
-        monkeypatch.setattr(hub.loop, "_publish", killed)
+        monkeypatch.setattr(hub.loop, "_keep", raising(RuntimeError("killed")))
         with pytest.raises(RuntimeError):
             await hub.turn(hub.desired("a", {SHOP: one}))
         assert hub.store.ref(CANARY) is None
@@ -311,11 +332,14 @@ async def test_a_command_to_nothing_fails_alone_and_a_good_one_is_kept_with_its_
         assert [e.text for e in hub.journal.events(kind="command")] == ["dana: pause shop-1: lunch"]
 
 
+def drift(number: int) -> DriftReport:
+    return DriftReport(id=f"boot/{number}", bundle="shop", object="ConfigMap/shop/settings", what="changed")
+
+
 async def test_drift_is_kept_once_however_often_it_is_told(tmp_path: Path) -> None:
     async with running(tmp_path) as hub:
-        drift = DriftReport(id="boot/1", bundle="shop", object="ConfigMap/shop/settings", what="changed")
         for _ in range(2):
-            await hub.turn(hub.says(CANARY, drift=(drift,)))
+            await hub.turn(hub.says(CANARY, drift=(drift(1),)))
         [event] = hub.journal.events(kind="drift")
         assert event.data["object"] == "ConfigMap/shop/settings"
 
@@ -338,3 +362,258 @@ async def test_telling_the_loop_returns_when_it_is_stored(tmp_path: Path) -> Non
                 ToRollout(rollout=RolloutId("x-1"), command=Command(verb="pause", actor="d", reason="r"))
             )
         tasks.cancel_scope.cancel()
+
+
+# --- what goes wrong stops only itself ----------------------------------------------------------------------------
+
+
+def raising(error: Exception) -> Callable[..., NoReturn]:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return fail
+
+
+async def test_a_decision_that_the_disk_stored_although_it_said_no_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as hub:
+        desired = hub.desired("a", {SHOP: hub.subtree("shop", "one")})
+        await hub.turn(hub.says(CANARY))
+        commit = hub.journal.commit
+
+        def lies(decision: Decision) -> None:
+            commit(decision)
+            raise Transient("journal.db", "disk I/O error")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(hub.journal, "commit", lies)
+            with pytest.raises(Transient):
+                await hub.turn(desired)
+        assert hub.seqs() == {}
+        with pytest.raises(Refused, match="no longer at"):  # decided again, and stored already
+            await hub.turn(desired)
+        await hub.turn(desired)
+        assert hub.seqs() == {CANARY: 1}
+        await hub.turn(hub.says(CANARY), hub.says(EU))
+        assert hub.seqs() == {CANARY: 1, EU: 1}
+        assert set(hub.phases()) == {"shop-1"}
+
+
+async def test_an_input_that_fails_unexpectedly_fails_alone_and_the_hub_goes_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub, anyio.create_task_group() as tasks:
+        good, bad = Input(what=hub.desired("a", {})), Input(what="nonsense")
+        await hub.loop._guarded([bad, good])
+        assert isinstance(bad.error, Permanent)
+        assert "TypeError" in str(bad.error)
+        assert (good.error, hub.journal.meta("tip")) == (None, "a" * 40)
+        tasks.start_soon(hub.loop.run)
+        with pytest.raises(Permanent, match="TypeError"):
+            await hub.loop.tell("nonsense")
+        await hub.loop.tell(hub.desired("b", {}))
+        assert hub.loop.problem == ""
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_rollout_that_meets_a_bug_stops_alone_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as hub:
+        both = {SHOP: hub.subtree("shop", "one"), NOTES: hub.subtree("notes", "one", name="notes")}
+        await hub.turn(hub.says(CANARY), hub.says(EU), hub.desired("a", both))
+        decide = rollouts.decide
+
+        def buggy(state: State, *arguments: object, **more: object) -> object:
+            if SHOP in state.rollout.bundles:
+                raise KeyError("secret")
+            return decide(state, *arguments, **more)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as broken:
+            broken.setattr(rollouts, "decide", buggy)
+            for _ in range(3):
+                await hub.turn(hub.says(CANARY), hub.says(EU))
+            phases = {row.id.rpartition("-")[0]: row.phase for row in hub.journal.rollouts()}
+            assert phases == {"notes": "completed", "shop": "running"}
+            [told] = hub.journal.events(kind="clash")
+            assert "KeyError" in told.text
+            assert "secret" not in told.text
+            [shop] = hub.loop.states
+            pause = Input(what=ToRollout(rollout=shop, command=Command(verb="pause", actor="dana", reason="odd")))
+            await hub.loop.turn([pause])
+            assert isinstance(pause.error, Permanent)
+            assert hub.journal.events(kind="command") == []
+        for _ in range(3):
+            await hub.turn(hub.says(CANARY), hub.says(EU))
+        assert set(hub.phases().values()) == {"completed"}
+
+
+async def test_a_planning_that_fails_stops_new_rollouts_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path) as hub:
+        await hub.turn(hub.says(CANARY), hub.says(EU), hub.desired("a", {SHOP: hub.subtree("shop", "one")}))
+        with monkeypatch.context() as broken:
+            broken.setattr(waves, "plan_rollouts", raising(Permanent("Git object x", "is missing")))
+            await hub.loop._guarded([Input(what=hub.desired("b", {SHOP: hub.subtree("shop", "two")}))])
+            assert hub.loop.problem == "no new rollout can be planned: Git object x: is missing"
+            await hub.turn(hub.says(CANARY))
+            assert hub.seqs() == {CANARY: 1, EU: 1}  # the rollout under way goes on
+        hub.clock.now += 10
+        await hub.loop._guarded([Input(what=hub.says(EU))])
+        assert hub.loop.problem == ""
+        assert hub.phases() == {"shop-1": "completed", "shop-2": "running"}
+
+
+async def test_a_rollout_whose_slice_does_not_compose_waits_and_its_neighbour_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as hub:
+        both = {SHOP: hub.subtree("shop", "one"), NOTES: hub.subtree("notes", "one", name="notes")}
+        made = compose.compose
+
+        def refusing(*, changes: Mapping[BundleName, object], **more: object) -> object:
+            if SHOP in changes:
+                raise Permanent("slice of cluster canary", "cannot be composed")
+            return made(changes=changes, **more)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as broken:
+            broken.setattr(compose, "compose", refusing)
+            await hub.turn(hub.says(CANARY), hub.desired("a", both))
+        assert set(hub.loop.slices[CANARY].manifest.bundles) == {"notes"}
+        await hub.turn()
+        assert set(hub.loop.slices[CANARY].manifest.bundles) == {"notes", "shop"}
+
+
+async def test_a_ref_that_could_not_be_written_is_written_with_the_next_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as hub:
+        await hub.turn(hub.says(CANARY))
+        tell = Input(what=hub.desired("a", {SHOP: hub.subtree("shop", "one")}))
+        with monkeypatch.context() as broken:
+            broken.setattr(hub.store, "set_ref", raising(Transient("slice repository", "No space left on device")))
+            broken.setattr(hub.store, "repack", raising(Transient("slice repository", "No space left on device")))
+            await hub.loop._guarded([tell])
+        assert (tell.error, hub.seqs()) == (None, {CANARY: 1})  # it is stored, so nobody is told otherwise
+        assert hub.store.ref(CANARY) is None
+        assert [wake.seq for _, wake in hub.woken] == [1]
+        await hub.turn()
+        assert hub.store.ref(CANARY) == hub.loop.slices[CANARY].commit
+
+
+async def test_what_fails_after_storing_is_never_told_as_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as hub:
+        await hub.turn(hub.says(CANARY))
+        monkeypatch.setattr(hub.loop, "_wake", raising(RuntimeError("wake")))
+        monkeypatch.setattr(hub.tracing, "observe", raising(RuntimeError("spans")))
+        tell = Input(what=hub.desired("a", {SHOP: hub.subtree("shop", "one")}))
+        await hub.loop._guarded([tell])
+        assert (tell.error, hub.loop.problem) == (None, "")
+        assert hub.seqs() == {CANARY: 1}
+        assert hub.journal.slices() == hub.loop.slices
+
+
+async def test_a_thousand_reports_while_the_disk_is_full_are_refused_and_taken_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as hub:
+        await hub.turn(hub.says(CANARY), hub.desired("a", {SHOP: hub.subtree("shop", "one")}))
+        reports = [Input(what=hub.says(CANARY, drift=(drift(n),))) for n in range(1000)]
+        with monkeypatch.context() as broken:
+            broken.setattr(hub.journal, "commit", raising(Transient("journal.db", "database or disk is full")))
+            await hub.loop._guarded(reports)
+            assert {type(item.error) for item in reports} == {Transient}
+            assert all(item.done.is_set() for item in reports)
+            assert "disk is full" in hub.loop.problem
+        again = [Input(what=item.what) for item in reports]
+        await hub.loop._guarded(again)
+        assert {item.error for item in again} == {None}
+        assert len(hub.journal.events(kind="drift", limit=2000)) == 1000
+        assert (hub.loop.problem, hub.seqs()[CANARY]) == ("", 1)
+
+
+# --- time, restarts, clusters that come and go --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump_s", [pytest.param(7200, id="forward"), pytest.param(-7200, id="back")])
+async def test_a_clock_that_jumps_fails_nobody(tmp_path: Path, jump_s: float) -> None:
+    async with running(tmp_path) as hub:
+        await hub.turn(hub.says(CANARY), hub.says(EU), hub.desired("a", {SHOP: hub.subtree("shop", "one")}))
+        hub.clock.now += jump_s
+        await hub.turn()
+        assert hub.phases() == {"shop-1": "running"}
+        assert hub.loop.live.clusters[CANARY].last_seen <= hub.clock.now
+        for _ in range(3):
+            hub.clock.now += 1
+            await hub.turn(hub.says(CANARY), hub.says(EU))
+        assert hub.phases() == {"shop-1": "completed"}
+        assert [e.kind for e in hub.journal.events() if "failed" in e.kind] == []
+
+
+async def test_a_completed_rollout_still_brings_who_was_offline_after_a_restart(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        one = hub.subtree("shop", "one")
+        desired = hub.desired("a", {SHOP: one}, clusters={**CLUSTERS, EU2: Cluster(name=EU2, labels={"region": "eu"})})
+        policy = replace(POLICY, offline_budget=Amount(value=1), offline_after_s=60.0)
+        desired = replace(desired, fleet=replace(desired.fleet, policies={"careful": policy}))
+        await hub.turn(hub.says(CANARY), hub.says(EU2), desired)
+        for _ in range(5):
+            hub.clock.now += 25
+            await hub.turn(hub.says(CANARY), hub.says(EU2))
+        [state] = hub.loop.states.values()
+        assert (state.phase, hub.seqs()) == (Phase.COMPLETED, {CANARY: 1, EU2: 1})
+    async with running(tmp_path) as again:
+        [state] = again.loop.states.values()
+        assert state.phase is Phase.COMPLETED
+        await again.turn(again.says(EU))
+        assert again.seqs() == {CANARY: 1, EU: 1, EU2: 1}
+        await again.turn(again.says(EU))
+        assert again.loop.states == {}
+        assert again.journal.last_good()[EU, SHOP] == one
+        assert len([e for e in again.journal.events() if e.kind == "rollout-completed"]) == 1
+
+
+async def test_a_cluster_that_is_removed_and_added_again_gets_what_the_others_have(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        two = hub.subtree("shop", "two")
+        without = {CANARY: CLUSTERS[CANARY], EU2: Cluster(name=EU2, labels={"region": "eu"})}
+        await hub.turn(hub.desired("b", {SHOP: two}, clusters=without), hub.says(CANARY), hub.says(EU))
+        await hub.turn(hub.says(CANARY))
+        await hub.turn(hub.says(EU2))
+        await hub.turn(hub.says(EU2))
+        assert hub.seqs() == {CANARY: 2, EU: 1, EU2: 1}  # who is gone keeps what it runs
+        await hub.turn(hub.desired("c", {SHOP: two}))
+        await hub.turn(hub.says(EU))
+        assert hub.seqs() == {CANARY: 2, EU: 2, EU2: 1}
+        assert hub.loop.slices[EU].manifest.bundles["shop"].subtree == two
+
+
+async def test_clusters_that_cannot_be_read_for_a_while_neither_leave_nor_move(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        desired = hub.desired("a", {SHOP: hub.subtree("shop", "one")})
+        await hub.turn(hub.says(CANARY), hub.says(EU), desired)
+        lost = replace(desired.fleet, clusters={}, lost_clusters=True)
+        await hub.turn(replace(desired, commit=Oid("b" * 40), fleet=lost, subtrees={SHOP: {}}))
+        assert hub.phases() == {"shop-1": "running"}
+        assert {member.phase for member in hub.loop.states[RolloutId("shop-1")].members.values()} == {
+            MemberPhase.MOVING,
+            MemberPhase.PENDING,
+        }
+        await hub.turn(replace(desired, commit=Oid("c" * 40)))
+        for _ in range(3):
+            await hub.turn(hub.says(CANARY), hub.says(EU))
+        assert (hub.phases(), hub.seqs()) == ({"shop-1": "completed"}, {CANARY: 1, EU: 1})
+
+
+async def test_a_bundle_that_came_back_is_no_newcomer_where_its_failure_is_nobodys_business(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        one = hub.subtree("shop", "one")
+        await rolled_out(hub, "a", {SHOP: one})
+        await hub.turn(replace(hub.desired("b", {}), subtrees={}), hub.says(CANARY), hub.says(EU))
+        for _ in range(4):
+            await hub.turn(hub.says(CANARY), hub.says(EU))
+        assert all(row.manifest.bundles == {} for row in hub.loop.slices.values())
+        await hub.turn(hub.desired("c", {SHOP: one}))
+        [state] = [s for s in hub.loop.states.values() if s.phase is Phase.RUNNING]
+        assert state.rollout.action == "rollback"
