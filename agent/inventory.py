@@ -4,8 +4,10 @@ Kept in memory and written behind to SQLite, in one transaction for each `save`.
 
     what happens                                       entry                                        saved
     an object is about to be applied the first time    enters, without blob and baseline            before the apply
-    its apply was answered                             gets blob and baseline                       after the pass
-    its apply failed                                   stays as it was: it may exist                after the pass
+    … to be applied again, deleted or let go           is marked unsettled                          before the request
+    its apply was answered                             gets blob and baseline, is settled           after the pass
+    its apply was refused                              stays as it was, is settled                  after the pass
+    nobody knows what came of its apply                stays as it was, unsettled                   after the pass
     an event without suspicion, a confirmed drift      gets a baseline                              after the pass
     it moved to another bundle                         gets the other bundle                        after the pass
     it was deleted by somebody else                    stays, without baseline                      after the pass
@@ -38,14 +40,15 @@ FORMAT: Final = 1
 _TABLES = """
 CREATE TABLE object (
     "group" TEXT, kind TEXT, namespace TEXT, name TEXT,
-    bundle TEXT NOT NULL, api_version TEXT NOT NULL, blob TEXT NOT NULL, baseline BLOB,
+    bundle TEXT NOT NULL, api_version TEXT NOT NULL, blob TEXT NOT NULL,
+    unsettled INTEGER NOT NULL, baseline BLOB,
     PRIMARY KEY ("group", kind, namespace, name)
 ) WITHOUT ROWID;
 CREATE TABLE bundle (name TEXT PRIMARY KEY, "commit" TEXT NOT NULL, subtree TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE slice (id INTEGER PRIMARY KEY CHECK (id = 0), "commit" TEXT NOT NULL, seq INTEGER NOT NULL);
 """
 
-_ObjectRow = tuple[str, str, str, str, str, str, str, bytes | None]
+_ObjectRow = tuple[str, str, str, str, str, str, str, bool, bytes | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +172,7 @@ class Inventory:
             self._db = _create(self._path)
         with self._db as db:
             db.execute("BEGIN IMMEDIATE")
-            db.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             db.executemany(
                 'DELETE FROM object WHERE "group" = ? AND kind = ? AND namespace = ? AND name = ?', list(gone)
             )
@@ -242,7 +245,8 @@ def _create(path: Path) -> sqlite3.Connection:
 def _row(entry: Entry) -> _ObjectRow:
     key = entry.key
     known = None if entry.baseline is None else msgspec.msgpack.encode(astuple(entry.baseline))
-    return (key.group, key.kind, key.namespace, key.name, entry.bundle, entry.api_version, entry.blob, known)
+    identity = (key.group, key.kind, key.namespace, key.name)
+    return (*identity, entry.bundle, entry.api_version, entry.blob, entry.unsettled, known)
 
 
 _BaselineRow = tuple[str, str, int, int, int | None, int]
@@ -250,9 +254,19 @@ _decode_baseline = msgspec.msgpack.Decoder(type=_BaselineRow).decode
 
 
 def _entries(rows: Iterable[Any]) -> Iterator[tuple[ObjectKey, Entry]]:
-    for group, kind, namespace, name, bundle, api_version, blob, known in rows:
+    for group, kind, namespace, name, bundle, api_version, blob, unsettled, known in rows:
         key = ObjectKey(group=group, kind=kind, namespace=namespace, name=name)
-        yield key, Entry(key=key, bundle=bundle, api_version=api_version, blob=blob, baseline=_baseline(known))
+        yield (
+            key,
+            Entry(
+                key=key,
+                bundle=bundle,
+                api_version=api_version,
+                blob=blob,
+                unsettled=bool(unsettled),
+                baseline=_baseline(known),
+            ),
+        )
 
 
 def _baseline(data: bytes | None) -> Baseline | None:

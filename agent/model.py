@@ -74,13 +74,18 @@ class Baseline:
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One object of the inventory. Stays until the object is gone or was let go; `baseline` is None before the first
-    apply was answered; `blob` is the desired hash that was applied last ("" before the first)."""
+    """One object of the inventory. Stays until the object is gone or was let go.
+
+    `baseline` is None before the first apply was answered; `blob` is the desired hash that was applied last ("" before
+    the first); `unsettled` from before a pass writes the object until it is sure what came of it, so that a kill in
+    between is known of.
+    """
 
     key: ObjectKey
     bundle: str
     api_version: str
     blob: str = ""
+    unsettled: bool = False
     baseline: Baseline | None = None
     health: Health = Health.UNKNOWN
     reason: str = ""

@@ -162,8 +162,10 @@ def plan(
 
 def is_applied(blob: Oid, entry: Entry | None, policy: BundlePolicy) -> bool:
     """Pure: the API server answered our apply of this very blob, and nothing of what happened since is to be undone by
-    another one. Without a baseline the object is gone."""
-    return entry is not None and entry.blob == blob and (entry.baseline is not None or policy.drift.mode != "revert")
+    another one. Without a baseline the object is gone; unsettled, nobody knows."""
+    if entry is None or entry.unsettled or entry.blob != blob:
+        return False
+    return entry.baseline is not None or policy.drift.mode != "revert"
 
 
 class _Due:

@@ -5,13 +5,13 @@
     is being deleted                                       deleting                   gone
     lacks our Apply entry or our labels                    foreign, left alone        foreign, left alone
     has a controller as its owner                          foreign, left alone        foreign, left alone
-    carries the labels of another bundle                   foreign, left alone        foreign, left alone
     says that it must not be pruned (annotations)          let go                     let go
     anything else                                          deleted                    let go
 
 Deleting has uid and resourceVersion as preconditions; when they fail, the object is looked at again. Letting go takes
 our labels and our entry of `managedFields` off in one patch and changes nothing else. An object that is being deleted
-may take as long as its finalizers want: it is looked at again later, and they are named. Next: `reconcile`.
+may take as long as its finalizers want: it is looked at again later, and they are named. Which bundle's labels it
+carries does not count: an agent that was killed while the object changed bundle may know the other. Next: `reconcile`.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from agent.fields import ownership
 from agent.kube.cluster import Conflict, NotFound
 from agent.model import ClusterApi, Entry
 from proto.errors import Transient
-from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, applyset_id
+from proto.slices import BUNDLE_LABEL, PART_OF_LABEL
 
 OPT_OUTS: Mapping[str, str] = {
     "flotilla.dev/prune": "disabled",
@@ -54,7 +54,7 @@ async def prune_object(api: ClusterApi, entry: Entry, *, release: bool) -> tuple
             metadata = live["metadata"]
             if metadata.get("deletionTimestamp"):
                 return (Fate.GONE, "") if release else (Fate.DELETING, _waits_for(entry, metadata))
-            if why := not_ours(live, entry.bundle):
+            if why := not_ours(live):
                 return Fate.FOREIGN, f"{key}: is left alone, because {why}"
             try:
                 if release or opted_out(metadata):
@@ -69,14 +69,13 @@ async def prune_object(api: ClusterApi, entry: Entry, *, release: bool) -> tuple
     raise Transient(str(key), "changes faster than it can be pruned")
 
 
-def not_ours(live: Mapping[str, Any], bundle: str) -> str:
+def not_ours(live: Mapping[str, Any]) -> str:
     """Pure: why an object of the inventory must not be touched any more, or ""."""
     metadata = live["metadata"]
-    labels = metadata.get("labels") or {}
     if ownership.own_entry(live) is None:
         return "it is no longer applied by this agent"
-    if labels.get(PART_OF_LABEL) != applyset_id(bundle) or labels.get(BUNDLE_LABEL) != bundle:
-        return f"it no longer carries the labels of bundle {bundle}"
+    if not ownership.is_ours(live):
+        return "it no longer carries the labels of a bundle"
     for owner in metadata.get("ownerReferences") or ():
         if owner.get("controller"):
             return f"it belongs to {owner.get('kind')}/{owner.get('name')}"

@@ -22,6 +22,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import anyio
@@ -126,6 +127,7 @@ class Reconciler:
             with self._tracing.span(
                 telemetry.SPAN_PRUNE, rollout=rollout, bundle=plan.bundle, subtree=subtree, objects=count
             ) as span:
+                await self._disown(plan)
                 await self._each(plan.release, lambda key: self._prune(key, done, release=True), superseded)
                 for phase in plan.prune:
                     await self._each(phase, lambda key: self._prune(key, done, release=False), superseded)
@@ -141,18 +143,24 @@ class Reconciler:
     # --- one object -----------------------------------------------------------------------------------------------
 
     async def _claim(self, plan: BundlePlan, bundle: DesiredBundle, traits: Mapping[ObjectKey, Traits]) -> None:
-        """Let the inventory know, durably, every object that may be made from here on."""
-        new = False
-        for key in (key for phase in plan.apply for key in phase):
+        """Let the inventory know, durably, what is about to be made or changed."""
+        for key in chain.from_iterable(plan.apply):
             entry = self._inventory.entries.get(key)
             if entry is None:
-                self._inventory.put(Entry(key=key, bundle=bundle.name, api_version=traits[key].api_version))
-                new = True
-            elif entry.bundle != bundle.name or entry.api_version != traits[key].api_version:
-                entry.bundle, entry.api_version = bundle.name, traits[key].api_version
-                self._inventory.put(entry)
-        if new:
-            await self._inventory.save()
+                entry = Entry(key=key, bundle=bundle.name, api_version=traits[key].api_version)
+            entry.bundle, entry.api_version, entry.unsettled = bundle.name, traits[key].api_version, True
+            self._inventory.put(entry)
+        await self._inventory.save()
+
+    async def _disown(self, plan: BundlePlan) -> None:
+        """Let the inventory know, durably, what is about to go: should Git want it back before that is known to be
+        done, it is applied anew, and its deletion is nobody's drift."""
+        entries = self._inventory.entries
+        for key in (*plan.release, *chain.from_iterable(plan.prune)):
+            if key in entries and not entries[key].unsettled:
+                entries[key].unsettled = True
+                self._inventory.put(entries[key])
+        await self._inventory.save()
 
     async def _apply(self, key: ObjectKey, bundle: DesiredBundle, done: Done) -> None:
         blob = bundle.objects[key]
@@ -162,10 +170,13 @@ class Reconciler:
         try:
             result, live = await apply.apply_object(self._api, entry, self._read(blob), policy=bundle.policy)
         except FlotillaError as error:
+            if not isinstance(error, Transient):  # refused: the object is what it was
+                entry.unsettled = False
+                self._inventory.put(entry)
             self._failed(key, blob, error, "apply")
             done.add(Result.FAILED)
             return
-        entry.blob = blob
+        entry.blob, entry.unsettled = blob, False
         entry.baseline = drift.baseline(live)
         self._inventory.put(entry)
         self._applied(entry, health(live, applied_generation=entry.baseline.generation))

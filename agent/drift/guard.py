@@ -101,7 +101,7 @@ class Guard:
         key, event = suspect.key, suspect.event
         entry = self._inventory.entries.get(key)
         bundle = self._desired().bundles.get(entry.bundle) if entry is not None else None
-        if entry is None or bundle is None or key not in bundle.objects or not entry.blob:
+        if entry is None or bundle is None or key not in bundle.objects or not entry.blob or entry.unsettled:
             return
         mode = bundle.policy.drift.mode
         if entry.baseline is None and mode == "revert":

@@ -129,7 +129,7 @@ async def test_an_object_is_deleted_only_while_it_is_ours(cluster: Cluster, kube
     kube.edit(path(namespace), {"metadata": {"labels": {PART_OF_LABEL: "applyset-other-v1"}}})
     fate, why = await prune_object(cluster, entry, release=False)
     assert fate is Fate.FOREIGN
-    assert "no longer carries the labels of bundle shop" in why
+    assert "no longer carries the labels of a bundle" in why
     kube.edit(path(namespace), {"metadata": {"labels": {PART_OF_LABEL: applyset_id("shop")}}})
     assert (await prune_object(cluster, entry, release=False))[0] is Fate.DELETING
     assert (await prune_object(cluster, entry, release=False))[0] is Fate.GONE

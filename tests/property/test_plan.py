@@ -216,6 +216,18 @@ def test_every_interrupted_history_comes_to_the_same_end(history: History, kills
     anyio.run(run)
 
 
+def test_an_object_that_was_changing_bundles_at_the_kill_is_pruned_all_the_same(tmp_path: Path) -> None:
+    history: History = [{"a": ("right", 0), "b": ("left", 0)}, {"a": ("left", 0)}, {}]
+
+    async def run() -> None:
+        for step in range(30):
+            (tmp_path / str(step)).mkdir()
+            world = await play(tmp_path / str(step), history, [(float("inf"), False), (step, True)])
+            assert world.workloads() == set(), f"killed at step {step} of the second slice"
+
+    anyio.run(run)
+
+
 @settings(max_examples=30, deadline=None)
 @given(history=histories)
 def test_a_restart_after_the_end_writes_nothing(history: History) -> None:
