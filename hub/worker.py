@@ -34,7 +34,10 @@ async def run(function: Callable[[Unpack[Ts]], T], *args: *Ts, what: str = "", t
     """
     thing = what or f"{function.__module__}.{function.__qualname__}"
     async with _cores():
-        scratch = await to_thread.run_sync(tempfile.mkdtemp, "", "flotilla-worker-")
+        try:
+            scratch = await to_thread.run_sync(tempfile.mkdtemp, "", "flotilla-worker-")
+        except OSError as error:
+            raise Transient(thing, f"has no temporary folder: {error}", "look at the hub's disk") from error
         try:
             with anyio.move_on_after(time_limit_s):
                 own = anyio.CapacityLimiter(1)  # anyio's default would bound us a second time
@@ -43,6 +46,8 @@ async def run(function: Callable[[Unpack[Ts]], T], *args: *Ts, what: str = "", t
             if error.args:  # anyio says something only when the process did not get ready
                 raise Transient(thing, "no worker process could be started", "look at the hub's load") from error
             raise Permanent(thing, "its worker process died", "look for a lack of memory on the hub") from error
+        except OSError as error:  # no memory, no file descriptors; what `function` raises comes as one of ours
+            raise Transient(thing, f"no worker process could be started: {error}", "look at the hub's load") from error
         finally:
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(shutil.rmtree, scratch, True)

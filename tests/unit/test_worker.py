@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio import to_process
 
 from hub import worker
 from proto.errors import InvalidInput, Permanent, Transient
@@ -85,6 +86,24 @@ async def test_a_worker_that_does_not_start_may_start_later(monkeypatch: pytest.
         await worker.run(identity, 1, what="render of shop")
     monkeypatch.undo()
     assert await worker.run(identity, 1) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(12, "Cannot allocate memory"), ProcessLookupError()])
+async def test_a_machine_without_room_for_a_worker_may_have_it_later(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(to_process, "run_sync", refuse)
+    with pytest.raises(Transient, match="render of shop: no worker process could be started"):
+        await worker.run(identity, 1, what="render of shop")
+
+
+async def test_a_full_disk_is_the_hubs_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
+    with pytest.raises(Transient, match="render of shop: has no temporary folder"):
+        await worker.run(identity, 1, what="render of shop")
 
 
 async def test_a_call_that_hangs_is_killed_and_its_files_removed(tmp_path: Path) -> None:
