@@ -35,6 +35,11 @@ class Row:
     goal: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def note(self) -> str:
+        """The single numbers of `detail`; its lists are in the JSON file only."""
+        return ", ".join(f"{key} {value}" for key, value in self.detail.items() if not isinstance(value, list))
+
 
 FLEET = """
     apiVersion: flotilla.dev/v1alpha1
@@ -211,10 +216,10 @@ def main() -> None:
             finally:
                 world.stop()
 
-    table = Table("what", "value", "unit", "goal", "detail", title="Flotilla's agent, real kube-apiserver 1.36")
+    table = Table("what", "value", "unit", "goal", "more", title="Flotilla's agent against a real kube-apiserver 1.36")
     for row in rows:
-        table.add_row(row.what, f"{row.value:g}", row.unit, row.goal, json.dumps(row.detail) if row.detail else "")
-    console.print(table)
+        table.add_row(row.what, f"{row.value:g}", row.unit, row.goal, row.note)
+    Console(width=None if console.is_terminal else 160).print(table)
     Path(options.json).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     console.print(f"written to {options.json}")
 
