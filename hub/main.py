@@ -6,13 +6,12 @@ data folder:  journal.db   hard state            slices.git   what agents pull
 
 import fcntl
 import logging
-import os
 import secrets
 import signal
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -35,8 +34,8 @@ from hub.slices import git_http
 from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from hub.upstream import Upstream
-from proto import telemetry
-from proto.errors import FlotillaError, Permanent
+from proto import keyfile, telemetry
+from proto.errors import FlotillaError, InvalidInput, Permanent
 from proto.ids import ClusterName, Oid
 from proto.messages import Report
 
@@ -224,11 +223,11 @@ def _only_one(data: Path) -> IO[str]:
 
 def _admin_token(path: Path) -> str:
     """The administrator's token, made at the first start, readable by the owner only."""
-    with suppress(FileNotFoundError):
-        return path.read_text().strip()
-    token = secrets.token_urlsafe(24)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(token + "\n")
+    if not path.exists():
+        keyfile.write_once(path, secrets.token_urlsafe(24).encode() + b"\n")
+    token = path.read_text().strip()
+    if not token:  # it would let everybody in who sends none
+        raise InvalidInput(f"token file {path}", "is empty", "remove it: the next start makes a new token")
     return token
 
 

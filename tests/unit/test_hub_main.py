@@ -1,0 +1,75 @@
+"""The hub's parts, wired: who may connect, and the administrator's token."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hub.desired import Desired
+from hub.main import Hub
+from hub.model import Cluster, Fleet
+from proto.errors import InvalidInput
+from proto.ids import ClusterName, Oid
+
+EU = ClusterName("eu-1")
+
+
+def made(folder: Path) -> Hub:
+    return Hub(fleet=str(folder / "fleet"), branch="main", data=folder / "data", poll_s=1.0, heartbeat_s=1.0)
+
+
+def closed(hub: Hub) -> None:
+    hub.loop.close()
+    hub.tracing.close()
+    hub._opened.close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    found = made(tmp_path)
+    yield found
+    closed(found)
+
+
+def joined(hub: Hub, cluster: str) -> None:
+    hub.journal.add_join_token("1", cluster=cluster, mac_key=b"k", expires_at=1.0)
+    hub.journal.enroll("1", cluster, "key", 0.0)
+
+
+def said(hub: Hub, fleet: Fleet) -> None:
+    hub.loop.desired = Desired(commit=Oid("a" * 40), fleet=fleet, subtrees={}, failed=frozenset(), findings=())
+
+
+def test_an_agent_that_joined_is_let_in_while_nobody_knows_its_cluster_is_gone(hub: Hub) -> None:
+    assert not hub._is_member("eu-1")
+    joined(hub, "eu-1")
+    assert hub._is_member("eu-1")  # the fleet repo was not read yet
+    said(hub, Fleet(lost_clusters=True))
+    assert hub._is_member("eu-1")
+    assert not hub._is_member("eu-2")
+    said(hub, Fleet(broken_clusters=frozenset({"eu-1"})))
+    assert hub._is_member("eu-1")
+    said(hub, Fleet())
+    assert not hub._is_member("eu-1")
+
+
+def test_a_cluster_of_the_fleet_may_join_also_while_others_cannot_be_read(hub: Hub) -> None:
+    said(hub, Fleet(clusters={EU: Cluster(name=EU, labels={})}, lost_clusters=True))
+    assert hub._is_member("eu-1")
+
+
+def test_the_administrators_token_is_made_once_and_for_its_owner(tmp_path: Path) -> None:
+    first = made(tmp_path)
+    closed(first)
+    second = made(tmp_path)
+    closed(second)
+    assert first.admin_token == second.admin_token
+    assert len(first.admin_token) >= 32
+    assert (tmp_path / "data/admin.token").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_empty_token_file_lets_nobody_in(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/admin.token").write_text("\n")
+    with pytest.raises(InvalidInput, match=r"admin\.token: is empty"):
+        made(tmp_path)
