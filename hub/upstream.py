@@ -1,13 +1,15 @@
 """Keeps the mirror of the fleet repo fresh and hands each new commit to the loop, rendered.
 
-Polls with jitter, or at once when poked. A rewritten history is refused: the hub stays at the last commit it took and
-says so. Whatever fails here, what runs keeps running. Next: `desired`, then `loop`.
+Polls with jitter, or at once when poked. A rewritten history is refused until a person accepts it: the hub stays at the
+last commit it took and says so. Whatever fails here, what runs keeps running, and the next look tries again. Next:
+`desired`, then `loop`.
 """
 
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -43,13 +45,17 @@ class Upstream:
         self._take = take
         self._clock = clock
         self._poked = anyio.Event()
+        self._render_again = self._accept_rewrite = False
         self.tip: Oid | None = None
         """The newest commit that was taken."""
         self.synced_s = 0.0
         """When upstream was last read, Unix seconds; 0: never."""
 
-    def poke(self) -> None:
-        """Look now."""
+    def poke(self, *, accept_rewrite: bool = False) -> None:
+        """Look now, once taking whatever history is there if `accept_rewrite`. What did not render for a reason of the
+        hub's own may do so now, so it is tried again without a new commit too."""
+        self._render_again = True
+        self._accept_rewrite |= accept_rewrite
         self._poked.set()
 
     async def run(self) -> None:
@@ -68,13 +74,23 @@ class Upstream:
             if str(error) != self.problem:
                 log.error("fleet repo: %s", error)
             self.problem = str(error)
+        except Exception as error:
+            problem = f"fleet repo: was not taken in, in a way we did not expect: {type(error).__name__}"
+            if problem != self.problem:
+                log.exception("%s", problem)
+            self.problem = problem
         else:
             self.problem = ""
 
     async def sync(self) -> None:
         """Fetch; when the tip is new, render it and hand it to the loop. Raises what kept it from doing so."""
-        revision = await worker.run(sync.fetch, self._mirror, self.url, self.branch)
-        if revision.commit != self.tip:
+        again, self._render_again = self._render_again, False
+        accept, self._accept_rewrite = self._accept_rewrite, False
+        fetch = partial(sync.fetch, accept_rewrite=accept)
+        revision = await worker.run(fetch, self._mirror, self.url, self.branch, what="fleet repo")
+        if revision.rewritten:
+            log.warning("fleet repo: its rewritten history was accepted, from %s", revision.previous)
+        if revision.commit != self.tip or again:
             log.info("fleet repo is at %.12s: %s", revision.commit, revision.subject)
             await self._take(await self._render(revision.commit))
             self.tip = revision.commit

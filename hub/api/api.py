@@ -246,9 +246,13 @@ class Api:
         return _json({"cluster": cluster, "token": token.encode(), "expires_at": status.rfc3339(now + ttl_s)})
 
     async def sync(self, request: web.Request) -> web.Response:
-        """Read the fleet repo now."""
-        await self._command(request)
-        self._upstream.poke()
+        """Read the fleet repo now; `{"accept_rewrite": true, "reason": …}` takes a rewritten history too."""
+        body = await self._command(request)
+        accept = body.get("accept_rewrite") is True
+        if accept:
+            text = f"{body.get('actor') or 'admin'}: accept the fleet repo's rewritten history: {_reason(body)}"
+            await self._audit("command", text)
+        self._upstream.poke(accept_rewrite=accept)
         return _json({"upstream": self._upstream_row()})
 
     async def command(self, request: web.Request) -> web.Response:

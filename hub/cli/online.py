@@ -429,10 +429,21 @@ def release(bundle: str, reason: str, hub: str, token_file: Path | None, output:
 
 
 @click.command()
+@click.option("--accept-rewrite", is_flag=True, help="Take a history that does not go on from the last commit taken.")
+@click.option("--reason", default="", help="Why; needed for --accept-rewrite, and kept.")
 @_hub_options
-def sync(hub: str, token_file: Path | None, output: str) -> None:
-    """Make the hub look at the fleet repo now."""
-    made = HubApi(hub, token_file).post("sync", {})
+def sync(accept_rewrite: bool, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+    """Make the hub look at the fleet repo now, and render again what did not render.
+
+    \b
+    Examples:
+      flotilla sync
+      flotilla sync --accept-rewrite --reason 'a secret was removed from the history'
+    """
+    if accept_rewrite and not reason:
+        raise click.UsageError("--accept-rewrite needs a --reason: it is kept")
+    body: dict[str, object] = {"accept_rewrite": accept_rewrite, "reason": reason, "actor": os.environ.get("USER", "")}
+    made = HubApi(hub, token_file).post("sync", body)
     if not _print(made, output):
         click.echo(f"looking at {made['upstream']['url']}")
 

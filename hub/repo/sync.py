@@ -78,7 +78,7 @@ def _take(repo: pygit2.Repository, branch: str, *, shown: str, accept_rewrite: b
         raise Refused(
             f"fleet repo {shown}",
             f"the history of branch {branch} was rewritten: {commit.id} does not descend from {previous}",
-            "push a commit on top of the old tip, or have the hub accept the new history",
+            "push a commit on top of the old tip, or run 'flotilla sync --accept-rewrite'",
         )
     repo.references.create(taken, commit.id, force=True)
     return Revision(

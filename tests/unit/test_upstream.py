@@ -1,0 +1,165 @@
+"""The follower of the fleet repo, with a real repository: what it hands on and refuses, and that nothing ends it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pygit2
+import pytest
+
+from hub.desired import Desired
+from hub.model import Fleet
+from hub.upstream import Upstream
+from proto.errors import Refused, Transient
+from proto.ids import Oid
+
+WHO = pygit2.Signature("Ada", "ada@example.org", 1_700_000_000, 0)
+
+
+class Repo:
+    """Upstream's repository."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.git = pygit2.init_repository(str(path), initial_head="main")
+
+    def commit(self, text: str, *, orphan: bool = False) -> str:
+        ref = self.git.references.get("refs/heads/main")
+        parents = [str(ref.target)] if ref is not None and not orphan else []
+        tree = self.git.TreeBuilder()
+        tree.insert("file", self.git.create_blob(text.encode()), pygit2.enums.FileMode.BLOB)
+        oid = self.git.create_commit(None, WHO, WHO, text, tree.write(), parents)
+        self.git.references.create("refs/heads/main", oid, force=True)
+        return str(oid)
+
+
+class Hub:
+    """What stands behind the follower: renders and takes, or fails as `failing` says."""
+
+    def __init__(self, repo: Repo, mirror: Path, *, poll_s: float = 3600.0) -> None:
+        self.rendered: list[str] = []
+        self.taken: list[str] = []
+        self.failing: Exception | None = None
+        self.upstream = Upstream(
+            str(repo.path), "main", mirror=mirror, poll_s=poll_s, render=self.render, take=self.take, clock=lambda: 7.0
+        )
+
+    async def render(self, commit: Oid) -> Desired:
+        self.rendered.append(commit)
+        if self.failing is not None:
+            raise self.failing
+        return Desired(commit=commit, fleet=Fleet(), subtrees={}, failed=frozenset(), findings=())
+
+    async def take(self, desired: Desired) -> None:
+        self.taken.append(desired.commit)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    return Repo(tmp_path / "upstream")
+
+
+@pytest.fixture
+def hub(repo: Repo, tmp_path: Path) -> Hub:
+    return Hub(repo, tmp_path / "mirror")
+
+
+@asynccontextmanager
+async def following(hub: Hub) -> AsyncIterator[Callable[[Callable[[], bool]], Awaitable[None]]]:
+    """The follower running; gives a function that waits for a condition."""
+
+    async def until(true: Callable[[], bool]) -> None:
+        with anyio.fail_after(30):
+            while not true():  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.upstream.run, name="upstream")
+        yield until
+        tasks.cancel_scope.cancel()
+
+
+async def test_each_commit_is_rendered_and_handed_on_once(repo: Repo, hub: Hub) -> None:
+    first = repo.commit("one")
+    for _ in range(3):
+        await hub.upstream.sync()
+    assert (hub.rendered, hub.taken) == ([first], [first])
+    second = repo.commit("two")
+    await hub.upstream.sync()
+    assert hub.taken == [first, second]
+    assert (hub.upstream.tip, hub.upstream.synced_s) == (second, 7.0)
+
+
+async def test_a_rewritten_history_is_refused_until_it_is_accepted(repo: Repo, hub: Hub) -> None:
+    first = repo.commit("one")
+    await hub.upstream.sync()
+    rewritten = repo.commit("other", orphan=True)
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"was rewritten.*flotilla sync --accept-rewrite"):
+            await hub.upstream.sync()
+    assert (hub.taken, hub.upstream.tip) == ([first], first)
+    hub.upstream.poke(accept_rewrite=True)
+    await hub.upstream.sync()
+    assert hub.taken == [first, rewritten]
+    repo.commit("again", orphan=True)
+    with pytest.raises(Refused):  # it was accepted once, not for ever
+        await hub.upstream.sync()
+
+
+async def test_a_poke_looks_at_once_and_the_problem_is_told_while_it_lasts(repo: Repo, hub: Hub) -> None:
+    async with following(hub) as until:
+        await until(lambda: hub.upstream.problem != "")
+        assert "has no commits yet" in hub.upstream.problem
+        tip = repo.commit("one")
+        hub.upstream.poke()
+        await until(lambda: hub.taken == [tip])
+        await until(lambda: hub.upstream.problem == "")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        pytest.param(Transient("bundle shop", "its worker is busy"), "its worker is busy", id="trouble that passes"),
+        pytest.param(KeyError("secret"), "in a way we did not expect: KeyError", id="a bug"),
+    ],
+)
+async def test_a_commit_that_could_not_be_rendered_is_tried_again(
+    repo: Repo, tmp_path: Path, error: Exception, told: str
+) -> None:
+    hub = Hub(repo, tmp_path / "mirror", poll_s=0.01)
+    tip = repo.commit("one")
+    hub.failing = error
+    async with following(hub) as until:
+        await until(lambda: len(hub.rendered) >= 2)
+        assert told in hub.upstream.problem
+        assert "secret" not in hub.upstream.problem
+        assert hub.taken == []
+        hub.failing = None
+        await until(lambda: hub.taken == [tip] and hub.upstream.problem == "")
+
+
+async def test_a_commit_that_the_loop_did_not_store_is_handed_on_again(
+    repo: Repo, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tip = repo.commit("one")
+
+    async def full(_: Desired) -> None:
+        raise Transient("journal.db", "database or disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(hub.upstream, "_take", full)
+        with pytest.raises(Transient):
+            await hub.upstream.sync()
+    assert hub.upstream.tip is None
+    await hub.upstream.sync()
+    assert hub.taken == [tip]
+
+
+async def test_a_poke_renders_the_same_commit_again(repo: Repo, hub: Hub) -> None:
+    tip = repo.commit("one")
+    await hub.upstream.sync()
+    hub.upstream.poke()
+    await hub.upstream.sync()
+    await hub.upstream.sync()
+    assert hub.taken == [tip, tip]
