@@ -224,7 +224,6 @@ async def in_turn(lease: Lease, speak: Callable[[], Coroutine[Any, Any, None]]) 
         async with anyio.create_task_group() as group:
             group.start_soon(speak, name="stream")
             await lease.wait_elsewhere(True)
-            log.info("another agent acts on this cluster: this one waits, and says nothing to the hub")
             group.cancel_scope.cancel()
 
 

@@ -128,11 +128,19 @@ class ApiServer:
     """One Kubernetes API server. `kubeconfig` is an administrator's; `call` and `edit` are what a test does itself."""
 
     def __init__(
-        self, etcd: Etcd, folder: Path, *, name: str = "kube", workloads: bool = False, audit: bool = False
+        self,
+        etcd: Etcd,
+        folder: Path,
+        *,
+        name: str = "kube",
+        workloads: bool = False,
+        audit: bool = False,
+        audit_policy: str = AUDIT_POLICY,
     ) -> None:
         """`audit` writes one line per request to `audit.log`, see `requests`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.audit = folder / "audit.log" if audit else None
+        self._audit_policy = audit_policy
         self.folder, self.name = folder, name
         self.etcd = etcd
         self.port = free_port()
@@ -156,7 +164,7 @@ class ApiServer:
         key = self.folder / "service-account.pem"
         audit = []
         if self.audit:
-            (self.folder / "audit.yaml").write_text(AUDIT_POLICY)
+            (self.folder / "audit.yaml").write_text(self._audit_policy)
             audit = [f"--audit-log-path={self.audit}", f"--audit-policy-file={self.folder / 'audit.yaml'}"]
         return Process(
             "kube-apiserver",

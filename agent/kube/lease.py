@@ -117,8 +117,11 @@ class Lease:
             if self._seen[0] != version:
                 self._seen = (version, began)
             if began - self._seen[1] < spec.get("leaseDurationSeconds", DURATION_S):
+                problem = f"lease {NAMESPACE}/{NAME} is held by agent {other}: this agent changes nothing meanwhile"
+                if not self._elsewhere:
+                    log.info("%s", problem)
                 self._turn(True)
-                return f"lease {NAMESPACE}/{NAME} is held by agent {other}: this agent changes nothing meanwhile"
+                return problem
         return await self._take(version, began)
 
     async def _take(self, version: str, began: float) -> str:
