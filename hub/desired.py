@@ -63,7 +63,7 @@ async def desired(
     Raises Transient or Permanent only when the commit cannot be read at all; what is wrong inside it is in `findings`.
     """
     fleet, requests = await worker.run(_read, mirror, commit, what=f"fleet repo at {commit:.12}")
-    known = journal.renders(request.key for request in requests)
+    known = await anyio.to_thread.run_sync(_known, journal, store, [request.key for request in requests])
     findings = list(fleet.findings)
     failed: set[BundleName] = {BundleName(name) for name in fleet.broken_bundles}
     spans: dict[BundleName, tuple[float, float]] = {}
@@ -75,7 +75,8 @@ async def desired(
         try:
             made = await worker.run(_render, mirror, commit, request, what=f"bundle {name}")
             await anyio.to_thread.run_sync(store.write, made.objects)
-            journal.remember_renders([(request.key, name, made.subtree, commit)])
+            row = request.key, name, made.subtree, commit
+            await anyio.to_thread.run_sync(journal.remember_renders, [row])
         except Transient as error:
             busy.append(error)
             return
@@ -104,7 +105,7 @@ async def desired(
             subtrees[request.bundle.name].update(dict.fromkeys(request.clusters, known[request.key]))
     every = {oid for wanted in subtrees.values() for oid in wanted.values()}
     every |= {oid for running in current.values() for oid in running.values()}
-    owned = {oid: await anyio.to_thread.run_sync(store.keys, oid) for oid in every}
+    owned = await anyio.to_thread.run_sync(lambda: {oid: store.keys(oid) for oid in every})
     clashing = clashes(subtrees, current=current, keys=owned.__getitem__, where=_where(fleet))
     return Desired(
         commit=commit,
@@ -185,6 +186,11 @@ def _has(
 ) -> bool:
     oid = now.get(name, ABSENT)
     return bool(oid) and key in keys(oid)
+
+
+def _known(journal: Journal, store: GitStore, keys: list[str]) -> dict[str, Oid]:
+    """What was rendered before and is still in the store."""
+    return {key: subtree for key, subtree in journal.renders(keys).items() if store.has(subtree)}
 
 
 def _where(fleet: Fleet) -> Callable[[str], str]:

@@ -338,12 +338,9 @@ class Journal:
 
     def renders(self, keys: Iterable[str]) -> dict[str, Oid]:
         """Which of the render keys were rendered before, and to what."""
-        found: dict[str, Oid] = {}
-        for key in keys:
-            rows = self._read("SELECT subtree FROM renders WHERE key=?", key)
-            if rows:
-                found[key] = Oid(rows[0][0])
-        return found
+        asked = orjson.dumps(list(keys)).decode()
+        rows = self._read("SELECT key, subtree FROM renders WHERE key IN (SELECT value FROM json_each(?))", asked)
+        return {key: Oid(subtree) for key, subtree in rows}
 
     def remember_renders(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
         """Rows of (key, bundle, subtree, revision). Their objects are in the store already."""

@@ -7,6 +7,7 @@ out. Next: `build` fills in variables and `objects` checks each manifest.
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from proto.objects import group_of
 SUFFIXES = (".yaml", ".yml", ".json")
 KUSTOMIZATION_FILES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 CHART_FILE = "Chart.yaml"
+_KEPT_FILES, _KEPT_FILE_BYTES = 2000, 8 << 10
+"""Small files whose manifests a process keeps: reading YAML is half of a render, and a commit changes few files."""
 _OUR_GROUP = "flotilla.dev"
 _OUR_KINDS = frozenset({"Fleet", "Cluster", "Bundle", "RolloutPolicy"})
 
@@ -36,9 +39,15 @@ def load(folder: Path, *, at: str) -> list[Manifest]:
     """
     found: list[Manifest] = []
     for path in _files(folder, at=at):
-        where = f"{at}/{path.relative_to(folder)}"
-        found.extend(read(path.read_bytes(), where=where))
+        where, text = f"{at}/{path.relative_to(folder)}", path.read_bytes()
+        found.extend(_kept(text, where) if len(text) <= _KEPT_FILE_BYTES else read(text, where=where))
     return found
+
+
+@lru_cache(maxsize=_KEPT_FILES)
+def _kept(text: bytes, where: str) -> tuple[Manifest, ...]:
+    """`read`, whose result nobody changes."""
+    return tuple(read(text, where=where))
 
 
 def _files(folder: Path, *, at: str) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import pygit2
-from pygit2.enums import ObjectType, SortMode
+from pygit2.enums import ObjectType
 
 from proto.errors import FlotillaError, InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
@@ -32,11 +32,10 @@ _FETCHED = "refs/flotilla/fetched"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """A tip of the fleet repo. `position` counts the branch's commits by first parents, the tip included; `time_s` is
-    the author's time in Unix seconds; `previous` is the tip taken before, "" at first."""
+    """A tip of the fleet repo. `time_s` is the author's time in Unix seconds; `previous` is the tip taken before, "" at
+    first."""
 
     commit: Oid
-    position: int
     author: str
     time_s: int
     subject: str
@@ -83,7 +82,6 @@ def _take(repo: pygit2.Repository, branch: str, *, shown: str, accept_rewrite: b
     repo.references.create(taken, commit.id, force=True)
     return Revision(
         commit=Oid(str(commit.id)),
-        position=_position(repo, commit),
         author=_text(commit.author.raw_name),
         time_s=commit.author.time,
         subject=_text(commit.raw_message).strip().partition("\n")[0][:200],
@@ -214,12 +212,6 @@ def _tip(repo: pygit2.Repository, branch: str, *, shown: str) -> pygit2.Commit:
 def _delete(repo: pygit2.Repository, name: str) -> None:
     if repo.references.get(name) is not None:
         repo.references.delete(name)
-
-
-def _position(repo: pygit2.Repository, commit: pygit2.Commit) -> int:
-    walker = repo.walk(commit.id, SortMode.NONE)
-    walker.simplify_first_parent()
-    return sum(1 for _ in walker)
 
 
 def _text(raw: bytes) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hub.render import build
+from hub.render import build, plain
 from hub.repo import sources
 from proto.errors import InvalidInput
 from proto.slices import membership_labels
@@ -322,3 +322,28 @@ def test_a_commit_renders_like_its_checkout(tmp_path: Path) -> None:
     assert sources.CommitTree(repo, str(commit)).tree_id("bundles/shop") == sources.FolderTree(root).tree_id(
         "bundles/shop"
     )
+
+
+def test_a_file_that_did_not_change_is_parsed_once_and_each_cluster_gets_its_own_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain._kept.cache_clear()
+    (tmp_path / "a.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {x: '${x}'}\n")
+    (tmp_path / "b.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {x: one}\n")
+    parsed: list[str] = []
+    read = plain.read
+
+    def counted(text: bytes, *, where: str) -> list[plain.Manifest]:
+        parsed.append(where)
+        return read(text, where=where)
+
+    monkeypatch.setattr(plain, "read", counted)
+    given = {"path": "", "namespace": "shop", "variables": {"x": "eu"}, "policy": {"name": "shop"}}
+    first = build.render(tmp_path, given, bundle="shop", at="bundles/shop")
+    (tmp_path / "b.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {x: two}\n")
+    other = build.render(tmp_path, {**given, "variables": {"x": "us"}}, bundle="shop", at="bundles/shop")
+    again = build.render(tmp_path, given, bundle="shop", at="bundles/shop")
+    assert parsed == ["bundles/shop/a.yaml", "bundles/shop/b.yaml", "bundles/shop/b.yaml"]
+    a = "shop/ConfigMap/a.json"
+    assert again.files[a] == first.files[a] != other.files[a]
+    assert b"two" in again.files["shop/ConfigMap/b.json"]

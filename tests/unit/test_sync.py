@@ -53,7 +53,7 @@ def test_a_first_fetch_tells_all_of_the_tip(upstream: Upstream, mirror: Path) ->
     upstream.commit("one")
     tip = upstream.commit("two")
     assert sync.fetch(mirror, str(upstream.path), "main") == sync.Revision(
-        commit=Oid(tip), position=2, author="Ada", time_s=1_700_000_000, subject="two", previous=""
+        commit=Oid(tip), author="Ada", time_s=1_700_000_000, subject="two", previous=""
     )
 
 
@@ -92,15 +92,7 @@ def test_fetching_again_moves_forward(upstream: Upstream, mirror: Path) -> None:
     assert (same.commit, same.previous) == (first, first)
     second = upstream.commit("two")
     moved = sync.fetch(mirror, str(upstream.path), "main")
-    assert (moved.commit, moved.previous, moved.position) == (second, first, 2)
-
-
-def test_merges_count_by_first_parents(upstream: Upstream, mirror: Path) -> None:
-    base = upstream.commit("one")
-    side = upstream.commit("side", branch="feature", parent=base)
-    tree = upstream.repo[base].peel(pygit2.Tree).id
-    upstream.repo.create_commit("refs/heads/main", WHO, WHO, "merge", tree, [base, side])
-    assert sync.fetch(mirror, str(upstream.path), "main").position == 2
+    assert (moved.commit, moved.previous) == (second, first)
 
 
 @pytest.mark.parametrize("rewrite", ["other root", "reset"])

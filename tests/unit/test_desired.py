@@ -1,0 +1,254 @@
+"""What one commit wants: bundles that render or keep what they run, and who owns an object that two bundles claim."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pygit2
+import pytest
+
+from hub import desired as module
+from hub import worker
+from hub.desired import Desired, clashes, desired
+from hub.journal import Journal
+from hub.model import Finding
+from hub.repo import sync
+from hub.slices.gitstore import GitStore
+from proto.errors import Permanent, Transient
+from proto.ids import BundleName, ClusterName, Oid
+from proto.objects import ObjectKey
+
+EU, US = ClusterName("eu-1"), ClusterName("us-1")
+A, B, C = BundleName("a"), BundleName("b"), BundleName("c")
+
+
+# --- who owns an object -------------------------------------------------------------------------------------------
+
+
+def key(name: str) -> ObjectKey:
+    return ObjectKey(group="", kind="ConfigMap", namespace="shop", name=name)
+
+
+def keys(subtree: Oid) -> frozenset[ObjectKey]:
+    """The subtree `x y` has the objects x and y."""
+    return frozenset(key(name) for name in subtree.split())
+
+
+def refused(
+    wanted: Mapping[BundleName, str | Mapping[ClusterName, str]], **running: str
+) -> Mapping[BundleName, Finding]:
+    """`wanted`: bundle → its objects, on eu-1 or by cluster; `running`: what eu-1 has now."""
+    subtrees = {
+        name: {EU: Oid(objects)} if isinstance(objects, str) else {c: Oid(o) for c, o in objects.items()}
+        for name, objects in wanted.items()
+    }
+    now = {EU: {BundleName(name): Oid(objects) for name, objects in running.items()}}
+    return clashes(subtrees, current=now, keys=keys, where=lambda name: f"bundles/{name}/bundle.yaml:2")
+
+
+def test_bundles_that_share_nothing_all_go() -> None:
+    assert refused({A: "x", B: "y", C: "z"}) == {}
+
+
+@pytest.mark.parametrize(("running", "loser"), [("a", B), ("b", A)])
+def test_the_bundle_that_has_the_object_now_keeps_it(running: str, loser: BundleName) -> None:
+    found = refused({A: "x 1", B: "x 2"}, **{running: "x"})
+    assert set(found) == {loser}
+    winner = A if loser == B else B
+    assert found[loser].about == f"bundle {loser}"
+    assert f"ConfigMap/shop/x belongs to bundle {winner} already (cluster eu-1)" in found[loser].message
+    assert f"bundles/{winner}/bundle.yaml:2" in found[loser].remedy
+
+
+def test_between_two_newcomers_the_first_name_wins() -> None:
+    assert set(refused({B: "x", A: "x"})) == {B}
+
+
+def test_of_three_that_claim_one_object_one_is_left() -> None:
+    assert set(refused({A: "x", B: "x", C: "x"})) == {B, C}
+    assert set(refused({A: "x", B: "x", C: "x"}, c="x")) == {A, B}
+
+
+def test_an_object_that_changes_hands_in_one_commit_is_no_clash() -> None:
+    assert refused({A: "y", B: "x"}, a="x", b="y") == {}
+
+
+def test_what_a_refused_bundle_keeps_can_refuse_another() -> None:
+    # b may not have x, so it keeps y, which c was to take over.
+    assert set(refused({A: "x", B: "x", C: "y"}, a="x", b="y")) == {B, C}
+
+
+def test_a_bundle_that_failed_keeps_what_it_runs_and_its_objects() -> None:
+    assert set(refused({A: "x"}, b="x")) == {A}
+
+
+def test_a_clash_on_one_cluster_refuses_the_bundle_everywhere() -> None:
+    found = refused({A: {EU: "x", US: "y"}, B: {EU: "z", US: "y"}})
+    assert set(found) == {B}
+    assert "cluster us-1" in found[B].message
+
+
+# --- a commit, with a real repository -----------------------------------------------------------------------------
+
+CLUSTERS = "".join(
+    f"---\napiVersion: flotilla.dev/v1alpha1\nkind: Cluster\nmetadata: {{name: {name}}}\nspec: {{}}\n"
+    for name in (EU, US)
+)
+
+
+def bundle(name: str) -> str:
+    spec = "{targets: {}, namespace: shop}"
+    return f"apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+
+
+def config(name: str, text: str = "one") -> str:
+    return f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{text: {text}}}\n"
+
+
+FILES = {
+    "clusters/all.yaml": CLUSTERS,
+    "bundles/a/bundle.yaml": bundle("a"),
+    "bundles/a/config.yaml": config("a"),
+    "bundles/b/bundle.yaml": bundle("b"),
+    "bundles/b/config.yaml": config("b"),
+}
+WHO = pygit2.Signature("Ada", "ada@example.org", 1_700_000_000, 0)
+
+
+class Hub:
+    """The parts that a commit is rendered with. `rendered` are the bundles that a worker was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.fleet = folder / "fleet"
+        self.git = pygit2.init_repository(str(self.fleet), initial_head="main")
+        self.mirror = folder / "mirror"
+        self.store = GitStore.create(folder / "slices.git")
+        self.journal = Journal(folder / "journal.db")
+        self.files: dict[str, str] = {}
+        self.rendered: list[str] = []
+
+    def commit(self) -> Oid:
+        index = pygit2.Index()
+        for path, text in self.files.items():
+            index.add(pygit2.IndexEntry(path, self.git.create_blob(text.encode()), pygit2.enums.FileMode.BLOB))
+        tip = self.git.references.get("refs/heads/main")
+        parents = [str(tip.target)] if tip is not None else []
+        self.git.create_commit("refs/heads/main", WHO, WHO, "m", index.write_tree(self.git), parents)
+        return sync.fetch(self.mirror, str(self.fleet), "main").commit
+
+    async def wants(
+        self, files: Mapping[str, str], *, current: Mapping[ClusterName, Mapping[BundleName, Oid]] | None = None
+    ) -> Desired:
+        self.files = dict(files)
+        commit = self.commit()
+        self.rendered.clear()
+        return await desired(commit, mirror=self.mirror, store=self.store, journal=self.journal, current=current or {})
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    """Workers run in this process here: what they do counts, not where."""
+    made = Hub(tmp_path)
+
+    async def run(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+        if function is module._render:
+            made.rendered.append(what)
+        return function(*arguments)
+
+    monkeypatch.setattr(worker, "run", run)
+    yield made
+    made.journal.close()
+
+
+async def test_what_a_commit_wants_is_in_the_store_when_it_is_told(hub: Hub) -> None:
+    found = await hub.wants(FILES)
+    assert (found.failed, found.findings) == (frozenset(), ())
+    assert {name: set(wanted) for name, wanted in found.subtrees.items()} == {A: {EU, US}, B: {EU, US}}
+    assert len(set(found.subtrees[A].values())) == 1  # clusters with the same inputs share a subtree
+    assert hub.rendered == ["bundle a", "bundle b"]
+    assert {k.name for k in hub.store.keys(found.subtrees[A][EU])} == {"a"}
+    assert hub.journal.revision_of(found.subtrees[A][EU]) == found.commit
+
+
+async def test_only_what_changed_is_rendered(hub: Hub) -> None:
+    first = await hub.wants(FILES)
+    second = await hub.wants({**FILES, "bundles/b/config.yaml": config("b", "two"), "README.md": "hello"})
+    assert hub.rendered == ["bundle b"]
+    assert second.subtrees[A] == first.subtrees[A]
+    assert second.subtrees[B] != first.subtrees[B]
+    again = await hub.wants(FILES)  # reverted: everything is known
+    assert (hub.rendered, again.subtrees) == ([], first.subtrees)
+
+
+async def test_what_the_store_lost_is_rendered_again(hub: Hub, tmp_path: Path) -> None:
+    first = await hub.wants(FILES)
+    hub.store = GitStore.create(tmp_path / "other.git")
+    second = await hub.wants(FILES)
+    assert hub.rendered == ["bundle a", "bundle b"]
+    assert second.subtrees == first.subtrees
+
+
+async def test_a_bundle_that_does_not_render_stops_only_itself(hub: Hub) -> None:
+    found = await hub.wants({**FILES, "bundles/a/config.yaml": "kind: [ConfigMap\n"})
+    assert found.failed == {A}
+    assert set(found.subtrees) == {B}
+    [finding] = found.findings
+    assert finding.about == "bundle a"
+    assert "does not render for eu-1, us-1: bundle a: bundles/a/config.yaml:" in finding.message
+    assert finding.remedy
+
+
+async def test_a_bundle_without_a_readable_file_keeps_what_it_runs(hub: Hub) -> None:
+    found = await hub.wants({**FILES, "bundles/a/bundle.yaml": "{"})
+    assert found.failed == {A}
+    assert set(found.subtrees) == {B}
+
+
+async def test_a_bundle_that_is_gone_is_wanted_nowhere_and_has_not_failed(hub: Hub) -> None:
+    await hub.wants(FILES)
+    found = await hub.wants({path: text for path, text in FILES.items() if not path.startswith("bundles/a/")})
+    assert (set(found.subtrees), found.failed) == ({B}, frozenset())
+
+
+async def test_a_bundle_that_claims_an_object_of_another_is_refused(hub: Hub) -> None:
+    first = await hub.wants(FILES)
+    running = {EU: {name: wanted[EU] for name, wanted in first.subtrees.items()}}
+    found = await hub.wants({**FILES, "bundles/a/more.yaml": config("b")}, current=running)
+    assert found.failed == {A}
+    assert [finding.about for finding in found.findings] == ["bundle a"]
+    assert "ConfigMap/shop/b belongs to bundle b already" in found.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        pytest.param(Transient("bundle a", "no worker process could be started"), True, id="the hub's trouble"),
+        pytest.param(Permanent("bundle a", "took longer than 300 s"), False, id="the bundle's own"),
+    ],
+)
+async def test_the_hubs_trouble_is_tried_again_and_fails_no_bundle(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: bool
+) -> None:
+    run = worker.run
+
+    async def failing(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+        if what == "bundle a":
+            raise error
+        return await run(function, *arguments, what=what)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(worker, "run", failing)
+        if raised:
+            with pytest.raises(Transient):
+                await hub.wants(FILES)
+        else:
+            assert (await hub.wants(FILES)).failed == {A}
+    found = await hub.wants(FILES)
+    assert found.failed == frozenset()
+    assert hub.rendered == ["bundle a"]  # b was kept
+
+
+async def test_warnings_name_the_bundle_and_stop_nothing(hub: Hub) -> None:
+    found = await hub.wants({**FILES, "bundles/a/config.yaml": config("a").replace("{name: a}", "{name: a, uid: x}")})
+    assert [(finding.severity, finding.about) for finding in found.findings] == [("warning", "bundle a")]
+    assert set(found.subtrees) == {A, B}
