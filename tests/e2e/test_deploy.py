@@ -7,6 +7,7 @@ tests run in order: the later ones use what the earlier ones applied.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import textwrap
@@ -317,6 +318,30 @@ def test_every_way_to_install_is_accepted_without_a_warning(kube: real.ApiServer
         kubectl(kube, "apply", "-k", str(DEPLOY / name), "--dry-run=server")
 
 
+def test_the_overlays_of_the_documentation_render(kube: real.ApiServer, tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY, tmp_path / "flotilla/deploy")
+    blocks = re.findall(r"```yaml\n(.*?)```", (DEPLOY.parent / "docs/deploying.md").read_text(), re.DOTALL)
+    hub, agent, authority = blocks
+
+    def render(name: str, text: str) -> dict[tuple[str, str], dict[str, Any]]:
+        folder = tmp_path / "my" / name
+        folder.mkdir(parents=True)
+        (folder / "kustomization.yaml").write_text(text)
+        (folder / "ca.crt").write_text("a certificate\n")
+        return rendered(kube, str(folder))
+
+    stateful = render("hub", hub)["StatefulSet", "flotilla-hub"]
+    assert environment(stateful)["FLOTILLA_HUB"] == "https://hub.example.org:8470"
+    assert environment(stateful)["FLOTILLA_HUB_TLS_CERT"]
+
+    objects = render("agent", agent + authority)
+    [container] = objects["Deployment", "flotilla-agent"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "REGISTRY/flotilla-agent:0.1.0"
+    assert {"name": "SSL_CERT_FILE", "value": "/etc/flotilla-agent/authority/ca.crt"} in container["env"]
+    settings = objects["ConfigMap", container["envFrom"][0]["configMapRef"]["name"]]
+    assert settings["data"] == {"FLOTILLA_HUB": "https://hub.example.org:8470"}
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
@@ -473,3 +498,17 @@ def test_limited_to_one_namespace_the_agent_needs_all_it_has_and_reports_the_res
     world.repo.commit("Beyond", beyond)
     told = world.wait("the refusal", lambda: problem_with(world, "Namespace/beyond"))
     assert "Forbidden" in told
+
+
+def test_removing_the_agent_leaves_what_it_applied_and_the_hub(world: World, kube: real.ApiServer) -> None:
+    kept: dict[str, str | None] = {
+        "bundles/kept/bundle.yaml": bundle("kept", rollout="at-once", namespace="shop"),
+        "bundles/kept/config.yaml": config("kept", text="kept"),
+    }
+    world.wait_rollout("kept", world.repo.commit("Kept", kept))
+    world.agents.pop("pod-c").stop()
+    kubectl(kube, "delete", "-k", str(DEPLOY / "agent/limited"), "--selector=app.kubernetes.io/name=flotilla-agent")
+    assert kube.must("GET", "/api/v1/namespaces/shop/configmaps/kept")["data"] == {"text": "kept"}
+    assert kube.call("GET", "/api/v1/namespaces/flotilla-system/serviceaccounts/flotilla-agent")[0] == 404
+    assert kube.call("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/flotilla-agent")[0] == 404
+    assert pods_ready(kube, {"statefulsets": "readyReplicas"})
