@@ -1,15 +1,20 @@
-"""Shared by all lanes: asyncio as anyio's backend, and real API servers for the tests that were asked to use them."""
+"""Shared by all lanes: asyncio as anyio's backend, and the API server of the contract tests, simulated or real."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import real
+from tests import real, simulated
+from tests.kube import Kube
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real", action="store_true", help="run against the real kube-apiserver ('make e2e')")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "unsimulated(reason): beyond the simulated API server: a strict xfail there")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -20,6 +25,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--real"):
         return
+    for item in items:
+        for mark in item.iter_markers("unsimulated"):
+            item.add_marker(pytest.mark.xfail(strict=True, reason=f"not simulated: {mark.args[0]}"))
     left = [item for item in items if "real" in item.keywords]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if "real" not in item.keywords]
@@ -37,13 +45,20 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.Etcd]:
 
 
 @pytest.fixture(scope="session")
-def kube(etcd: real.Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.ApiServer]:
-    """One API server with controllers, a scheduler and a fake node, shared by all contract tests of a run."""
-    with real.ApiServer(etcd, tmp_path_factory.mktemp("kube"), workloads=True) as server:
+def kube(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
+    """One API server shared by all contract tests of a run: the simulated one, or with `--real` a real one with
+    controllers, a scheduler and a fake node."""
+    folder = tmp_path_factory.mktemp("kube")
+    server: Kube
+    if request.config.getoption("--real"):
+        server = real.ApiServer(request.getfixturevalue("etcd"), folder, workloads=True)
+    else:
+        server = simulated.Simulated(folder)
+    with server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def kubeconfig(kube: real.ApiServer) -> Path:
+def kubeconfig(kube: Kube) -> Path:
     """An administrator's kubeconfig for `kube`."""
     return kube.kubeconfig

@@ -11,7 +11,6 @@ import os
 import secrets
 import signal
 import socket
-import ssl
 import subprocess
 import time
 import urllib.error
@@ -23,6 +22,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
+
+from tests.kube import Kube
 
 AUDIT_POLICY = """
 apiVersion: audit.k8s.io/v1
@@ -124,7 +125,7 @@ class Etcd:
         self.process.stop()
 
 
-class ApiServer:
+class ApiServer(Kube):
     """One Kubernetes API server. `kubeconfig` is an administrator's; `call` and `edit` are what a test does itself."""
 
     def __init__(
@@ -288,46 +289,6 @@ class ApiServer:
         node = self.must("GET", "/api/v1/nodes/fake")
         return any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
 
-    def call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        content_type: str = "application/json",
-        token: str | None = None,
-    ) -> tuple[int, Any]:
-        """One request by an administrator (or `token`): (status, parsed body)."""
-        request = urllib.request.Request(
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {token or self.token}", "Content-Type": content_type},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=30, context=_unverified()) as response:
-                status, data = response.status, response.read()
-        except urllib.error.HTTPError as error:
-            status, data = error.code, error.read()
-            error.close()
-        try:
-            return status, json.loads(data)
-        except ValueError:
-            return status, data.decode(errors="replace")
-
-    def must(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Any:
-        """Like `call`, but anything beyond 2xx fails the test."""
-        status, answer = self.call(method, path, body, content_type=content_type)
-        assert 200 <= status < 300, f"{method} {path}: {status} {answer}"
-        return answer
-
-    def edit(self, path: str, patch: Any, *, manager: str = "kubectl-edit", kind: str = "merge") -> Any:
-        """A hand edit: a merge or JSON patch as `kubectl edit` or `kubectl patch` would send."""
-        query = "&" if "?" in path else "?"
-        return self.must(
-            "PATCH", f"{path}{query}fieldManager={manager}", patch, content_type=f"application/{kind}-patch+json"
-        )
-
     def requests(self, user_agent: str) -> list[tuple[str, str]]:
         """(verb, URI) of every request so far by clients whose user agent starts so; a watch counts when it opens."""
         assert self.audit is not None, "start the server with audit=True"
@@ -339,12 +300,6 @@ class ApiServer:
         for process in reversed(self.processes):
             process.stop(signal.SIGKILL)
         self.api.stop(signal.SIGKILL)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
 
 
 def wait_until(
@@ -379,13 +334,6 @@ def _answers(url: str) -> bool:
     with suppress(OSError), urllib.request.urlopen(url, timeout=2) as response:
         return bool(response.status == 200)
     return False
-
-
-def _unverified() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _ec_private_key() -> str:

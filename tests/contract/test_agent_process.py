@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from agent.stream.receive import Receiver
-from tests.real import ApiServer, Process, wait_until
+from tests.kube import Kube
+from tests.real import Process, wait_until
 from tests.slices import CLUSTER, SliceMaker
-
-pytestmark = pytest.mark.real
 
 NAMESPACE = "process"
 COUNT = 60
@@ -31,7 +30,7 @@ def whole(color: str) -> str:
 class Machine:
     """A state folder with a slice in it, and the agent's process on it."""
 
-    def __init__(self, kube: ApiServer, folder: Path) -> None:
+    def __init__(self, kube: Kube, folder: Path) -> None:
         self.kube = kube
         self.folder = folder
         self.process: Process | None = None
@@ -54,7 +53,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(kube: ApiServer, tmp_path: Path) -> Iterator[Machine]:
+def machine(kube: Kube, tmp_path: Path) -> Iterator[Machine]:
     made = Machine(kube, tmp_path)
     yield made
     if made.process is not None:

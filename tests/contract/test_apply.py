@@ -18,16 +18,14 @@ from proto.errors import Refused
 from proto.objects import canonical, key_of
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, BundlePolicy, applyset_id, with_membership
 from tests.agents import agent, until
-from tests.real import ApiServer
+from tests.kube import Kube
 from tests.slices import SliceMaker
-
-pytestmark = pytest.mark.real
 
 POLICY = BundlePolicy(name="shop")
 
 
 @pytest.fixture(autouse=True)
-def namespace(kube: ApiServer, request: pytest.FixtureRequest) -> Iterator[str]:
+def namespace(kube: Kube, request: pytest.FixtureRequest) -> Iterator[str]:
     name = f"t-{abs(hash(request.node.name)) % 10**8}"
     kube.must("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name
@@ -69,7 +67,7 @@ async def test_an_object_is_created_then_configured_then_unchanged(cluster: Clus
 
 
 async def test_first_contact_with_foreign_values_is_refused_and_names_fields_managers_and_remedy(
-    cluster: Cluster, kube: ApiServer, namespace: str
+    cluster: Cluster, kube: Kube, namespace: str
 ) -> None:
     kube.must(
         "POST", f"/api/v1/namespaces/{namespace}/configmaps?fieldManager=somebody", config(namespace, color="green")
@@ -82,7 +80,7 @@ async def test_first_contact_with_foreign_values_is_refused_and_names_fields_man
     assert kube.must("GET", path(namespace))["data"] == {"color": "green"}
 
 
-async def test_adopt_always_takes_foreign_values_over(cluster: Cluster, kube: ApiServer, namespace: str) -> None:
+async def test_adopt_always_takes_foreign_values_over(cluster: Cluster, kube: Kube, namespace: str) -> None:
     kube.must(
         "POST", f"/api/v1/namespaces/{namespace}/configmaps?fieldManager=somebody", config(namespace, color="green")
     )
@@ -92,7 +90,7 @@ async def test_adopt_always_takes_foreign_values_over(cluster: Cluster, kube: Ap
     assert live["data"] == {"color": "red"}
 
 
-async def test_adopt_never_leaves_even_an_equal_object_alone(cluster: Cluster, kube: ApiServer, namespace: str) -> None:
+async def test_adopt_never_leaves_even_an_equal_object_alone(cluster: Cluster, kube: Kube, namespace: str) -> None:
     wanted = config(namespace, color="red")
     kube.must("POST", f"/api/v1/namespaces/{namespace}/configmaps", wanted)
     with pytest.raises(Refused, match="adopt: never"):
@@ -101,7 +99,7 @@ async def test_adopt_never_leaves_even_an_equal_object_alone(cluster: Cluster, k
 
 
 async def test_after_a_lost_inventory_our_own_object_is_taken_back_by_force(
-    cluster: Cluster, kube: ApiServer, namespace: str
+    cluster: Cluster, kube: Kube, namespace: str
 ) -> None:
     wanted = config(namespace, color="red")
     await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
@@ -112,7 +110,7 @@ async def test_after_a_lost_inventory_our_own_object_is_taken_back_by_force(
 
 @pytest.mark.parametrize("manager", ["kubectl-client-side-apply", "helm", "kustomize-controller"])
 async def test_what_another_tool_set_goes_away_when_git_does_not_say_it(
-    cluster: Cluster, kube: ApiServer, namespace: str, manager: str
+    cluster: Cluster, kube: Kube, namespace: str, manager: str
 ) -> None:
     before = config(namespace, color="red", old="yes")
     kube.must("POST", f"/api/v1/namespaces/{namespace}/configmaps?fieldManager={manager}", before)
@@ -122,7 +120,7 @@ async def test_what_another_tool_set_goes_away_when_git_does_not_say_it(
     assert {one["manager"] for one in live["metadata"]["managedFields"]} == {"flotilla"}
 
 
-async def test_an_object_is_deleted_only_while_it_is_ours(cluster: Cluster, kube: ApiServer, namespace: str) -> None:
+async def test_an_object_is_deleted_only_while_it_is_ours(cluster: Cluster, kube: Kube, namespace: str) -> None:
     wanted = config(namespace, color="red")
     entry = entry_of(wanted)
     await apply_object(cluster, entry, body(wanted), policy=POLICY)
@@ -136,9 +134,7 @@ async def test_an_object_is_deleted_only_while_it_is_ours(cluster: Cluster, kube
     assert kube.call("GET", path(namespace))[0] == 404
 
 
-async def test_a_finalizer_is_named_while_it_holds_a_deletion_up(
-    cluster: Cluster, kube: ApiServer, namespace: str
-) -> None:
+async def test_a_finalizer_is_named_while_it_holds_a_deletion_up(cluster: Cluster, kube: Kube, namespace: str) -> None:
     wanted = config(namespace, color="red")
     entry = entry_of(wanted)
     await apply_object(cluster, entry, body(wanted), policy=POLICY)
@@ -152,7 +148,7 @@ async def test_a_finalizer_is_named_while_it_holds_a_deletion_up(
 
 
 async def test_letting_go_takes_our_labels_and_entry_and_nothing_else(
-    cluster: Cluster, kube: ApiServer, namespace: str
+    cluster: Cluster, kube: Kube, namespace: str
 ) -> None:
     wanted = config(namespace, color="red")
     entry = entry_of(wanted)
@@ -166,7 +162,7 @@ async def test_letting_go_takes_our_labels_and_entry_and_nothing_else(
 
 
 async def test_letting_go_of_an_object_that_only_we_wrote_empties_its_managed_fields(
-    cluster: Cluster, kube: ApiServer, namespace: str
+    cluster: Cluster, kube: Kube, namespace: str
 ) -> None:
     wanted = config(namespace, color="red")
     entry = entry_of(wanted)
@@ -238,8 +234,9 @@ spec:
     )
 
 
+@pytest.mark.unsimulated("nothing makes a Deployment Ready")
 async def test_the_whole_agent_from_a_slice_to_health_drift_and_prune(
-    cluster: Cluster, kube: ApiServer, namespace: str, tmp_path: Path
+    cluster: Cluster, kube: Kube, namespace: str, tmp_path: Path
 ) -> None:
     maker = SliceMaker()
     config_path = path(namespace)

@@ -14,19 +14,17 @@ from agent.model import Resource, WatchEvent
 from proto import objects
 from proto.errors import Permanent
 from proto.objects import ObjectKey
-from tests.real import ApiServer
-
-pytestmark = pytest.mark.real
+from tests.kube import Kube
 
 
 @pytest.fixture
-async def api(kube: ApiServer) -> AsyncIterator[Cluster]:
+async def api(kube: Kube) -> AsyncIterator[Cluster]:
     async with Cluster.connect(kube.kubeconfig) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def namespace(kube: ApiServer) -> str:
+def namespace(kube: Kube) -> str:
     name = f"cluster-{uuid4().hex[:8]}"
     kube.must("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     return name
@@ -91,7 +89,7 @@ async def test_the_version_and_every_kind_in_three_requests(api: Cluster) -> Non
     assert sum(api.requests.values()) == 3
 
 
-async def test_a_kind_is_found_as_soon_as_its_definition_is_established(api: Cluster, kube: ApiServer) -> None:
+async def test_a_kind_is_found_as_soon_as_its_definition_is_established(api: Cluster, kube: Kube) -> None:
     await api.resource("v1", "Pod")
     group = f"g{uuid4().hex[:8]}.example.org"
     kube.must(
@@ -141,7 +139,7 @@ async def test_a_dry_run_answers_and_changes_nothing(send: Sender) -> None:
     assert live == first
 
 
-async def test_a_conflict_names_the_manager_and_the_field(send: Sender, kube: ApiServer) -> None:
+async def test_a_conflict_names_the_manager_and_the_field(send: Sender, kube: Kube) -> None:
     await send(CONFIG % "a")
     path = f"/api/v1/namespaces/{send.namespace}/configmaps/settings"
     kube.edit(path, {"data": {"mode": "test"}}, manager="kubectl-edit")
@@ -286,7 +284,7 @@ async def test_a_list_in_pages_has_what_a_watch_needs(send: Sender) -> None:
     assert second["metadata"]["resourceVersion"]
 
 
-async def test_a_watch_outlives_the_api_server(send: Sender, kube: ApiServer) -> None:
+async def test_a_watch_outlives_the_api_server(send: Sender, kube: Kube) -> None:
     team = uuid4().hex[:8]
     maps = await send.config_maps()
     await send(CONFIG % team)

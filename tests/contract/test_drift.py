@@ -21,9 +21,7 @@ from proto import objects, slices
 from proto.errors import Transient
 from proto.messages import DriftReport
 from proto.slices import DriftPolicy, IgnoreRule
-from tests.real import ApiServer
-
-pytestmark = pytest.mark.real
+from tests.kube import Kube
 
 DEPLOYMENT = """
 apiVersion: apps/v1
@@ -70,7 +68,7 @@ class Rig:
     """An agent's view of one namespace: `put` applies as a pass does, `watching` gives the events of its object."""
 
     api: Cluster
-    kube: ApiServer
+    kube: Kube
     namespace: str
     bundle: str
     policy: DriftPolicy = field(default_factory=DriftPolicy)
@@ -190,7 +188,7 @@ class Events:
 
 
 @pytest.fixture
-async def rig(kube: ApiServer) -> AsyncIterator[Rig]:
+async def rig(kube: Kube) -> AsyncIterator[Rig]:
     name = f"drift-{uuid4().hex[:8]}"
     kube.must("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     async with Cluster.connect(kube.kubeconfig) as api:

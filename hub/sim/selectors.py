@@ -1,0 +1,69 @@
+"""Label and field selectors, read and matched. All of it is pure. Next: `api` and `watch` select with them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_COMMA = re.compile(r",(?![^(]*\))")
+_SET = re.compile(r"([\w./-]+)\s+(in|notin)\s*\(([^)]*)\)")
+_EQUAL = re.compile(r"([\w./-]+)\s*(==|=|!=)\s*([\w.-]*)")
+_EXISTS = re.compile(r"(!?)\s*([\w./-]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """What an object must be: requirements on labels, and on its namespace and name."""
+
+    labels: tuple[tuple[str, str, frozenset[str]], ...] = ()
+    """(label, `in`, `notin`, `exists` or `absent`, values)."""
+    fields: tuple[tuple[str, bool, str], ...] = ()
+    """(path, whether it must be equal, value)."""
+
+    def matches(self, key: tuple[str, str], labels: Mapping[str, str]) -> bool:
+        """Pure: whether an object of this namespace and name with these labels is selected."""
+        for label, operator, values in self.labels:
+            value = labels.get(label)
+            match operator:
+                case "in":
+                    if value is None or value not in values:
+                        return False
+                case "notin":
+                    if value is not None and value in values:
+                        return False
+                case "exists":
+                    if value is None:
+                        return False
+                case _:
+                    if value is not None:
+                        return False
+        known = {"metadata.namespace": key[0], "metadata.name": key[1]}
+        return all((known[path] == value) is equal for path, equal, value in self.fields)
+
+
+def parse(labels: str, fields: str = "") -> Selector:
+    """Pure: the selectors of a query. Raises ValueError for what cannot be read, or a field that is no selector's."""
+    return Selector(labels=tuple(_labels(labels)), fields=tuple(_fields(fields)))
+
+
+def _labels(text: str) -> list[tuple[str, str, frozenset[str]]]:
+    return [_requirement(part.strip()) for part in _COMMA.split(text)] if text.strip() else []
+
+
+def _requirement(text: str) -> tuple[str, str, frozenset[str]]:
+    if among := _SET.fullmatch(text):
+        return among[1], among[2], frozenset(one.strip() for one in among[3].split(","))
+    if equal := _EQUAL.fullmatch(text):
+        return equal[1], "notin" if equal[2] == "!=" else "in", frozenset({equal[3]})
+    if exists := _EXISTS.fullmatch(text):
+        return exists[2], "absent" if exists[1] else "exists", frozenset()
+    raise ValueError(f"unable to parse requirement: {text!r}")
+
+
+def _fields(text: str) -> list[tuple[str, bool, str]]:
+    found = []
+    for part in filter(None, text.split(",")):
+        path, equals, value = re.split(r"(!=|==|=)", part, maxsplit=1) if "=" in part else (part, "", "")
+        if path not in ("metadata.name", "metadata.namespace") or not equals:
+            raise ValueError(f"field label not supported: {path}")
+        found.append((path, equals != "!=", value))
+    return found
