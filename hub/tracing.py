@@ -15,13 +15,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
 from hub.model import FINAL, Member, MemberPhase, Phase, State
+from hub.rollout.transitions import BACK, IN_FLIGHT
 from proto import telemetry
 from proto.ids import BundleName, ClusterName
 
-_ENDED = frozenset(
-    {MemberPhase.PROVEN, MemberPhase.FAILED, MemberPhase.REVERTED, MemberPhase.REVERT_FAILED, MemberPhase.LEFT}
-)
-_BAD = frozenset({MemberPhase.FAILED, MemberPhase.REVERT_FAILED})
 _BAD_ENDS = frozenset({Phase.ROLLED_BACK, Phase.ROLLBACK_FAILED, Phase.ABORTED})
 
 
@@ -62,6 +59,7 @@ class Tracing:
             old = before.members.get(cluster) if before else None
             if member != old:
                 self._member(after, cluster, old, member, shared, now)
+            self._cluster(before, after, cluster, shared, now)
         if after.phase in FINAL and (before is None or before.phase not in FINAL):
             self._root(
                 root,
@@ -98,16 +96,36 @@ class Tracing:
         attributes = {**shared, telemetry.ATTR_CLUSTER: cluster, telemetry.ATTR_SEQ: str(new.seq)}
         if new.seq and (old is None or new.seq != old.seq):
             self._below(root, telemetry.SPAN_MOVE, new.moved_at, now, attributes)
-        if new.phase in _ENDED and (old is None or old.phase not in _ENDED) and new.seq:
-            self._root(
-                root,
-                telemetry.SPAN_CLUSTER,
-                new.moved_at or now,
-                now,
-                {**attributes, telemetry.ATTR_RESULT: new.phase},
-                links=[Link(telemetry.rollout_context(rollout))],
-                error=new.reason or new.phase if new.phase in _BAD else "",
-            )
+
+    def _cluster(
+        self,
+        before: State | None,
+        after: State,
+        cluster: ClusterName,
+        shared: Mapping[str, str],
+        now: float,
+    ) -> None:
+        """The cluster's span, once: when its way forward is over."""
+        old, new = before.members.get(cluster) if before else None, after.members[cluster]
+        if not new.seq or not _is_over(after, new) or (before and old and _is_over(before, old)):
+            return
+        had_failed = old is not None and old.phase is MemberPhase.FAILED
+        bad = had_failed or new.phase is MemberPhase.FAILED or new.phase in BACK
+        why = (old.reason if old and had_failed else new.reason) or after.reason or new.phase
+        self._root(
+            telemetry.cluster_context(after.rollout.id, cluster),
+            telemetry.SPAN_CLUSTER,
+            (old.moved_at if old else 0.0) or new.moved_at or now,
+            now,
+            {
+                **shared,
+                telemetry.ATTR_CLUSTER: cluster,
+                telemetry.ATTR_SEQ: str(old.seq if old and old.seq else new.seq),
+                telemetry.ATTR_RESULT: new.phase,
+            },
+            links=[Link(telemetry.rollout_context(after.rollout.id))],
+            error=why if bad and new.phase is not MemberPhase.PROVEN else "",
+        )
 
     def _below(
         self, parent: SpanContext, name: str, start_s: float, end_s: float, attributes: Mapping[str, str]
@@ -139,6 +157,15 @@ class Tracing:
         if error:
             span.set_status(Status(StatusCode.ERROR, error))
         span.end(end_time=_ns(max(start_s, end_s)))
+
+
+def _is_over(state: State, member: Member) -> bool:
+    """Pure: is the cluster's way forward over for good? One that failed may still prove, until its rollout ends."""
+    if member.phase is MemberPhase.FAILED:
+        return state.phase in FINAL
+    if member.phase in IN_FLIGHT:
+        return state.phase in FINAL and state.phase is not Phase.COMPLETED
+    return member.phase in (MemberPhase.PROVEN, MemberPhase.LEFT, *BACK)
 
 
 def _ns(seconds: float) -> int:
