@@ -26,6 +26,7 @@ test: $(VENV)/.ready ## Unit, property and contract tests; needs no Go and no cl
 	$(BIN)/python -m pytest $(ARGS)
 
 e2e: $(VENV)/.ready ## The whole story against real kube-apiservers (builds them once per machine; needs Go)
+	@tests/tools/chromium.sh >/dev/null
 	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m pytest tests/contract tests/e2e --real -v $(ARGS)
 
 bench: $(VENV)/.ready ## Speed and size against a real kube-apiserver: a table, and bench.json

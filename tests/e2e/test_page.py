@@ -1,0 +1,286 @@
+"""The status page in Debian's Chromium: what changes is seen without a reload, and a page that is old says so."""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+
+from hub.inputs import FromAgent
+from hub.main import Hub
+from proto.ids import ClusterName
+from proto.messages import BundleReport, DriftReport, Health, Report
+from tests.e2e import browser
+from tests.e2e.world import Repo, World
+
+HEARTBEAT_S = 2.0
+CLUSTERS = [
+    *((f"canary-{n}", 'canary: "true", region: eu') for n in (1, 2)),
+    *((f"eu-{n}", "region: eu") for n in range(1, 9)),
+    *((f"us-{n}", "region: us") for n in range(1, 11)),
+]
+POLICY = """
+    apiVersion: flotilla.dev/v1alpha1
+    kind: RolloutPolicy
+    metadata: {name: careful}
+    spec:
+      waves:
+        - {name: canary, select: {matchLabels: {canary: "true"}}}
+        - {name: eu, select: {matchLabels: {region: eu}}, maxConcurrent: 6}
+        - {name: us, select: {matchLabels: {region: us}}}
+      failure: {budget: 2, deadline: 10m, action: rollback}
+      offline: {after: 5m, budget: 10%}
+    """
+
+
+def cluster(name: str, labels: str) -> str:
+    return (
+        "apiVersion: flotilla.dev/v1alpha1\nkind: Cluster\n"
+        f"metadata: {{name: {name}, labels: {{tier: prod, {labels}}}}}\nspec: {{}}\n"
+    )
+
+
+def bundle(name: str, text: str = "one") -> dict[str, str | None]:
+    return {
+        f"bundles/{name}/bundle.yaml": f"""
+            apiVersion: flotilla.dev/v1alpha1
+            kind: Bundle
+            metadata: {{name: {name}}}
+            spec: {{targets: {{matchLabels: {{tier: prod}}}}, namespace: {name}, rollout: careful}}
+            """,
+        f"bundles/{name}/settings.yaml": f"""
+            apiVersion: v1
+            kind: ConfigMap
+            metadata: {{name: settings}}
+            data: {{text: {text}}}
+            """,
+    }
+
+
+# --- a hub as a process -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[World]:
+    """A hub with one cluster in its fleet repo and no agent."""
+    world = World(tmp_path, {})
+    world.repo.commit(
+        "First",
+        {"rollouts/careful.yaml": POLICY, "clusters/eu-1.yaml": cluster("eu-1", "region: eu"), **bundle("shop")},
+    )
+    world.start_hub()
+    try:
+        yield world
+    finally:
+        world.stop()
+
+
+async def test_a_commit_is_seen_without_a_reload_and_nothing_is_asked_of_anybody_else(
+    alone: World, tmp_path: Path
+) -> None:
+    async with browser.tab(tmp_path) as tab:
+        await tab.open(alone.url)
+        await tab.until_it_says("shop-1")
+        await tab.ask("window.before = true")
+        alone.repo.commit("Two more, one broken", {
+            "clusters/us-1.yaml": cluster("us-1", "region: us"),
+            "bundles/broken/bundle.yaml": "kind: Bundle\nmetadata: {name: <b>x</b>}\n",
+        })  # fmt: skip
+        await tab.until_it_says("us-1")
+        await tab.until_it_says("bundles/broken/bundle.yaml")
+        assert await tab.ask("window.before && document.body.className") == "live"
+        assert await tab.ask("document.querySelectorAll('main b:not(.tile b)').length") == 0
+        assert tab.complaints == []
+        hosts = {url.split("/")[2] for url in tab.requested if not url.startswith("data:")}
+        assert hosts == {alone.url.split("/")[2]}
+
+
+async def test_a_page_whose_hub_is_killed_says_that_it_is_old_and_lives_again_with_the_hub(
+    alone: World, tmp_path: Path
+) -> None:
+    assert alone.hub is not None
+    async with browser.tab(tmp_path) as tab:
+        await tab.open(alone.url)
+        await tab.until("document.body.className === 'live'")
+        await anyio.to_thread.run_sync(alone.hub.kill)
+        await tab.until("document.body.className === 'lost'")
+        assert "No word from the hub since" in await tab.ask("document.querySelector('#lost').innerText")
+        assert "old" in await tab.ask("document.title")
+        assert await tab.ask("getComputedStyle(document.querySelector('main')).filter") == "grayscale(1)"
+        await anyio.to_thread.run_sync(alone.start_hub)
+        await tab.until("document.body.className === 'live'")
+        assert await tab.ask("document.querySelector('#lost').hidden")
+
+
+async def test_a_page_whose_hub_hangs_says_so_although_the_connection_stands(alone: World, tmp_path: Path) -> None:
+    assert alone.hub is not None
+    async with browser.tab(tmp_path) as tab:
+        await tab.open(alone.url)
+        await tab.until("document.body.className === 'live'")
+        os.kill(alone.hub.pid, signal.SIGSTOP)
+        try:
+            await tab.until("document.body.className === 'lost'", timeout_s=90)
+        finally:
+            os.kill(alone.hub.pid, signal.SIGCONT)
+        await tab.until("document.body.className === 'live'")
+
+
+# --- a fleet in trouble -------------------------------------------------------------------------------------------
+
+
+class Crowd:
+    """Agents of a hub in this process, by what they would tell it; no agent means to be real here."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._numbers: dict[str, int] = {}
+        self.failing: set[str] = set()
+        self.slow: set[str] = set()
+        self.silent: set[str] = set()
+
+    async def run(self) -> None:
+        while True:
+            for name in self._hub.loop.desired.fleet.clusters if self._hub.loop.desired else ():
+                if name not in self.silent:
+                    self._hub.loop.live.of(name).connected_since = 1.0
+                    await self.tell(name)
+            await anyio.sleep(HEARTBEAT_S / 4)
+
+    async def tell(self, name: str, *, drift: tuple[DriftReport, ...] = ()) -> None:
+        row = self._hub.loop.slices.get(ClusterName(name))
+        wanted = row.manifest.bundles if row else {}
+        told = {}
+        for bundle, entry in wanted.items():
+            moved = bundle == "shop" and row is not None and row.seq > 1
+            sick, busy = moved and name in self.failing, moved and name in self.slow
+            health = Health.FAILED if sick else Health.IN_PROGRESS if busy else Health.CURRENT
+            told[bundle] = BundleReport(subtree=entry.subtree, health=health, converged=not busy)
+        self._numbers[name] = self._numbers.get(name, 0) + 1
+        problems = ("Deployment/shop/web: container web: ImagePullBackOff",) if name in self.failing else ()
+        report = Report(
+            number=self._numbers[name],
+            boot_id="boot",
+            seq=row.seq if row else 0,
+            commit=row.commit if row else "",
+            full=True,
+            bundles=told,
+            drift=drift,
+            problems=problems,
+        )
+        await self._hub.loop.tell(FromAgent(cluster=ClusterName(name), report=report))
+
+    async def settled(self, *, rollouts: int) -> None:
+        """Until only so many rollouts are under way."""
+        for _ in range(1200):
+            if self._hub.loop.desired and self._hub.loop.slices and len(self._hub.loop.states) <= rollouts:
+                return
+            await anyio.sleep(0.05)
+        raise AssertionError(f"still under way: {list(self._hub.loop.states)}")
+
+
+DRIFT = (
+    DriftReport(
+        id="1",
+        bundle="shop",
+        object="Deployment/shop/web",
+        what="changed",
+        fields=(".spec.replicas",),
+        manager="kubectl-scale",
+        operation="Update",
+        time="2026-01-05T09:12:44Z",
+    ),
+    DriftReport(id="2", bundle="ingress", object="ConfigMap/ingress/settings", what="deleted"),
+    DriftReport(
+        id="3",
+        bundle="shop",
+        object="Service/shop/web",
+        what="changed",
+        fields=('.spec.ports[port=80,protocol="TCP"].targetPort', ".spec.sessionAffinity"),
+        manager="kubectl-edit",
+        operation="Update",
+        time="2026-01-05T09:14:02Z",
+    ),
+    DriftReport(
+        id="4",
+        bundle="cert-manager",
+        object="ConfigMap/cert-manager/settings",
+        what="changed",
+        fields=(".data.text",),
+        manager="terraform",
+        operation="Update",
+        time="2026-01-05T09:15:20Z",
+        action="reported",
+    ),
+)
+
+
+@asynccontextmanager
+async def in_trouble(folder: Path) -> AsyncIterator[str]:
+    """The address of a hub whose fleet is in the middle of a rollout: one cluster failed, one is silent, drift."""
+    repo = Repo(folder / "fleet")
+    repo.commit(
+        "A fleet",
+        {
+            "rollouts/careful.yaml": POLICY,
+            **{f"clusters/{name}.yaml": cluster(name, labels) for name, labels in CLUSTERS},
+            **bundle("cert-manager"),
+            **bundle("ingress"),
+            **bundle("shop"),
+        },
+    )
+    hub = Hub(fleet=str(repo.path), branch="main", data=folder / "hub", poll_s=0.2, heartbeat_s=HEARTBEAT_S)
+    crowd = Crowd(hub)
+    async with anyio.create_task_group() as tasks:
+        port = await tasks.start(partial(hub.run, "127.0.0.1", 0))
+        tasks.start_soon(crowd.run)
+        await crowd.settled(rollouts=0)
+        crowd.failing |= {"eu-3"}
+        crowd.slow |= {"eu-4", "eu-6", "eu-7"}
+        crowd.silent |= {"us-7"}
+        hub.loop.live.of(ClusterName("us-7")).connected_since = None
+        repo.commit("shop 2, and a typing error", {
+            **bundle("shop", "two"),
+            "bundles/ingress/bundle.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\n"
+            "metadata: {name: ingress}\nspec: {targets: {matchLabels: {tier: prod}}, namespce: ingress}\n",
+        })  # fmt: skip
+        for number, name in enumerate(("us-2", "us-2", "eu-1", "canary-2")):
+            await crowd.tell(name, drift=(DRIFT[number],))
+        yield f"http://127.0.0.1:{port}"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_fleet_in_trouble_is_readable_in_light_and_dark_and_on_a_phone(tmp_path: Path) -> None:
+    """FLOTILLA_PICTURES names a folder for pictures of what was looked at."""
+    pictures = os.environ.get("FLOTILLA_PICTURES")
+    async with in_trouble(tmp_path) as url, browser.tab(tmp_path) as tab:
+        await tab.look(width=1280, height=900)
+        await tab.open(url)
+        await tab.until("!!document.querySelector('.wave.open .bar .failed')")
+        await tab.until("document.querySelectorAll('tbody .health')[0].innerText.includes('Failed')")
+        await tab.until("[...document.querySelectorAll('.tile')].some(t => t.innerText.includes('Unknown'))")
+        assert await tab.ask("document.querySelectorAll('tbody tr').length") == len(CLUSTERS)
+        assert "terraform" in await tab.ask("document.querySelector('#drift li').innerText")
+        assert "namespce" in await tab.ask("document.querySelector('#troubles').innerText")
+
+        await tab.press("/")
+        await tab.call("Input.insertText", text="region=us unknown")
+        await tab.until("document.querySelectorAll('tbody tr').length === 1")
+        assert await tab.ask("document.querySelector('tbody a').innerText") == "us-7"
+        assert "good" not in await tab.ask("document.querySelector('tbody tr .tag').className")
+        await tab.press("Escape")
+        await tab.until(f"document.querySelectorAll('tbody tr').length === {len(CLUSTERS)}")
+
+        await tab.ask("document.activeElement.blur()")
+        await tab.ask(
+            "document.querySelector('#repo span').textContent = 'https://git.example.org/fleet.git (main) at '"
+        )
+        for name, width, scheme in (("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 390, "light")):
+            await tab.look(width=width, height=1000, scheme=scheme)
+            assert await tab.ask("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls sideways"
+            if pictures:
+                await tab.picture(Path(pictures) / f"{name}.png")
+        assert tab.complaints == []
