@@ -4,13 +4,22 @@ from importlib import metadata
 
 import click
 
-from hub.cli import offline, online
+from hub.cli import init, offline, online
+
+
+class _InOrder(click.Group):
+    """Lists its commands as they are added: first what needs no hub, then what looks, then what changes something."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
 
 @click.group(
+    cls=_InOrder,
     context_settings={"max_content_width": 110},
     epilog="""\b
 Examples:
+  flotilla init fleet                  # a first fleet repo
   flotilla check                       # is this fleet repo valid?
   flotilla render --cluster eu-1       # what would eu-1 run?
   flotilla status                      # how is the fleet?""",
@@ -20,5 +29,5 @@ def main() -> None:
     """GitOps for a fleet of Kubernetes clusters."""
 
 
-for command in (*offline.commands, *online.commands):
+for command in (*init.commands, *offline.commands, *online.commands):
     main.add_command(command)
