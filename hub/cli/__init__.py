@@ -4,7 +4,7 @@ from importlib import metadata
 
 import click
 
-from hub.cli import init, offline, online
+from hub.cli import bootstrap, init, offline, online
 
 
 class _InOrder(click.Group):
@@ -29,5 +29,5 @@ def main() -> None:
     """GitOps for a fleet of Kubernetes clusters."""
 
 
-for command in (*init.commands, *offline.commands, *online.commands):
+for command in (*init.commands, *offline.commands, *online.commands, *bootstrap.commands):
     main.add_command(command)
