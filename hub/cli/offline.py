@@ -67,7 +67,7 @@ def render(root: Path, cluster: str, bundles: tuple[str, ...], output: str, as_s
     _print(made, as_json=output == "json", folder=folder, as_slice=as_slice)
     findings = [finding for finding in checkout.findings if not bundles or _concerns(finding, cluster, bundles)]
     for finding in findings:
-        click.echo(str(finding), err=True)
+        click.echo(_shown(finding), err=True)
     if any(finding.severity == "error" for finding in findings):
         sys.exit(1)
 
@@ -81,7 +81,11 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @_fleet_option
 def check(root: Path, as_json: bool) -> None:
-    """Validate a fleet repo: its files, every render of every bundle, and who owns which object."""
+    """Validate a fleet repo, every render included.
+
+    Reads all its files, renders every bundle for every cluster, and looks who would own which object. What is wrong is
+    told with its place and what to do; then the exit code is 1.
+    """
     checkout = _Checkout(root)
     requests = checkout.requests()
     with click.progressbar(
@@ -101,7 +105,7 @@ def check(root: Path, as_json: bool) -> None:
         click.echo(json.dumps({**counts, "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2))
     else:
         for finding in findings:
-            click.echo(str(finding))
+            click.echo(_shown(finding))
         click.echo(", ".join(_counted(number, what) for what, number in counts.items() if number or what != "warnings"))
     if counts["errors"]:
         sys.exit(1)
@@ -194,6 +198,13 @@ def _finding(error: FlotillaError, *, about: str) -> Finding:
     where, _, rest = error.thing.removeprefix(f"{about}: ").partition(": ")
     message = f"{rest}: {error.cause}" if rest else error.cause
     return Finding(where=where, message=message, remedy=error.remedy, about=about)
+
+
+def _shown(finding: Finding) -> str:
+    """As `str`, in colours where there are any."""
+    severity = click.style(f"{finding.severity}:", fg="red" if finding.severity == "error" else "yellow", bold=True)
+    remedy = click.style(f" ({finding.remedy})", dim=True) if finding.remedy else ""
+    return f"{finding.where}: {severity} {finding.message}{remedy}"
 
 
 def _some(clusters: Iterable[ClusterName]) -> str:

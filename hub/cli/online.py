@@ -1,7 +1,8 @@
-"""`flotilla` commands that ask a running hub: status, clusters, rollouts, drift, events, join-token and the verbs.
+"""`flotilla` commands that ask a running hub: status, clusters, bundles, rollouts, drift, events, and the verbs.
 
 Each command is one request and one table; `--output json` prints what the API said, for scripts. An error names the
-hub, the cause and the next step, and exits with 1.
+hub, the cause and the next step, and exits with 1. What the hub says may come from anybody who can commit: it is shown
+as it is, never read as markup.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +39,9 @@ _STYLES = {
     "rollback-failed": "bold red",
     "failed": "red",
     "error": "red",
+    "Terminating": "yellow",
+    "NotFound": "red",
+    "Unknown": "magenta",
 }
 
 
@@ -97,6 +102,7 @@ def _told(error: urllib.error.HTTPError) -> str:
 
 
 def _hub_options(command: Any) -> Any:
+    """What every online command takes."""
     for option in (
         click.option("--output", "-o", type=click.Choice(["table", "json"]), default="table", help="How to print it."),
         click.option(
@@ -119,20 +125,22 @@ def _print(value: Any, output: str) -> bool:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    rows = list(rows)
-    console = Console(soft_wrap=True)
-    if not rows:
-        console.print(empty, style="dim", highlight=False)
+    cells = [[str(cell) for cell in row] for row in rows]
+    console = Console()
+    if not cells:
+        click.secho(empty, dim=True)
+        return
+    if not console.is_terminal:
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        for line in (columns, *cells):
+            click.echo("  ".join(map(str.ljust, line, widths)).rstrip())
         return
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=column not in ("WHAT", "WHY", "REASON"), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(cell), style=_STYLES.get(str(cell), "")) for cell in row))
-    if console.is_terminal:
-        Console().print(table)
-    else:
-        Console(width=240).print(table)
+    for row in cells:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    console.print(table)
 
 
 def _ago(time: str) -> str:
@@ -153,7 +161,7 @@ def _words(counts: dict[str, int]) -> str:
 @click.command()
 @_hub_options
 def status(hub: str, token_file: Path | None, output: str) -> None:
-    """The fleet at a glance: clusters, rollouts under way, holds, and what is wrong.
+    """The fleet at a glance, and what is wrong.
 
     \b
     Examples:
@@ -165,10 +173,9 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
         return
     console = Console(soft_wrap=True, highlight=False)
     clusters, upstream = fleet["clusters"], fleet["upstream"]
-    console.print(
-        f"[bold]fleet repo[/]  {upstream['url']} ({upstream['branch']}) at {fleet['revision'][:12] or 'nothing yet'},"
-        f" looked at {_ago(upstream['synced_at'])}"
-    )
+    where = f"at {fleet['revision'][:12]}" if fleet["revision"] else "not taken yet"
+    looked = f"read {_ago(upstream['synced_at'])}" if upstream["synced_at"] else "never read"
+    console.print(f"[bold]fleet repo[/]  {escape(upstream['url'])} ({escape(upstream['branch'])}) {where}, {looked}")
     console.print(
         f"[bold]clusters[/]    {clusters['total']} ({clusters['connected']} connected): {_words(clusters['health'])}"
     )
@@ -176,12 +183,12 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
     for rollout in fleet["rollouts"]:
         console.print(
             f"[bold]rollout[/]     {rollout['id']} {rollout['phase']}, {_wave(rollout)}: {_words(rollout['phases'])}"
-            + (f" ({rollout['reason']})" if rollout["reason"] else "")
+            + (escape(f" ({rollout['reason']})") if rollout["reason"] else "")
         )
     for hold in fleet["holds"]:
         console.print(f"[bold yellow]on hold[/]     {hold} (commit a fix, or 'flotilla release {hold} --reason …')")
     for text in fleet["problems"]:
-        console.print(f"[bold red]problem[/]     {text}", markup=True)
+        console.print(f"[bold red]problem[/]     {escape(text)}")
     for item in fleet["findings"]:
         colour = "red" if item["severity"] == "error" else "yellow"
         console.print(
@@ -277,6 +284,41 @@ def _show_cluster(found: dict[str, Any]) -> None:
     )
 
 
+def _about_bundle(row: dict[str, Any]) -> list[str]:
+    hold = row["hold"]
+    held = [f"on hold since {hold['rollout']}: {hold['reason']}"] if hold else []
+    return held + [f"{item['where']}: {item['message']}" for item in row["findings"]]
+
+
+@click.command()
+@_hub_options
+def bundles(hub: str, token_file: Path | None, output: str) -> None:
+    """All bundles: where they run, and how they are.
+
+    \b
+    Example:
+      flotilla bundles
+    """
+    found = HubApi(hub, token_file).get("bundles")
+    if _print(found, output):
+        return
+    _table(
+        ("BUNDLE", "HEALTH", "WANTED ON", "RUNS ON", "ROLLOUT", "WHAT"),
+        [
+            (
+                row["name"],
+                row["health"] if row["runs_on"] else "",
+                row["wanted_on"],
+                row["runs_on"],
+                row["rollout"],
+                "; ".join(_about_bundle(row)),
+            )
+            for row in found["bundles"]
+        ],
+        empty="no bundles yet: commit a folder with a bundle.yaml to bundles/",
+    )
+
+
 @click.command()
 @click.argument("rollout", required=False)
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many, newest first.")
@@ -329,7 +371,7 @@ def rollouts(rollout: str | None, limit: int, hub: str, token_file: Path | None,
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000), help="How many, the newest last.")
 @_hub_options
 def drift(cluster: str, bundle: str, limit: int, hub: str, token_file: Path | None, output: str) -> None:
-    """What somebody else changed in the clusters, who, when, and what was done.
+    """What others changed in the clusters, and what was done.
 
     \b
     Examples:
@@ -385,7 +427,9 @@ def events(kind: str, cluster: str, limit: int, hub: str, token_file: Path | Non
 @click.argument("cluster")
 @_hub_options
 def join_token(cluster: str, hub: str, token_file: Path | None, output: str) -> None:
-    """Make a join token for a cluster: used once, within a day, by the agent that shall run there.
+    """Make a join token for a cluster's agent.
+
+    It is used once, within a day, by the agent that shall run there.
 
     \b
     Examples:
@@ -416,7 +460,7 @@ def _verb(verb: str, help_: str) -> click.Command:
 @click.option("--reason", required=True, help="Why; kept with the command.")
 @_hub_options
 def release(bundle: str, reason: str, hub: str, token_file: Path | None, output: str) -> None:
-    """Let a bundle that is on hold go on with what the fleet repo says.
+    """Let a bundle on hold go on with the fleet repo.
 
     \b
     Example:
@@ -433,7 +477,9 @@ def release(bundle: str, reason: str, hub: str, token_file: Path | None, output:
 @click.option("--reason", default="", help="Why; needed for --accept-rewrite, and kept.")
 @_hub_options
 def sync(accept_rewrite: bool, reason: str, hub: str, token_file: Path | None, output: str) -> None:
-    """Make the hub look at the fleet repo now, and render again what did not render.
+    """Make the hub look at the fleet repo now.
+
+    What did not render is tried again, without a new commit too.
 
     \b
     Examples:
@@ -451,6 +497,7 @@ def sync(accept_rewrite: bool, reason: str, hub: str, token_file: Path | None, o
 commands: tuple[click.Command, ...] = (
     status,
     clusters,
+    bundles,
     rollouts,
     drift,
     events,

@@ -1,0 +1,247 @@
+"""`flotilla` against a hub that really listens, as a person runs it: tables, JSON, and errors that say what to do."""
+
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import click
+import pygit2
+import pytest
+from click.testing import CliRunner, Result
+
+from hub.cli import main, offline, online
+from hub.inputs import FromAgent
+from hub.main import Hub
+from proto.ids import ClusterName
+from proto.messages import BundleReport, DriftReport, Health, ObjectProblem, Report
+
+FILES = {
+    "clusters/eu-1.yaml": """
+apiVersion: flotilla.dev/v1alpha1
+kind: Cluster
+metadata: {name: eu-1, labels: {tier: prod}}
+spec: {}
+""",
+    "bundles/shop/bundle.yaml": """
+apiVersion: flotilla.dev/v1alpha1
+kind: Bundle
+metadata: {name: shop}
+spec: {targets: {matchLabels: {tier: prod}}, namespace: shop}
+""",
+    "bundles/shop/settings.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {a: b}\n",
+    "bundles/broken/bundle.yaml": "kind: Bundle\nmetadata: {name: broken}\n",
+}
+EU = ClusterName("eu-1")
+
+Run = Callable[..., Awaitable[Result]]
+
+
+def fleet_repo(path: Path) -> Path:
+    repo = pygit2.init_repository(str(path), initial_head="main")
+    index = pygit2.Index()
+    for name, text in FILES.items():
+        index.add(pygit2.IndexEntry(name, repo.create_blob(text.encode()), pygit2.enums.FileMode.BLOB))
+    who = pygit2.Signature("Dana", "dana@example.org", 1_700_000_000, 0)
+    repo.create_commit("refs/heads/main", who, who, "First", index.write_tree(repo), [])
+    return path
+
+
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
+    """A hub that took the commit in; eu-1 runs shop's first move, and is not done with it."""
+    fleet = fleet_repo(tmp_path / "fleet")
+    made = Hub(fleet=str(fleet), branch="main", data=tmp_path / "hub", poll_s=3600, heartbeat_s=60.0)
+    async with anyio.create_task_group() as tasks:
+        port = await tasks.start(partial(made.run, "127.0.0.1", 0))
+        made_at = f"http://127.0.0.1:{port}"
+        with anyio.fail_after(60):
+            while made.loop.desired is None:  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+        await made.loop.tell(report(1))
+        row = made.loop.slices[EU]
+        problem = ObjectProblem(
+            object="ConfigMap/shop/settings", health=Health.FAILED, reason="ApplyFailed", message="forbidden"
+        )
+        shop = BundleReport(
+            subtree=row.manifest.bundles["shop"].subtree,
+            health=Health.IN_PROGRESS,
+            converged=False,
+            counts={"InProgress": 1},
+            problems=(problem,),
+        )
+        drift = DriftReport(
+            id="b/1",
+            bundle="shop",
+            object="ConfigMap/shop/settings",
+            what="changed",
+            fields=("data.a",),
+            manager="kubectl-edit",
+            action="reverted",
+        )
+        await made.loop.tell(report(2, seq=row.seq, commit=row.commit, bundles={"shop": shop}, drift=(drift,)))
+        made.url = made_at  # type: ignore[attr-defined]
+        yield made
+        tasks.cancel_scope.cancel()
+
+
+def report(number: int, **more: object) -> FromAgent:
+    made = Report(number=number, boot_id="b", full=True, **{"seq": 0, "commit": "", **more})  # type: ignore[arg-type]
+    return FromAgent(cluster=EU, report=made)
+
+
+@pytest.fixture
+def run(hub: Hub, tmp_path: Path) -> Run:
+    """`flotilla …` with this hub and its token, in a thread: the hub answers meanwhile."""
+
+    async def run(*arguments: str, token: Path | None = tmp_path / "hub/admin.token") -> Result:
+        environment = {"FLOTILLA_HUB": hub.url, "USER": "dana", "FLOTILLA_TOKEN": ""}  # type: ignore[attr-defined]
+        environment |= {"FLOTILLA_TOKEN_FILE": str(token)} if token else {}
+        invoke = partial(CliRunner().invoke, main, list(arguments), env=environment)
+        return await anyio.to_thread.run_sync(invoke)
+
+    return run
+
+
+async def test_status_is_the_fleet_and_what_is_wrong_at_a_glance(run: Run) -> None:
+    result = await run("status")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("fleet repo  ")
+    assert lines[1] == "clusters    1 (0 connected): 1 InProgress"
+    assert lines[3].startswith("rollout     shop-1 running, wave 1/1 rest: 1 moving")
+    assert "error       bundles/broken/bundle.yaml:1: apiVersion is missing" in result.stdout
+    assert "→ write flotilla.dev/v1alpha1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param(["clusters"], ["CLUSTER", "eu-1", "#1"], id="clusters"),
+        pytest.param(
+            ["clusters", "eu-1"], ["eu-1  tier=prod", "decided #1, applied #1", "shop-1", "forbidden"], id="one cluster"
+        ),
+        pytest.param(["bundles"], ["BUNDLE", "shop", "broken", "apiVersion is missing"], id="bundles"),
+        pytest.param(["rollouts"], ["ROLLOUT", "shop-1", "running", "1 moving"], id="rollouts"),
+        pytest.param(["rollouts", "shop-1"], ["shop-1  running", "rest (open)", "eu-1"], id="one rollout"),
+        pytest.param(["drift"], ["ConfigMap/shop/settings", "data.a", "kubectl-edit", "reverted"], id="drift"),
+        pytest.param(["drift", "--cluster", "us-1"], ["no drift reported"], id="no drift there"),
+        pytest.param(["events", "--kind", "finding"], ["KIND", "finding", "apiVersion is missing"], id="events"),
+    ],
+)
+async def test_a_table_shows(run: Run, arguments: list[str], told: list[str]) -> None:
+    result = await run(*arguments)
+    assert (result.exit_code, result.stderr, repr(result.exception)) == (0, "", "None")
+    for text in told:
+        assert text in result.stdout
+    assert not any(line.endswith(" ") for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["status"], "clusters"),
+        (["clusters"], "clusters"),
+        (["clusters", "eu-1"], "bundle_list"),
+        (["bundles"], "bundles"),
+        (["rollouts"], "rollouts"),
+        (["rollouts", "shop-1"], "members"),
+        (["drift"], "drift"),
+        (["events"], "events"),
+        (["join-token", "eu-1"], "token"),
+        (["sync"], "upstream"),
+        (["pause", "shop-1", "--reason", "lunch"], "phase"),
+    ],
+)
+async def test_output_json_is_what_the_api_said(run: Run, arguments: list[str], key: str) -> None:
+    result = await run(*arguments, "-o", "json")
+    assert result.exit_code == 0
+    assert key in json.loads(result.stdout)
+
+
+async def test_the_verbs_change_a_rollout_and_say_what_it_is_now(run: Run, hub: Hub) -> None:
+    for verb, phase in (("pause", "paused"), ("resume", "running"), ("abort", "aborted")):
+        result = await run(verb, "shop-1", "--reason", "ticket 42")
+        assert (result.exit_code, result.stdout) == (0, f"shop-1 is {phase}\n")
+    assert [event.text for event in hub.journal.events(kind="command")] == [
+        f"dana: {verb} shop-1: ticket 42" for verb in ("pause", "resume", "abort")
+    ]
+    assert "on hold since shop-1: aborted by dana: ticket 42" in (await run("bundles")).stdout
+    result = await run("release", "shop", "--reason", "fixed")
+    assert (result.exit_code, result.stdout) == (0, "shop is no longer on hold\n")
+
+
+async def test_a_join_token_alone_is_printed(run: Run) -> None:
+    result = await run("join-token", "eu-1")
+    assert result.stdout.startswith("flotilla-join.v1.")
+    assert result.stdout.count("\n") == 1
+
+
+async def test_a_rewritten_history_is_accepted_with_a_reason_that_is_kept(run: Run, hub: Hub) -> None:
+    assert (await run("sync", "--accept-rewrite")).exit_code == 2
+    assert (await run("sync", "--accept-rewrite", "--reason", "a secret was in it")).exit_code == 0
+    [event] = hub.journal.events(kind="command")
+    assert event.text == "dana: accept the fleet repo's rewritten history: a secret was in it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param(["clusters", "nope"], "cluster nope: is not in the fleet repo", id="no such cluster"),
+        pytest.param(["rollouts", "nope-1"], "rollout nope-1: does not exist", id="no such rollout"),
+        pytest.param(["pause", "nope-1", "--reason", "x"], "rollout nope-1: is not under way", id="nothing to pause"),
+        pytest.param(["resume", "shop-1", "--reason", "x"], "rollout shop-1: is running: cannot resume", id="running"),
+        pytest.param(["release", "shop", "--reason", "x"], "bundle shop: is not on hold", id="not on hold"),
+        pytest.param(
+            ["join-token", "zz"], "commit a Cluster file for it first (clusters/zz.yaml)", id="unknown joiner"
+        ),
+    ],
+)
+async def test_what_cannot_be_done_is_told_with_what_can(run: Run, arguments: list[str], told: str) -> None:
+    result = await run(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: ")
+    assert told in result.stderr
+    assert len(result.stderr.splitlines()) == 2  # the error, and what to do
+
+
+async def test_without_the_token_nothing_is_changed(run: Run, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("guess\n")
+    for token in (None, wrong):
+        result = await run("pause", "shop-1", "--reason", "x", token=token)
+        assert result.exit_code == 1
+        assert "needs the administrator's token" in result.stderr
+        assert "--token-file" in result.stderr
+    missing = await run("pause", "shop-1", "--reason", "x", token=tmp_path / "none")
+    assert f"cannot read the token file {tmp_path}/none: No such file" in missing.stderr
+    assert "running" in (await run("rollouts")).stdout
+
+
+async def test_texts_from_the_fleet_are_never_read_as_markup(run: Run) -> None:
+    assert (await run("pause", "shop-1", "--reason", "see [/bold] and [red]")).exit_code == 0
+    for command in (["status"], ["rollouts"], ["rollouts", "shop-1"], ["events"]):
+        result = await run(*command)
+        assert result.exit_code == 0
+        assert "see [/bold] and [red]" in result.stdout
+
+
+def test_a_hub_that_is_not_there_is_named_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    result = CliRunner().invoke(main, ["status", "--hub", address])
+    assert result.exit_code == 1
+    assert f"no hub answers at {address}" in result.stderr
+    assert "--hub or FLOTILLA_HUB" in result.stderr
+
+
+@pytest.mark.parametrize("command", [*offline.commands, *online.commands], ids=lambda command: str(command.name))
+def test_every_command_explains_itself_with_an_example(command: click.Command) -> None:
+    result = CliRunner().invoke(main, [str(command.name), "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    assert f"flotilla {command.name}" in result.stdout
+    assert not command.get_short_help_str(limit=64).endswith("...")  # the list of commands has whole sentences
