@@ -145,7 +145,7 @@ class Api:
             "rollouts_total": len(under_way),
             "holds": snapshot.holds(loop.holds),
             "findings": snapshot.findings([status.finding(item) for item in desired.findings] if desired else []),
-            "problems": [text for text in (self._upstream.problem, loop.problem) if text],
+            "problems": snapshot.problems(upstream=self._upstream.problem, loop=loop.problem),
             **self._over(),
         }
 

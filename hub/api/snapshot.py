@@ -113,6 +113,15 @@ def holds(rows: Mapping[BundleName, HoldRow]) -> list[Json]:
     ]
 
 
+def problems(*, upstream: str, loop: str) -> list[Json]:
+    """Pure: what keeps the hub from its work, with what goes on meanwhile."""
+    told = (
+        (loop, "nothing can be decided until this is over; agents go on with what they have"),
+        (upstream, "no commit can be read until this is over; what was read last goes on"),
+    )
+    return [{"what": text[:MAX_TEXT], "remedy": remedy} for text, remedy in told if text]
+
+
 def findings(rows: Sequence[Json]) -> Json:
     """Pure: errors before warnings."""
     ordered = sorted(rows, key=lambda row: (row["severity"] != "error", row["where"]))

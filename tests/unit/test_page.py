@@ -348,6 +348,13 @@ def test_drift_is_newest_first_with_what_was_left_out_counted() -> None:
     assert (len(found[0]["fields"]), found[0]["fields_total"]) == (snapshot.MAX_FIELDS, 20)
 
 
+def test_a_problem_of_the_fleet_repo_and_one_of_the_journal_mean_different_things() -> None:
+    assert snapshot.problems(upstream="", loop="") == []
+    disk, repo = snapshot.problems(upstream="fleet repo: no route to host", loop="journal.db: disk is full")
+    assert (disk["what"], "nothing can be decided" in disk["remedy"]) == ("journal.db: disk is full", True)
+    assert (repo["what"], "no commit can be read" in repo["remedy"]) == ("fleet repo: no route to host", True)
+
+
 def test_the_passing_of_time_alone_is_no_change() -> None:
     first = {
         "time": "1",
