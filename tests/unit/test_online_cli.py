@@ -13,6 +13,7 @@ import pygit2
 import pytest
 from click.testing import CliRunner, Result
 
+from hub import worker
 from hub.cli import main, offline, online
 from hub.inputs import FromAgent
 from hub.main import Hub
@@ -51,8 +52,14 @@ def fleet_repo(path: Path) -> Path:
 
 
 @pytest.fixture
-async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
-    """A hub that took the commit in; eu-1 runs shop's first move, and is not done with it."""
+async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    """A hub that took the commit in; eu-1 runs shop's first move, and is not done with it. Workers are threads here:
+    they start sooner."""
+
+    async def in_a_thread(function: Callable[..., object], *arguments: object, what: str = "") -> object:
+        return await anyio.to_thread.run_sync(function, *arguments)
+
+    monkeypatch.setattr(worker, "run", in_a_thread)
     fleet = fleet_repo(tmp_path / "fleet")
     made = Hub(fleet=str(fleet), branch="main", data=tmp_path / "hub", poll_s=3600, heartbeat_s=60.0)
     async with anyio.create_task_group() as tasks:

@@ -1,0 +1,131 @@
+"""The hub's state as people see it: nobody is shown by a word that is too old, and no id is called up to date."""
+
+from typing import Any
+
+import pytest
+
+from hub.agents.live import LiveCluster
+from hub.api import status
+from hub.desired import Desired
+from hub.journal import HoldRow, SliceRow
+from hub.model import Bundle, Cluster, Finding, Fleet, Selector
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.messages import BundleReport, Health
+from proto.slices import BundleEntry, BundlePolicy, SliceManifest
+
+EU, US = ClusterName("eu-1"), ClusterName("us-1")
+SHOP, NOTES = BundleName("shop"), BundleName("notes")
+NOW, HEARTBEAT_S = 1000.0, 10.0
+SUBTREE = "b" * 40
+
+
+def row(cluster: ClusterName = EU, *, seq: int = 3, bundles: tuple[str, ...] = ("shop",)) -> SliceRow:
+    entries = {name: BundleEntry(subtree=SUBTREE, revision="c" * 40, rollout="shop-7") for name in bundles}
+    manifest = SliceManifest(cluster=cluster, seq=seq, bundles=entries)
+    return SliceRow(cluster=cluster, seq=seq, commit=Oid("d" * 40), time_s=900, manifest=manifest)
+
+
+def said(health: Health = Health.CURRENT, *, subtree: str = SUBTREE, converged: bool = True) -> BundleReport:
+    return BundleReport(subtree=subtree, health=health, converged=converged, counts={health: 1})
+
+
+def live(*, seen: float = NOW, seq: int = 3, connected: bool = True, **bundles: BundleReport) -> LiveCluster:
+    return LiveCluster(
+        last_seen=seen,
+        connected_since=900.0 if connected else None,
+        seq=seq,
+        bundles={BundleName(name): report for name, report in bundles.items()},
+    )
+
+
+DESIRED = Desired(
+    commit=Oid("c" * 40),
+    fleet=Fleet(
+        clusters={EU: Cluster(name=EU, labels={"tier": "prod"})},
+        bundles={SHOP: Bundle(name=SHOP, folder="bundles/shop", targets=Selector(), policy=BundlePolicy(name=SHOP))},
+    ),
+    subtrees={SHOP: {EU: Oid(SUBTREE)}},
+    failed=frozenset({NOTES}),
+    findings=(Finding(where="bundles/notes/bundle.yaml:3", message="no", remedy="fix", about="bundle notes"),),
+)
+
+
+def cluster(live: LiveCluster | None, row: SliceRow | None, *, desired: Desired | None = DESIRED) -> dict[str, Any]:
+    return status.cluster(EU, desired=desired, row=row, live=live, now=NOW, heartbeat_s=HEARTBEAT_S)
+
+
+@pytest.mark.parametrize(
+    ("live", "row", "health"),
+    [
+        pytest.param(None, row(), "Unknown", id="it never spoke"),
+        pytest.param(live(shop=said(), seen=NOW - 31), row(), "Unknown", id="silent for three heartbeats"),
+        pytest.param(live(shop=said(), seen=NOW - 29), row(), "Current", id="one late heartbeat"),
+        pytest.param(live(shop=said(Health.FAILED)), row(), "Failed", id="failed"),
+        pytest.param(live(shop=said(), seq=2), row(), "InProgress", id="its last word is of an older slice"),
+        pytest.param(live(shop=said(Health.FAILED), seq=2), row(), "Failed", id="failed, with a newer slice decided"),
+        pytest.param(live(seq=0), None, "Current", id="nothing was decided for it"),
+        pytest.param(live(shop=said(), notes=said(Health.UNKNOWN)), row(), "Unknown", id="the worst word counts"),
+    ],
+)
+def test_a_clusters_health(live: LiveCluster | None, row: SliceRow | None, health: str) -> None:
+    assert cluster(live, row)["health"] == health
+
+
+@pytest.mark.parametrize(
+    ("live", "connection"),
+    [
+        pytest.param(None, "never-seen", id="never"),
+        pytest.param(LiveCluster(), "never-seen", id="denied at the door"),
+        pytest.param(live(connected=False), "away", id="gone"),
+        pytest.param(live(), "connected", id="there"),
+    ],
+)
+def test_a_clusters_connection(live: LiveCluster | None, connection: str) -> None:
+    assert cluster(live, row())["connection"] == connection
+
+
+def test_decided_and_applied_stand_side_by_side() -> None:
+    found = cluster(live(seq=2, shop=said()), row())
+    assert (found["decided"]["seq"], found["applied"]["seq"], found["in_fleet_repo"]) == (3, 2, True)
+    assert found["last_seen"] == "1970-01-01T00:16:40.000Z"
+    gone = cluster(live(), row(), desired=None)
+    assert (gone["in_fleet_repo"], gone["labels"]) == (False, {})
+
+
+def test_a_bundle_that_went_as_decided_is_not_listed_and_one_that_did_not_is() -> None:
+    gone = said(subtree="")
+    found = status.cluster_bundles(row(), live(shop=said(), notes=gone))
+    assert [item["name"] for item in found] == ["shop"]
+    left = said(Health.TERMINATING, subtree="", converged=False)
+    found = status.cluster_bundles(row(), live(shop=said(), notes=left))
+    assert [(item["name"], item["health"], item["decided_subtree"]) for item in found] == [
+        ("notes", "Terminating", ""),
+        ("shop", "Current", SUBTREE),
+    ]
+
+
+def test_a_decided_bundle_of_which_nothing_was_said_is_unknown() -> None:
+    [found] = status.cluster_bundles(row(), None)
+    assert (found["health"], found["converged"], found["applied_subtree"]) == ("Unknown", False, "")
+
+
+def test_bundles_say_where_they_run_and_what_keeps_them() -> None:
+    found = status.bundles(
+        desired=DESIRED,
+        slices={EU: row(), US: row(US)},
+        live={EU: live(shop=said()), US: live(shop=said(Health.FAILED), seen=NOW - 100)},
+        states=(),
+        holds={SHOP: HoldRow(bundle=SHOP, rollout=RolloutId("shop-7"), reason="it failed", time_s=900.0, refused={})},
+        now=NOW,
+        heartbeat_s=HEARTBEAT_S,
+    )
+    notes, shop = found
+    assert (shop["wanted_on"], shop["runs_on"], shop["counts"]) == (1, 2, {"Current": 1, "Unknown": 1})
+    assert shop["hold"] == {"rollout": "shop-7", "reason": "it failed", "since": "1970-01-01T00:15:00.000Z"}
+    assert (notes["name"], notes["failed"], notes["runs_on"]) == ("notes", True, 0)
+    assert [item["where"] for item in notes["findings"]] == ["bundles/notes/bundle.yaml:3"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0, ""), (1.5, "1970-01-01T00:00:01.500Z")])
+def test_times_are_rfc_3339(seconds: float, text: str) -> None:
+    assert status.rfc3339(seconds) == text

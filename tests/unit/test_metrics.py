@@ -1,0 +1,101 @@
+"""The hub's metrics as a scrape sees them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from hub.api.metrics import HubMetrics
+from hub.desired import Desired
+from hub.journal import HoldRow, Journal
+from hub.loop import Loop
+from hub.model import Cluster, Finding, Fleet, Phase, Rollout, State
+from hub.slices.gitstore import GitStore
+from hub.tracing import Tracing
+from proto import telemetry
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.messages import DriftReport, Report
+
+EU, US, OLD = ClusterName("eu-1"), ClusterName("us-1"), ClusterName("gone")
+NOW = 1000.0
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Iterator[Loop]:
+    journal = Journal(tmp_path / "journal.db")
+    tracing = Tracing(telemetry.provider("test", ""))
+    made = Loop(
+        journal=journal,
+        store=GitStore.create(tmp_path / "slices.git"),
+        wake=lambda *_: None,
+        tracing=tracing,
+        heartbeat_s=10.0,
+        clock=lambda: NOW,
+    )
+    yield made
+    made.close()
+    journal.close()
+    tracing.close()
+
+
+def scraped(loop: Loop, denied: Counter[str] | None = None) -> list[str]:
+    registry = CollectorRegistry()
+    registry.register(HubMetrics(loop, denied=lambda: denied or Counter(), clock=lambda: NOW, heartbeat_s=10.0))
+    return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+
+
+def test_a_hub_that_just_began_has_values_for_everything(loop: Loop) -> None:
+    assert scraped(loop) == [
+        "flotilla_agents_connected 0.0",
+        "flotilla_bundles_on_hold 0.0",
+        "flotilla_findings 0.0",
+        "flotilla_deciding 1.0",
+        "flotilla_drift_total 0.0",
+    ]
+
+
+def test_clusters_are_counted_by_health_and_only_those_of_the_fleet(loop: Loop) -> None:
+    clusters = {name: Cluster(name=name, labels={}) for name in (EU, US)}
+    wrong = [Finding(where="x", message="no"), Finding(where="x", message="hm", severity="warning")]
+    loop.desired = Desired(
+        commit=Oid("a" * 40), fleet=Fleet(clusters=clusters), subtrees={}, failed=frozenset(), findings=tuple(wrong)
+    )
+    for name in (EU, OLD):
+        loop.live.report(name, Report(number=1, boot_id="b", seq=0, commit="", full=True), NOW)
+        loop.live.of(name).connected_since = NOW
+    lines = scraped(loop)
+    assert 'flotilla_clusters{health="Current"} 1.0' in lines
+    assert 'flotilla_clusters{health="Unknown"} 1.0' in lines
+    assert "flotilla_agents_connected 2.0" in lines
+    assert "flotilla_findings 1.0" in lines
+
+
+def test_what_somebody_has_to_look_at_is_counted(loop: Loop) -> None:
+    for number, phase in enumerate((Phase.PAUSED, Phase.PAUSED, Phase.RUNNING)):
+        rollout = Rollout(
+            id=RolloutId(f"shop-{number}"),
+            number=number,
+            bundles=(BundleName("shop"),),
+            revision=Oid("a" * 40),
+            made_at=NOW,
+            targets={},
+            waves=(),
+            deadline_s=1.0,
+            action="pause",
+            offline_after_s=1.0,
+        )
+        loop.states[rollout.id] = State(rollout=rollout, phase=phase)
+    shop = BundleName("shop")
+    loop.holds[shop] = HoldRow(bundle=shop, rollout=RolloutId("shop-0"), reason="x", time_s=NOW, refused={})
+    loop.problem = "journal.db: database or disk is full"
+    drift = (DriftReport(id="1", bundle="shop", object="x", what="changed"),) * 3
+    loop.live.report(EU, Report(number=1, boot_id="b", seq=0, commit="", full=True, drift=drift), NOW)
+    lines = scraped(loop, Counter({"token-expired": 2}))
+    assert 'flotilla_rollouts{phase="paused"} 2.0' in lines
+    assert 'flotilla_rollouts{phase="running"} 1.0' in lines
+    assert "flotilla_bundles_on_hold 1.0" in lines
+    assert "flotilla_deciding 0.0" in lines
+    assert "flotilla_drift_total 3.0" in lines
+    assert 'flotilla_denied_total{reason="token-expired"} 2.0' in lines
