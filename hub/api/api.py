@@ -69,7 +69,7 @@ class Api:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/", Page().handler),
-            web.get("/api/v1/stream", self.stream.handler),
+            web.get("/api/v1/stream", self.stream.handler, allow_head=False),  # it has no end
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),

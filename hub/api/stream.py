@@ -9,6 +9,7 @@ dropped; nobody else waits for it. Whoever comes after `MAX_CLIENTS` is told to 
 """
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,9 @@ from aiohttp import web
 
 from hub.api import snapshot
 from hub.api.status import Json
+from proto.errors import FlotillaError
+
+log = logging.getLogger("flotilla.hub")
 
 PACE_S = 0.5
 """Twice a second is as fast as an eye follows."""
@@ -71,6 +75,8 @@ class Stream:
             with anyio.fail_after(SEND_S):
                 await response.prepare(request)
             await self._serve(request, response)
+        except FlotillaError as error:
+            log.warning("a stream ended: no snapshot can be made: %s", error)  # the page says that it is old
         except (TimeoutError, ConnectionError):
             if request.transport is not None:
                 request.transport.abort()

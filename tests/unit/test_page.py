@@ -23,6 +23,7 @@ from hub.journal import EventRow
 from hub.main import Hub
 from hub.model import Member as RolloutMember
 from hub.model import MemberPhase, Phase, Rollout, State, Target, Wave
+from proto.errors import Transient
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, DriftReport, Health, Report
 from tests.unit.test_api import fleet_repo
@@ -157,10 +158,13 @@ class Looking:
     def __init__(self) -> None:
         self.made = 0
         self.text = "first"
+        self.fail: Transient | None = None
         self.changed = anyio.Event()
         self.stream = Stream(self._make, changed=lambda: self.changed)
 
     def _make(self) -> dict[str, Any]:
+        if self.fail is not None:
+            raise self.fail
         self.made += 1
         return {"time": str(self.made), "upstream": {}, "clusters": {"rows": []}, "text": self.text}
 
@@ -245,6 +249,21 @@ async def test_a_client_that_takes_nothing_is_dropped_and_another_goes_on() -> N
             made.change("small")
             async with session.get("/stream") as response:
                 assert (await Reader(response).event("fleet"))["text"] == "small"
+
+
+async def test_a_stream_that_nothing_can_be_told_ends_and_the_next_one_begins_anew() -> None:
+    async with looking() as (made, session, _):
+        made.fail = Transient("journal.db", "disk I/O error")
+        async with session.get("/stream") as response:
+            assert b"event:" not in await response.read()
+        made.fail = None
+        async with session.get("/stream") as response:
+            assert (await Reader(response).event("fleet"))["text"] == "first"
+
+
+async def test_nobody_asks_for_the_head_of_a_stream_without_end(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, session), session.head("/api/v1/stream") as response:
+        assert response.status == 405
 
 
 async def test_a_page_that_looks_on_does_not_delay_the_end_of_the_hub() -> None:
