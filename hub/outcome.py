@@ -5,8 +5,9 @@ at one moment merge into one); `decision` makes the one transaction. Nothing her
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -96,31 +97,52 @@ def compositions(
         moves.setdefault(move.cluster, []).append(move)
     made = {}
     for cluster, moved in sorted(moves.items()):
-        row = slices.get(cluster)
-        changes = {
+        next_of = partial(_next, outcome, cluster, slices.get(cluster), keys=keys, revision_of=revision_of)
+        try:
+            made[cluster] = next_of(moved)
+        except Permanent as error:
+            raise Clash(_guilty(moved, next_of), error) from error
+    return made
+
+
+def _next(
+    outcome: Outcome,
+    cluster: ClusterName,
+    row: SliceRow | None,
+    moved: Sequence[Move],
+    *,
+    keys: Callable[[Oid], frozenset[ObjectKey]],
+    revision_of: Callable[[str], str],
+) -> compose.Composed:
+    """Raises Permanent when the moves give no slice."""
+    composed = compose.compose(
+        cluster=cluster,
+        seq=row.seq + 1 if row else 1,
+        parent=row.commit if row else None,
+        parent_time_s=row.time_s if row else 0,
+        current=row.manifest if row else None,
+        changes={
             bundle: _entry(outcome, move, subtree, revision_of)
             for move in moved
             for bundle, subtree in move.subtrees.items()
-        }
+        },
+        keys=keys,
+        time_s=int(outcome.now),
+        trailers=sorted({("Wave", move.wave) for move in moved if move.wave}),
+    )
+    if composed is None:
+        raise Permanent(f"cluster {cluster}", "was to be moved to what it runs already", "report this as a bug")
+    return composed
+
+
+def _guilty(moved: Sequence[Move], next_of: Callable[[Sequence[Move]], object]) -> RolloutId:
+    """Whose move gives no slice by itself; when each would alone, the last has to wait for the others."""
+    for move in moved:
         try:
-            composed = compose.compose(
-                cluster=cluster,
-                seq=row.seq + 1 if row else 1,
-                parent=row.commit if row else None,
-                parent_time_s=row.time_s if row else 0,
-                current=row.manifest if row else None,
-                changes=changes,
-                keys=keys,
-                time_s=int(outcome.now),
-                trailers=sorted({("Wave", move.wave) for move in moved if move.wave}),
-            )
-        except Permanent as error:
-            raise Clash(moved[-1].rollout, error) from error
-        if composed is None:
-            cause = "was to be moved to what it runs already"
-            raise Clash(moved[-1].rollout, Permanent(f"cluster {cluster}", cause, "report this as a bug"))
-        made[cluster] = composed
-    return made
+            next_of([move])
+        except Permanent:
+            return move.rollout
+    return moved[-1].rollout
 
 
 def _entry(outcome: Outcome, move: Move, subtree: Oid, revision_of: Callable[[str], str]) -> BundleEntry | None:

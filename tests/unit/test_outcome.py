@@ -73,8 +73,8 @@ def row(**bundles: Oid) -> SliceRow:
 
 
 def keys(subtree: Oid) -> frozenset[ObjectKey]:
-    """NEW and OTHER share an object, OLD has one of its own."""
-    name = "old" if subtree == OLD else "shared"
+    """NEW and OTHER share an object, every other has one of its own."""
+    name = "shared" if subtree in (NEW, OTHER) else subtree
     return frozenset({ObjectKey(group="", kind="ConfigMap", namespace="shop", name=name)})
 
 
@@ -110,6 +110,19 @@ def test_two_owners_are_a_clash_that_names_the_rollout_which_waits() -> None:
         composed(made, row(notes=OTHER))
     assert caught.value.rollout == "shop-7"
     assert "would belong to the bundles notes and shop" in str(caught.value.why)
+
+
+def test_the_one_whose_move_clashes_waits_and_not_its_neighbour() -> None:
+    shop, notes = state(SHOP, 7), state(NOTES, 8)
+    made = turn(shop, notes)
+    made.effects = {shop.rollout.id: [move(shop)], notes.rollout.id: [move(notes, OLD)]}
+    with pytest.raises(Clash) as caught:
+        composed(made, row(cert=OTHER))
+    assert caught.value.rollout == "shop-7"
+    made.effects = {shop.rollout.id: [move(shop)], notes.rollout.id: [move(notes, OTHER)]}
+    with pytest.raises(Clash) as caught:  # each would go alone
+        composed(made, row())
+    assert caught.value.rollout == "notes-8"
 
 
 def test_a_move_to_what_runs_already_stops_its_rollout_alone() -> None:
