@@ -34,7 +34,7 @@ class Kube(ABC):
             headers={"Authorization": f"Bearer {token or self.token}", "Content-Type": content_type},
         )
         try:
-            with urllib.request.urlopen(request, timeout=30, context=_unverified()) as response:
+            with urllib.request.urlopen(request, timeout=30, context=unverified()) as response:
                 status, data = response.status, response.read()
         except urllib.error.HTTPError as error:
             status, data = error.code, error.read()
@@ -71,7 +71,7 @@ class Kube(ABC):
         self.stop()
 
 
-def _unverified() -> ssl.SSLContext:
+def unverified() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

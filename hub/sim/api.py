@@ -145,7 +145,9 @@ class Api:
         claims = managers.claims_for_update(None, new, subresource="")
         writer = Writer(operation="Update", manager=options.manager, api_version=kind.info.api_version)
         reset = _status_field(kind) | rules.given(sent, group=kind.info.group, kind=kind.info.kind)
-        entries = managers.update(None, new, claims=claims, writer=writer, node=kind.node, now=self.now(), reset=reset)
+        entries = managers.update(
+            None, new, claims=claims, writer=writer, node=kind.node, now=self.now(), reset=reset, empty=_new(kind)
+        )
         return self._create(kind, key, new, entries, options)
 
     def update(self, kind: Kind, key: Key, sent: Any, options: Options, *, subresource: str = "") -> dict[str, Any]:
@@ -219,7 +221,9 @@ class Api:
             operation="Update", manager=options.manager, api_version=kind.info.api_version, subresource=subresource
         )
         reset = _status_field(kind) if not subresource else frozenset()
-        entries = managers.update(old, new, claims=claims, writer=writer, node=kind.node, now=self.now(), reset=reset)
+        entries = managers.update(
+            old, new, claims=claims, writer=writer, node=kind.node, now=self.now(), reset=reset, empty=_new(kind)
+        )
         return self._update(kind, key, old, new, entries, options, subresource)
 
     def _scaled(self, kind: Kind, key: Key, old: dict[str, Any], sent: Any, options: Options) -> dict[str, Any]:
@@ -237,6 +241,7 @@ class Api:
         self, kind: Kind, key: Key, sent: Any, options: Options, subresource: str
     ) -> tuple[bool, dict[str, Any]]:
         applied = self._manifest(kind, key, sent)
+        applied_in = (sent.get("metadata") or {}).get("namespace", "")
         record = self.store.get(kind.table, key)
         old = as_version(record.read(), kind) if record else None
         if old is None and subresource:
@@ -245,9 +250,9 @@ class Api:
         if version and (old is None or version != old["metadata"]["resourceVersion"]):
             raise status.modified(*kind.table, key[1])
         misfits = fit.misfits(applied, kind.node)
-        about = f"({'/'.join(filter(None, key))}; {kind.info.api_version}, Kind={kind.info.kind})"
+        about = f"({applied_in}/{key[1]}; {kind.info.group}/{kind.info.version}, Kind={kind.info.kind})"
         if misfits:
-            told = misfits[0] if len(misfits) == 1 else "errors:\n  " + "\n  ".join(misfits)
+            told = misfits[0] if len(misfits) == 1 else "errors:\n  " + "\n  ".join(sorted(misfits))
             raise ApiError(500, f"failed to create typed patch object {about}: {told}")
         writer = Writer(
             operation="Apply", manager=options.manager, api_version=kind.info.api_version, subresource=subresource
@@ -258,7 +263,14 @@ class Api:
             reset = _status_field(kind)
         try:
             merged, entries = managers.apply(
-                old, applied, writer=writer, node=kind.node, force=options.force, now=self.now(), reset=reset
+                old,
+                applied,
+                writer=writer,
+                node=kind.node,
+                force=options.force,
+                now=self.now(),
+                reset=reset,
+                empty=_new(kind),
             )
         except managers.Conflicts as conflicts:
             raise status.managers_conflict(conflicts) from conflicts
@@ -267,8 +279,9 @@ class Api:
         try:
             new = self._typed(kind, merged, old)
         except rules.Unreadable as error:
-            proper = f"to proper version ({kind.info.api_version})"
-            raise ApiError(500, f"failed to convert new object {about} {proper}: {error}") from error
+            which = f"{kind.info.group}/{kind.info.version}, Kind={kind.info.kind}"
+            cause = f"unable to convert unstructured object to {which}: error decoding from json: {error}"
+            raise ApiError(500, f"failed to convert new object {about} to proper version: {cause}") from error
         if old is None:
             return True, self._create(kind, key, new, entries, options)
         if subresource:
@@ -280,13 +293,16 @@ class Api:
         """Whether the object is gone, and its last state."""
         old = self.get(kind, key)
         metadata = old["metadata"]
-        for name, wanted, there in (
-            ("UID", options.uid, metadata["uid"]),
-            ("ResourceVersion", options.resource_version, metadata["resourceVersion"]),
+        for name, wanted, there, happened in (
+            ("UID", options.uid, metadata["uid"], "deleted and then recreated"),
+            ("ResourceVersion", options.resource_version, metadata["resourceVersion"], "modified"),
         ):
             if wanted and wanted != there:
-                cause = f"Precondition failed: {name} in precondition: {wanted}, {name} in object meta: {there}"
-                raise status.conflict(*kind.table, key[1], cause)
+                cause = (
+                    f"the {name} in the precondition ({wanted}) does not match the {name} in record ({there}). "
+                    f"The object might have been {happened}"
+                )
+                raise status.conflict(*kind.names, key[1], cause)
         self._admit("DELETE", kind, key, None, old, options)
         finalizers = list(metadata.get("finalizers") or ())
         if self.collects_garbage and options.propagation in ("Foreground", "Orphan"):
@@ -308,7 +324,7 @@ class Api:
         if options.dry_run:
             return False, new
         self.store.put(kind.table, key, new)
-        self._empty(kind, key)
+        self._finish_deletion(kind, key)
         return self.store.get(kind.table, key) is None, new
 
     def delete_collection(
@@ -352,7 +368,8 @@ class Api:
         obj: dict[str, Any] = fit.without_nulls(self._manifest(kind, key, sent))
         unreadable = fit.unreadable(obj, kind.node)
         if unreadable and not kind.custom:
-            raise ApiError(400, f"{kind.info.kind} in version {kind.info.version} cannot be handled: {unreadable[0]}")
+            told = f'{kind.info.kind} in version "{kind.info.version}" cannot be handled as a {kind.info.kind}'
+            raise ApiError(400, f"{told}: {unreadable[0]}")
         unknown = validation.unknown_fields(obj, kind.node)
         if unknown and options.strict:
             told = ", ".join(f'unknown field "{path}"' for path in unknown)
@@ -427,11 +444,11 @@ class Api:
         if options.dry_run:
             return new
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers") and kind.table not in (NAMESPACES, CRD):
-            self._remove(kind, key, new)
+            self._remove(kind, key, {**new, "metadata": dict(metadata)})
             return new
         self.store.put(kind.table, key, new)
         if metadata.get("deletionTimestamp"):
-            self._empty(kind, key)
+            self._finish_deletion(kind, key)
         elif kind.table == CRD and not subresource:
             return self._establish(kind, key, new)
         return new
@@ -501,9 +518,9 @@ class Api:
         if key[0]:
             namespace = self.store.get(NAMESPACES, ("", key[0]))
             if namespace is not None and namespace.read()["metadata"].get("deletionTimestamp"):
-                self._empty(self._namespaces, ("", key[0]))
+                self._finish_deletion(self._namespaces, ("", key[0]))
 
-    def _empty(self, kind: Kind, key: Key) -> None:
+    def _finish_deletion(self, kind: Kind, key: Key) -> None:
         """Delete what a namespace or definition that is being deleted holds, then itself once nothing is left."""
         if kind.table == NAMESPACES:
             held = [
@@ -596,6 +613,10 @@ def scale_of(obj: Mapping[str, Any]) -> dict[str, Any]:
 
 def _namespace(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
+def _new(kind: Kind) -> dict[str, Any]:
+    return {} if kind.custom else managers.skeleton(kind.node)
 
 
 def _status_field(kind: Kind) -> frozenset[tuple[str, ...]]:

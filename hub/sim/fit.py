@@ -37,7 +37,7 @@ def _misfits(value: Any, node: Node, path: Path) -> Iterator[str]:
             yield from _misfits(item, node.element, (*path, _element(item, node, place)))
     elif not _scalar_fits(value, node):
         wanted = {"integer": "numeric (int or float)", "number": "numeric (int or float)"}.get(node.scalar, node.scalar)
-        yield f"{fieldset.show(path)}: expected {wanted}, got {_shown(value)}"
+        yield f"{fieldset.show(path)}: expected {wanted}, got &value.valueUnstructured{{Value:{value}}}"
 
 
 def _element(item: Any, node: Node, place: int) -> str:
@@ -65,16 +65,33 @@ def _scalar_fits(value: Any, node: Node) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return f"&value.valueUnstructured{{Value:{value}}}"
+    return f"&{{{value}}}"
 
 
 def unreadable(obj: Mapping[str, Any], node: Node) -> list[str]:
-    """Pure: values that the server cannot decode into the kind's type, as it says in a 400."""
-    return [
-        f"json: cannot unmarshal {problem.split(': expected ')[-1]} at {problem.partition(':')[0].lstrip('.')}"
-        for problem in misfits(obj, node)
-        if not problem.endswith("field not declared in schema")
-    ]
+    """Pure: values that the server cannot read into the kind's type, as it says in a 400."""
+    return list(_unreadable(obj, node, str(obj.get("kind", ""))))
+
+
+def _unreadable(value: Any, node: Node, path: str) -> Iterator[str]:
+    if value is None or (node.scalar == "any" and not node.fields):
+        return
+    if node.kind == "map" and isinstance(value, Mapping):
+        for name, child in value.items():
+            below = node.field(name)
+            if below is not None:
+                yield from _unreadable(child, below, f"{path}.{name}" if name in node.fields else path)
+    elif node.kind == "list" and isinstance(value, list):
+        for item in value:
+            yield from _unreadable(item, node.element, path)
+    elif node.kind != "scalar" or not _scalar_fits(value, node):
+        wanted = node.scalar or {"map": "object", "list": "array"}[node.kind]
+        yield f"json: cannot unmarshal {_json_type(value)} into Go struct field {path} of type {wanted}"
+
+
+def _json_type(value: Any) -> str:
+    names = {bool: "bool", int: "number", float: "number", str: "string", list: "array"}
+    return names.get(type(value), "object")
 
 
 def without_nulls(value: Any) -> Any:

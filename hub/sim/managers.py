@@ -167,16 +167,31 @@ def update(
     node: Node | None,
     now: str,
     reset: Paths = fieldset.EMPTY,
+    empty: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Pure: the entries after `writer` made `new` of `live`, which is None for a creation.
 
+    `empty` is what a new object of the kind is before anything is set, see `skeleton`.
     `reset` are fields that this endpoint never takes from a request; nobody comes to own them.
     """
     if live is not None and not claims:
         # Nobody applied to it since someone emptied its entries: nothing is tracked until somebody does.
         return []
-    claims = _took(claims, _bare(live or {}), _bare(new), writer=writer, node=node, now=now, reset=reset)
+    claims = _took(claims, _bare(live or empty), _bare(new), writer=writer, node=node, now=now, reset=reset)
     return write(_capped(claims))
+
+
+def skeleton(node: Node) -> dict[str, Any]:
+    """Pure: what a Go value of a built-in kind writes before anything is set: its structs that are no pointers, which
+    OpenAPI gives the default {}, and its lists that are always written. Whoever creates an object does not own these.
+    """
+    out: dict[str, Any] = {}
+    for name, below in node.fields.items():
+        if below.kind == "map" and below.fields and below.default == {}:
+            out[name] = skeleton(below)
+        elif below.kind == "list" and name in node.checks.get("required", ()):
+            out[name] = []
+    return out
 
 
 def _took(
@@ -209,6 +224,7 @@ def apply(
     force: bool,
     now: str,
     reset: Paths = fieldset.EMPTY,
+    empty: Mapping[str, Any],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Pure: the object and its entries after an apply; `live` is None for a creation.
 
@@ -218,7 +234,7 @@ def apply(
     before = _bare(live or {})
     if live is not None and not claims:
         first = Writer(operation="Update", manager=BEFORE_FIRST_APPLY, api_version=writer.api_version)
-        claims = _took(claims, {}, before, writer=first, node=node, now=now)
+        claims = _took(claims, empty, before, writer=first, node=node, now=now)
     wanted = _bare(applied)
     fields = fieldset.without_below(merge.field_set(wanted, node, strict=True), reset)
     merged = merge.merge(before, wanted, node)
@@ -231,7 +247,7 @@ def apply(
     if not force:
         held = [(_named(claim.writer), path) for claim in claims.values() for path in sorted(claim.fields & changed)]
         if held:
-            raise Conflicts(held)
+            raise Conflicts(sorted(held, key=lambda one: one[1]))
     claims = _without(claims, changed | changes.removed)
     own = fields - _STRIPPED
     if own:

@@ -174,8 +174,10 @@ def _merge_map(value: Mapping[str, Any], patch: Mapping[str, Any], node: Node | 
             _merge_field(out, name, part, below, order=patch.get(_ORDER + name))
     for name, part in patch.items():
         field = name[len(_ORDER) :]
-        if name.startswith(_ORDER) and field not in patch and isinstance(out.get(field), list):
-            out[field] = _ordered(out[field], part, node.field(field) if node is not None else None)
+        below = node.field(field) if node is not None else None
+        if name.startswith(_ORDER) and field not in patch and isinstance(out.get(field), list) and _is_merged(below):
+            assert below is not None
+            out[field] = _ordered(out[field], part, out[field], below)
     return out
 
 
@@ -188,8 +190,10 @@ def _merge_field(out: dict[str, Any], name: str, part: Any, node: Node | None, *
     elif isinstance(part, list) and _is_merged(node):
         assert node is not None
         before = out.get(name)
-        merged = _merge_list(before if isinstance(before, list) else [], part, node)
-        out[name] = _ordered(merged, order, node) if isinstance(order, list) else merged
+        original = before if isinstance(before, list) else []
+        wanted = [item for item in part if not _is_directive(item)]
+        merged = _merge_list(original, part, node)
+        out[name] = _ordered(merged, order if isinstance(order, list) else wanted, original, node)
     else:
         out[name] = _without_directives(part)
 
@@ -240,15 +244,15 @@ def _find(items: Sequence[Any], wanted: Any, node: Node) -> int | None:
     )
 
 
-def _ordered(items: list[Any], order: Any, node: Node | None) -> list[Any]:
-    """In the given order; what it does not name stays behind what stood before it."""
-    if not _is_merged(node) or not isinstance(order, list):
-        return items
-    assert node is not None
-    places = {place: rank for rank, wanted in enumerate(order) if (place := _find(items, wanted, node)) is not None}
-    ranked: list[tuple[int, int, Any]] = []
-    rank = -1
-    for at, item in enumerate(items):
-        rank = places.get(at, rank)
-        ranked.append((rank, at, item))
-    return [item for *_, item in sorted(ranked, key=lambda entry: entry[:2])]
+def _ordered(merged: list[Any], order: Sequence[Any], original: Sequence[Any], node: Node) -> list[Any]:
+    """Items that `order` names in its order, the others in the original one; of two that both were in the original the
+    earlier comes first, and what is new comes before what `order` does not name."""
+    rank = {at: place for place, wanted in enumerate(order) if (at := _find(merged, wanted, node)) is not None}
+    named = [merged[at] for at in sorted(rank, key=lambda at: rank[at])]
+    others = [item for at, item in enumerate(merged) if at not in rank]
+    out: list[Any] = []
+    while named and others:
+        left, right = _find(original, others[0], node), _find(original, named[0], node)
+        earlier = left is not None and right is not None and left < right
+        out.append((others if earlier else named).pop(0))
+    return out + named + others

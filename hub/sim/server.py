@@ -35,6 +35,11 @@ _PATCHES: Final[Mapping[str, PatchType]] = {
     "application/apply-patch+yaml": "apply",
     "application/apply-patch+json": "apply",
 }
+_TOLD_WHOLE: Final = frozenset(
+    ("", kind)
+    for kind in ("Service", "Pod", "PersistentVolumeClaim", "PersistentVolume", "ServiceAccount", "PodTemplate")
+)
+"""Kinds of which a deletion answers with the object that was."""
 _MAX_BODY: Final = 3 * 1024 * 1024
 _WATCH_S: Final = 3600.0
 
@@ -143,6 +148,8 @@ class SimServer:
                 if instead is not None:
                     return instead
             return await self._route(request)
+        except status.NoSuchGroup as error:
+            return web.Response(text=error.message, status=error.code)
         except ApiError as error:
             headers = {}
             if error.code == 429:
@@ -227,7 +234,7 @@ class SimServer:
             case _:
                 return None
         if found is None:
-            raise status.no_such_path()
+            raise status.NoSuchGroup
         return found
 
     def _target(self, parts: list[str]) -> Target:
@@ -237,13 +244,14 @@ class SimServer:
             case ["apis", group, version, *rest]:
                 pass
             case _:
-                raise status.no_such_path()
+                raise status.NoSuchGroup
         namespace = ""
         if len(rest) > 2 and rest[0] == "namespaces" and rest[2] not in ("status", "finalize"):
             namespace, rest = rest[1], rest[2:]
         kind = self.api.kinds.find(group, version, rest[0]) if rest else None
         if kind is None or len(rest) > 3:
-            raise status.no_such_path()
+            known = any((info.group, info.version) == (group, version) for info in self.api.kinds.infos())
+            raise status.no_such_path() if known else status.NoSuchGroup()
         name, subresource = (*rest[1:], "", "")[:2]
         if subresource and kind.info.subresource(subresource) is None:
             raise status.no_such_path()
@@ -286,7 +294,7 @@ class SimServer:
             case "DELETE", True:
                 self._check(user, "delete", target)
                 gone, answer = self.api.delete(kind, key, await _delete_options(request, user))
-                answer = _deleted(kind, answer) if gone else answer
+                answer = _deleted(kind, answer) if gone and kind.names not in _TOLD_WHOLE else answer
             case "DELETE", False:
                 self._check(user, "deletecollection", target)
                 options = await _delete_options(request, user)

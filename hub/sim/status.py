@@ -17,7 +17,6 @@ REASONS: Mapping[int, str] = {
     415: "UnsupportedMediaType",
     422: "Invalid",
     429: "TooManyRequests",
-    500: "InternalError",
     503: "ServiceUnavailable",
 }
 
@@ -49,7 +48,7 @@ def resource_name(group: str, plural: str) -> str:
 
 
 def _about(group: str, plural: str, name: str) -> dict[str, Any]:
-    details: dict[str, Any] = {"name": name}
+    details: dict[str, Any] = {"name": name} if name else {}
     if group:
         details["group"] = group
     return {**details, "kind": plural}
@@ -60,7 +59,15 @@ def not_found(group: str, plural: str, name: str) -> ApiError:
 
 
 def no_such_path() -> ApiError:
+    """A group and version that is served has no such resource."""
     return ApiError(404, "the server could not find the requested resource", details={})
+
+
+class NoSuchGroup(ApiError):
+    """A path that nothing serves: the answer is plain text."""
+
+    def __init__(self) -> None:
+        super().__init__(404, "404 page not found\n")
 
 
 def already_exists(group: str, plural: str, name: str) -> ApiError:

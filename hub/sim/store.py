@@ -5,7 +5,7 @@ who asks for older ones is told that they are gone (410), as after `forget`, whi
 Assumes one event loop: nothing here awaits. Next: `api` decides what is written, `watch` reads the logs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -82,6 +82,8 @@ class Store:
         self._tables: dict[Table, dict[Key, Record]] = {}
         self._logs: dict[Table, Log] = {}
         self._floor = 0
+        self.listeners: list[Callable[[Table, Event], None]] = []
+        """Called with each write, once it is stored."""
 
     def get(self, table: Table, key: Key) -> Record | None:
         return self._tables.get(table, {}).get(key)
@@ -143,6 +145,8 @@ class Store:
             del log.events[: self._window]
         changed, log.changed = log.changed, anyio.Event()
         changed.set()
+        for listener in self.listeners:
+            listener(table, event)
 
 
 _NONE: Final[Mapping[str, str]] = {}

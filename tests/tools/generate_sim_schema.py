@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests import real
+from tests import kube, real
 
 OUT = Path(__file__).parents[2] / "hub/sim/data/schemas.json"
 REF = "#/components/schemas/"
@@ -198,13 +198,14 @@ def _short(name: str) -> str:
 
 
 def _stripped(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without descriptions; a reference wrapped in `allOf`, to carry a default, is unwrapped."""
+    """A schema without descriptions; a reference wrapped in `allOf`, to carry a default, is unwrapped.
+
+    The default {} adds no field: it says that a struct is no pointer in Go, see `managers.skeleton`.
+    """
     kept = {key: value for key, value in schema.items() if key in KEPT}
     whole = schema.get("allOf", [schema])[0]
     if "$ref" in whole:
         kept["$ref"] = _short(whole["$ref"].removeprefix(REF))
-    if kept.get("default") == {}:
-        del kept["default"]  # every struct that is not a pointer in Go has it; it adds no field
     if "oneOf" in schema:
         kept["type"] = "quantity" if schema["oneOf"][-1] == {"type": "number"} else "int-or-string"
         kept.pop("format", None)
@@ -231,7 +232,7 @@ def _resources(server: real.ApiServer) -> Iterator[dict[str, Any]]:
         request = urllib.request.Request(
             server.url + root, headers={"Authorization": f"Bearer {server.token}", "Accept": DISCOVERY}
         )
-        with urllib.request.urlopen(request, context=real._unverified()) as response:
+        with urllib.request.urlopen(request, context=kube.unverified()) as response:
             groups = json.loads(response.read())["items"]
         for group in groups:
             for version in group["versions"]:
