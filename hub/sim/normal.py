@@ -49,7 +49,7 @@ ALWAYS = frozenset({"rules", "currentMetrics", "endpoints"})
 
 _BINARY = {"": 0, "Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_PARTS = re.compile(r"([+-]?[0-9.]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+_PARTS = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d{1,2})?")
 
 
 def normal(value: Any, node: Node) -> Any:
@@ -68,14 +68,19 @@ def normal(value: Any, node: Node) -> Any:
         if inner is None:
             continue
         entry = normal(entry, inner)
-        if not (name in node.fields and _left_out(name, entry, inner)) and not (entry is None and node.fields):
-            kept[name] = "" if entry is None and inner.scalar == "string" else entry
+        if name in node.fields:
+            if not _left_out(name, entry, inner):
+                kept[name] = entry
+        elif entry is not None:
+            kept[name] = entry
+        elif inner.scalar == "string":
+            kept[name] = ""  # a null in a map of strings
     return kept
 
 
 def _left_out(name: str, value: Any, node: Node) -> bool:
     if value is None:
-        return True
+        return name not in ALWAYS
     if isinstance(value, list | Mapping) and not value:
         struct = bool(node.fields) or node.scalar == "any"
         return not struct and name not in ALWAYS
@@ -92,19 +97,23 @@ def quantity(value: Any) -> Any:
     parts = _PARTS.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
     if parts is None:
         return value
-    number, unit = parts[1], parts[2] or ""
-    try:
-        amount = Decimal(number)
-    except ArithmeticError:
-        return value
-    if unit in _BINARY and unit:
-        amount *= 1024 ** _BINARY[unit]
-        if abs(amount) >= 1024 or amount == 0:
-            return _binary(amount)
-        unit = ""  # too small for a binary unit: written in decimals
-    elif unit[:1] in ("e", "E") and len(unit) > 1:
-        return _exponent(amount * Decimal(10) ** int(unit[1:]))
-    return _decimal(amount * Decimal(10) ** _DECIMAL[unit])
+    number, unit = amount(value), parts[2] or ""
+    if unit and unit in _BINARY and (abs(number) >= 1024 or not number):
+        return _binary(number)
+    if unit not in _BINARY and unit not in _DECIMAL:
+        return _exponent(number)
+    return _decimal(number)  # also what is too small for a binary unit
+
+
+def amount(value: Any) -> Decimal:
+    """Pure: a quantity as a number; 0 for what is none."""
+    parts = _PARTS.fullmatch(str(value).strip())
+    if parts is None:
+        return Decimal(0)
+    number, unit = Decimal(parts[1]), parts[2] or ""
+    if unit in _BINARY:
+        return number * Decimal(1024) ** _BINARY[unit]
+    return number.scaleb(_DECIMAL[unit] if unit in _DECIMAL else int(unit[1:]))
 
 
 def _binary(amount: Decimal) -> str:

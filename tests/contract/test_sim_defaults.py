@@ -384,6 +384,8 @@ def ours(obj: dict[str, Any], real: dict[str, Any]) -> dict[str, Any]:
         for mine, theirs in zip(made["spec"].get("ports", []), spec.get("ports", []), strict=True):
             if "nodePort" in mine and "nodePort" in theirs:
                 mine["nodePort"] = theirs["nodePort"]
+    if obj["kind"] == "PersistentVolumeClaim" and "storageClassName" in spec:
+        made["spec"].setdefault("storageClassName", spec["storageClassName"])  # the default is the cluster's own
     return made
 
 

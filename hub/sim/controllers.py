@@ -1,0 +1,409 @@
+"""The simulated cluster's controllers: what kube-controller-manager, the scheduler and the kubelets would write.
+
+| kind                             | written                                                                       |
+|----------------------------------|-------------------------------------------------------------------------------|
+| Deployment, StatefulSet,         | status, and, if `Behaviour.pods`, ReplicaSets, Pods, claims, as they would    |
+| DaemonSet, ReplicaSet, Pod, Job  | be seen: statuses come from the template and the time, not from the Pods      |
+| HorizontalPodAutoscaler          | the target's scale, status                                                    |
+| Service                          | Endpoints and EndpointSlice with the Service's labels, a balancer's address   |
+| PersistentVolumeClaim            | bound to a volume of its own                                                  |
+| PodDisruptionBudget              | status                                                                        |
+| Namespace                        | ServiceAccount `default`, ConfigMap `kube-root-ca.crt`                        |
+| any, with owners                 | deleted when no owner is left, before or after it as the deletion asked for   |
+
+Level-triggered: a write marks its object, and whoever the object belongs to, as due; whatever is due is looked at anew.
+All writes are by manager kube-controller-manager, through `api`, so that they own fields and move versions as real ones
+do. `replicas` and `workloads` (pure) say what is written. Run it as a task beside `SimServer.serving`.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import anyio
+import orjson
+
+from hub.sim import children, workloads
+from hub.sim.api import Api, Options
+from hub.sim.kinds import Kind
+from hub.sim.status import ApiError
+from hub.sim.store import Event, Key, Table
+from hub.sim.workloads import Behaviour, Json, State
+
+MANAGER: Final = "kube-controller-manager"
+OPTIONS: Final = Options(manager=MANAGER, user="system:kube-controller-manager")
+FOREGROUND: Final = "foregroundDeletion"
+ORPHAN: Final = "orphan"
+AGAIN_S: Final = 1.0
+"""After a write that was refused, for example by an injected admission hook."""
+
+Item = tuple[Table, Key]
+
+
+class Controllers:
+    """One cluster's controllers. `behaviour` may be replaced while they run; `look_again` makes them notice."""
+
+    def __init__(
+        self, api: Api, behaviour: Behaviour | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.api = api
+        self._clock = clock
+        self.behaviour = behaviour or Behaviour()
+        self._due: dict[Item, float] = {}
+        self._wake = anyio.Event()
+        self._since: dict[tuple[str, str], float] = {}
+        """When a template of an object was first seen, by uid and hash."""
+        self._owned: dict[str, set[Item]] = {}
+        self._live: dict[str, Item] = {}
+        self._reconcilers: Mapping[Table, Callable[[Item, Json], float | None]] = {
+            ("", "namespaces"): self._namespace,
+            ("", "services"): self._service,
+            ("", "persistentvolumeclaims"): self._claim,
+            ("", "pods"): self._pod,
+            ("apps", "deployments"): self._deployment,
+            ("apps", "replicasets"): self._replica_set,
+            ("apps", "statefulsets"): self._stateful_set,
+            ("apps", "daemonsets"): self._daemon_set,
+            ("batch", "jobs"): self._job,
+            ("autoscaling", "horizontalpodautoscalers"): self._autoscaler,
+            ("policy", "poddisruptionbudgets"): self._budget,
+        }
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        self.start()
+        try:
+            while True:
+                wait_s = self.work()
+                with anyio.move_on_after(wait_s):
+                    await self._wake.wait()
+                self._wake = anyio.Event()
+        finally:
+            self.stop()
+
+    def start(self) -> None:
+        """Listen to writes; what is there already is due."""
+        self.api.collects_garbage = True
+        self.api.store.listeners.append(self._heard)
+        self.look_again()
+
+    def stop(self) -> None:
+        self.api.store.listeners.remove(self._heard)
+        self.api.collects_garbage = False
+
+    def look_again(self) -> None:
+        """Everything is due: at the start, and after a change of `behaviour`."""
+        for table in self.api.store.tables():
+            for key, record in self.api.store.items(table):
+                self._learn((table, key), record.read(), gone=False)
+        self._wake.set()
+
+    def work(self) -> float:
+        """Do what is due, and how many seconds until more will be."""
+        now = self._clock()
+        while due := [item for item, at in self._due.items() if at <= now]:
+            for item in due:
+                del self._due[item]
+                try:
+                    after_s = self._reconcile(item)
+                except ApiError:
+                    after_s = AGAIN_S
+                if after_s is not None:
+                    self._due[item] = min(self._due.get(item, now + after_s), now + max(after_s, 0.001))
+        return min(self._due.values(), default=now + 3600.0) - now
+
+    # --- what is due --------------------------------------------------------------------------------------------------
+
+    def _heard(self, table: Table, event: Event) -> None:
+        self._learn((table, event.key), event.record.read(), gone=event.type == "DELETED")
+        self._wake.set()
+
+    def _learn(self, item: Item, obj: Json, *, gone: bool) -> None:
+        uid = str(obj["metadata"].get("uid", ""))
+        owners = [str(owner.get("uid")) for owner in obj["metadata"].get("ownerReferences") or ()]
+        if gone:
+            self._live.pop(uid, None)
+            for name in [name for name in self._since if name[0] == uid]:
+                del self._since[name]
+            self._mark(*self._owned.get(uid, ()))
+        else:
+            self._live[uid] = item
+        for owner in owners:
+            dependents = self._owned.setdefault(owner, set())
+            (dependents.discard if gone else dependents.add)(item)
+            if not dependents:
+                del self._owned[owner]
+            if owner in self._live:
+                self._mark(self._live[owner])
+        self._mark(item)
+        for table in BELONGS.get(item[0], ()):
+            self._mark(*((table, key) for key, _ in self.api.store.items(table, item[1][0])))
+
+    def _mark(self, *items: Item) -> None:
+        for item in items:
+            self._due[item] = 0.0
+
+    def _reconcile(self, item: Item) -> float | None:
+        table, key = item
+        record = self.api.store.get(table, key)
+        if record is None:
+            if table == ("", "services"):
+                self._delete((("", "endpoints"), key))
+            return None
+        obj = record.read()
+        if self._collect(item, obj):
+            return None
+        if obj["metadata"].get("deletionTimestamp"):
+            return None
+        reconciler = self._reconcilers.get(table)
+        return reconciler(item, obj) if reconciler else None
+
+    # --- owners -------------------------------------------------------------------------------------------------------
+
+    def _collect(self, item: Item, obj: Json) -> bool:
+        """Delete what nobody owns any more, and finish deletions that wait for dependents; whether there was any."""
+        metadata = obj["metadata"]
+        owners = metadata.get("ownerReferences") or ()
+        if owners and not any(str(owner.get("uid")) in self._live for owner in owners):
+            self._delete(item)
+            return True
+        finalizers = metadata.get("finalizers") or ()
+        if not metadata.get("deletionTimestamp") or not {FOREGROUND, ORPHAN} & set(finalizers):
+            return False
+        dependents = sorted(self._owned.get(str(metadata["uid"]), ()))
+        if ORPHAN in finalizers:
+            for dependent in dependents:
+                self._disown(dependent, str(metadata["uid"]))
+        elif dependents:
+            for dependent in dependents:
+                self._delete(dependent, propagation="Foreground")
+            if self._owned.get(str(metadata["uid"])):
+                return True
+        left = [name for name in finalizers if name not in (FOREGROUND, ORPHAN)]
+        self._put(item, {**obj, "metadata": {**metadata, "finalizers": left}})
+        return True
+
+    def _disown(self, item: Item, uid: str) -> None:
+        record = self.api.store.get(*item)
+        if record is not None:
+            obj = record.read()
+            left = [owner for owner in obj["metadata"]["ownerReferences"] if owner.get("uid") != uid]
+            self._put(item, {**obj, "metadata": {**obj["metadata"], "ownerReferences": left}})
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def _kind(self, table: Table) -> Kind:
+        found = self.api.kinds.of_table(table)
+        assert found is not None, f"{table} is served by nobody"
+        return found
+
+    def _put(self, item: Item, obj: Json, *, subresource: str = "") -> None:
+        self.api.update(self._kind(item[0]), item[1], obj, OPTIONS, subresource=subresource)
+
+    def _status(self, item: Item, obj: Json, status: Json) -> None:
+        if obj.get("status") != status:
+            self._put(item, {**obj, "status": status}, subresource="status")
+
+    def _delete(self, item: Item, *, propagation: str = "Background") -> None:
+        record = self.api.store.get(*item)
+        if record is not None and not record.read()["metadata"].get("deletionTimestamp"):
+            options = Options(manager=MANAGER, user=OPTIONS.user, propagation=propagation)
+            self.api.delete(self._kind(item[0]), item[1], options)
+
+    def _ensure(self, table: Table, obj: Json) -> None:
+        """Create it, or make the fields given here so; others are let be."""
+        kind, key = self._kind(table), (obj["metadata"]["namespace"], obj["metadata"]["name"])
+        record = self.api.store.get(table, key)
+        if record is None:
+            self.api.create(kind, (key[0], ""), obj, OPTIONS)
+            return
+        there = record.read()
+        wanted = {**there, **obj, "metadata": {**there["metadata"], **obj["metadata"]}}
+        wanted["spec"] = {**there.get("spec", {}), **obj["spec"]} if "spec" in obj else there.get("spec")
+        if wanted["spec"] is None:
+            del wanted["spec"]
+        if wanted != there:
+            self._put((table, key), wanted)
+
+    # --- workloads ----------------------------------------------------------------------------------------------------
+
+    def _template(self, obj: Json) -> tuple[State, float, str]:
+        """(state, age, hash) of the Pods of an object's template, or of a Pod."""
+        template = obj["spec"].get("template") or {"spec": obj["spec"] if obj.get("kind") == "Pod" else {}}
+        name = hashlib.sha256(orjson.dumps(template, option=orjson.OPT_SORT_KEYS)).hexdigest()[:10]
+        now = self._clock()
+        age_s = now - self._since.setdefault((obj["metadata"]["uid"], "" if obj.get("kind") == "Pod" else name), now)
+        return workloads.pod_state(template, age_s=age_s, behaviour=self.behaviour), age_s, name
+
+    def _later(self, state: State, age_s: float, *deadlines_s: float) -> float | None:
+        """When the next thing happens by itself."""
+        ahead = [at - age_s for at in (self.behaviour.ready_s, *deadlines_s) if at > age_s]
+        return min(ahead, default=None) if state == "starting" or deadlines_s else None
+
+    def _deployment(self, item: Item, obj: Json) -> float | None:
+        state, age_s, name = self._template(obj)
+        if self.behaviour.pods:
+            self._sets(obj, name)
+        self._status(item, obj, workloads.deployment(obj, state, age_s=age_s, now=self.api.now()))
+        deadline_s = float(obj["spec"].get("progressDeadlineSeconds", 600))
+        return self._later(state, age_s, *([] if state == "ready" else [deadline_s]))
+
+    def _sets(self, obj: Json, name: str) -> None:
+        """One ReplicaSet for each template that there was; the older ones are empty."""
+        wanted = children.replica_set(obj, name)
+        self._ensure(("apps", "replicasets"), wanted)
+        for item in sorted(self._owned.get(obj["metadata"]["uid"], ())):
+            record = self.api.store.get(*item)
+            if item[0] == ("apps", "replicasets") and item[1][1] != wanted["metadata"]["name"] and record is not None:
+                old = record.read()
+                if old["spec"].get("replicas"):
+                    self._put(item, {**old, "spec": {**old["spec"], "replicas": 0}})
+
+    def _replica_set(self, item: Item, obj: Json) -> float | None:
+        state, age_s, name = self._template(obj)
+        self._pods(obj, int(obj["spec"].get("replicas", 1)), name)
+        self._status(item, obj, workloads.replica_set(obj, state))
+        return self._later(state, age_s)
+
+    def _stateful_set(self, item: Item, obj: Json) -> float | None:
+        state, age_s, name = self._template(obj)
+        if self.behaviour.pods:
+            for claim in children.claims(obj):
+                if self.api.store.get(*_place(("", "persistentvolumeclaims"), claim)) is None:
+                    self._ensure(("", "persistentvolumeclaims"), claim)
+        self._pods(obj, int(obj["spec"].get("replicas", 1)), name)
+        revision = f"{obj['metadata']['name']}-{name}"
+        self._status(item, obj, workloads.stateful_set(obj, state, revision=revision))
+        return self._later(state, age_s)
+
+    def _daemon_set(self, item: Item, obj: Json) -> float | None:
+        state, age_s, name = self._template(obj)
+        nodes = workloads.nodes_for(obj["spec"].get("template") or {}, self.behaviour)
+        self._pods(obj, nodes, name)
+        self._status(item, obj, workloads.daemon_set(obj, state, nodes=nodes))
+        return self._later(state, age_s)
+
+    def _pods(self, obj: Json, count: int, name: str) -> None:
+        """The Pods of a template, no more and no less."""
+        if not self.behaviour.pods:
+            return
+        wanted = {pod["metadata"]["name"]: pod for pod in children.pods(obj, count, name)}
+        for item in sorted(self._owned.get(obj["metadata"]["uid"], ())):
+            if item[0] == ("", "pods") and item[1][1] not in wanted:
+                self._delete(item)
+        for pod in wanted.values():
+            if self.api.store.get(*_place(("", "pods"), pod)) is None:
+                self._ensure(("", "pods"), pod)
+
+    def _pod(self, item: Item, obj: Json) -> float | None:
+        state, age_s, _ = self._template(obj)
+        address = f"10.1.{int(obj['metadata']['uid'][:2], 16)}.{int(obj['metadata']['uid'][2:4], 16)}"
+        self._status(item, obj, workloads.pod(obj, state, now=self.api.now(), address=address))
+        return self._later(state, age_s)
+
+    def _job(self, item: Item, obj: Json) -> float | None:
+        _, age_s, name = self._template(obj)
+        status = workloads.job(obj, age_s=age_s, now=self.api.now(), behaviour=self.behaviour)
+        self._status(item, obj, status)
+        if workloads.finished({"status": status}):
+            lives_s = obj["spec"].get("ttlSecondsAfterFinished")
+            over = lives_s is not None and age_s >= self.behaviour.ready_s + self.behaviour.job_s + lives_s
+            self._pods(obj, 0, name)
+            if over:
+                self._delete(item)
+                return None
+            return None if lives_s is None else AGAIN_S
+        self._pods(obj, int(status.get("active", 0)), name)
+        ends = [self.behaviour.ready_s, self.behaviour.job_s, self.behaviour.ready_s + self.behaviour.job_s]
+        return self._later("starting", age_s, *ends, float(obj["spec"].get("activeDeadlineSeconds") or 0))
+
+    # --- all else -----------------------------------------------------------------------------------------------------
+
+    def _autoscaler(self, item: Item, obj: Json) -> float | None:
+        reference = obj["spec"]["scaleTargetRef"]
+        kind = self.api.kinds.of(str(reference.get("apiVersion", "")), str(reference.get("kind", "")))
+        key = (item[1][0], str(reference.get("name", "")))
+        record = self.api.store.get(kind.table, key) if kind is not None else None
+        if kind is None or record is None:
+            told = [
+                ("AbleToScale", "False", "FailedGetScale", "the HPA controller was unable to get the target's scale")
+            ]
+            self._status(item, obj, _scaled(obj, 0, 0, told, self.api.now()))
+            return AGAIN_S
+        current = int(record.read()["spec"].get("replicas", 1))
+        desired, told = workloads.autoscaler(obj, current, wanted=self.behaviour.wanted_replicas.get(item[1]))
+        if desired != current:
+            self._put((kind.table, key), {"spec": {"replicas": desired}}, subresource="scale")
+        self._status(item, obj, _scaled(obj, desired, desired, told, self.api.now()))
+        return AGAIN_S
+
+    def _service(self, item: Item, obj: Json) -> float | None:
+        spec = obj["spec"]
+        if spec.get("selector") and spec.get("type") != "ExternalName":
+            addresses = list(self._addresses(item[1][0], spec["selector"]))
+            self._ensure(("", "endpoints"), children.endpoints(obj, addresses))
+            self._ensure(("discovery.k8s.io", "endpointslices"), children.endpoint_slice(obj, addresses))
+        if spec.get("type") == "LoadBalancer" and not (obj.get("status") or {}).get("loadBalancer"):
+            self._status(item, obj, {"loadBalancer": {"ingress": [{"ip": "192.0.2.10", "ipMode": "VIP"}]}})
+        return None
+
+    def _addresses(self, namespace: str, selector: Mapping[str, str]) -> Iterator[str]:
+        """Of the ready Pods that a Service selects."""
+        for _, record in self.api.store.items(("", "pods"), namespace):
+            if selector.items() <= dict(record.labels).items():
+                address = (record.read().get("status") or {}).get("podIP")
+                if address:
+                    yield address
+
+    def _claim(self, item: Item, obj: Json) -> float | None:
+        if (obj.get("status") or {}).get("phase") == "Bound":
+            return None
+        if not obj["spec"].get("volumeName"):
+            self._put(item, {**obj, "spec": {**obj["spec"], "volumeName": f"pvc-{obj['metadata']['uid']}"}})
+            return None  # which makes it due again
+        capacity = {"storage": obj["spec"]["resources"]["requests"]["storage"]}
+        modes = obj["spec"].get("accessModes") or []
+        self._status(item, obj, {"phase": "Bound", "accessModes": modes, "capacity": capacity})
+        return None
+
+    def _budget(self, item: Item, obj: Json) -> float | None:
+        told = [("DisruptionAllowed", "True", "SufficientPods", "")]
+        status = {
+            "currentHealthy": 1,
+            "desiredHealthy": 0,
+            "disruptionsAllowed": 1,
+            "expectedPods": 1,
+            "observedGeneration": obj["metadata"].get("generation", 1),
+            "conditions": workloads.conditions(obj.get("status") or {}, told, self.api.now()),
+        }
+        self._status(item, obj, status)
+        return None
+
+    def _namespace(self, item: Item, obj: Json) -> float | None:
+        for table, made in children.of_namespace(obj):
+            if self.api.store.get(*_place(table, made)) is None:
+                self._ensure(table, made)
+        return None
+
+
+BELONGS: Final[Mapping[Table, tuple[Table, ...]]] = {
+    ("", "pods"): (("", "services"),),
+    ("", "endpoints"): (("", "services"),),
+    ("", "serviceaccounts"): (),
+}
+"""Which kinds of the same namespace look at a kind."""
+
+
+def _place(table: Table, obj: Json) -> tuple[Table, Key]:
+    return table, (obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+
+def _scaled(obj: Json, current: int, desired: int, told: list[tuple[str, str, str, str]], now: str) -> Json:
+    told_before = obj.get("status") or {}
+    return {
+        "currentMetrics": None,
+        "currentReplicas": current,
+        "desiredReplicas": desired,
+        "conditions": workloads.conditions(told_before, told, now),
+    }

@@ -1,0 +1,305 @@
+"""Workloads of a simulated cluster come to what they would on a real one, and their controllers own what they write."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from hub.sim import workloads
+from hub.sim.api import Api, Options
+from hub.sim.controllers import Controllers
+from hub.sim.status import ApiError
+from hub.sim.store import Store
+from hub.sim.workloads import Behaviour, pod_state
+
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: default, labels: {app: web}}
+spec:
+  replicas: 2
+  progressDeadlineSeconds: 60
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, image: "web:1"}]}
+"""
+SERVICE = """
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default, labels: {team: a, applyset.kubernetes.io/part-of: set-1}}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+"""
+JOB = """
+apiVersion: batch/v1
+kind: Job
+metadata: {name: migrate, namespace: default}
+spec: {template: {spec: {restartPolicy: Never, containers: [{name: a, image: "a:1"}]}}}
+"""
+
+
+class Cluster:
+    """One cluster on a clock of its own."""
+
+    def __init__(self, behaviour: Behaviour | None = None) -> None:
+        self.api = Api(Store())
+        self.clock = 100.0
+        self.controllers = Controllers(self.api, behaviour, clock=lambda: self.clock)
+        self.controllers.start()
+        self.pass_time(0)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock += seconds
+        self.controllers.work()
+
+    def apply(self, manifest: str | dict[str, Any]) -> dict[str, Any]:
+        obj: dict[str, Any] = yaml.safe_load(manifest) if isinstance(manifest, str) else manifest
+        kind = self.api.kinds.of(obj["apiVersion"], obj["kind"])
+        assert kind is not None
+        key = (obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+        self.api.patch(kind, key, obj, Options(manager="test", force=True), how="apply")
+        self.pass_time(0)
+        return self.get(obj["kind"], key[1])
+
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        [info] = [info for info in self.api.kinds.infos() if info.kind == kind and info.version in ("v1", "v2")][:1]
+        return [record.read() for _, record in self.api.store.items((info.group, info.plural))]
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        [found] = [obj for obj in self.all(kind) if obj["metadata"]["name"] == name]
+        return found
+
+    def delete(self, kind: str, name: str, propagation: str = "Background") -> None:
+        [info] = [info for info in self.api.kinds.infos() if info.kind == kind][:1]
+        found = self.api.kinds.find(info.group, info.version, info.plural)
+        assert found is not None
+        namespace = "default" if info.namespaced else ""
+        self.api.delete(found, (namespace, name), Options(propagation=propagation))
+        self.pass_time(0)
+
+
+def condition(obj: dict[str, Any], type_: str) -> tuple[str, str]:
+    [found] = [c for c in obj["status"]["conditions"] if c["type"] == type_]
+    return found["status"], found.get("reason", "")
+
+
+def test_a_deployment_becomes_available_after_its_time() -> None:
+    cluster = Cluster(Behaviour(ready_s=5))
+    web = cluster.apply(DEPLOYMENT)
+    assert web["status"]["observedGeneration"] == 1
+    assert condition(web, "Available") == ("False", "MinimumReplicasUnavailable")
+    assert condition(web, "Progressing") == ("True", "ReplicaSetUpdated")
+    cluster.pass_time(5)
+    web = cluster.get("Deployment", "web")
+    assert web["status"]["availableReplicas"] == web["status"]["updatedReplicas"] == 2
+    assert condition(web, "Progressing") == ("True", "NewReplicaSetAvailable")
+    assert web["metadata"]["generation"] == 1
+    [entry] = [e for e in web["metadata"]["managedFields"] if e["manager"] == "kube-controller-manager"]
+    assert entry["subresource"] == "status"
+
+
+def test_a_deployment_has_a_replica_set_and_pods_that_go_with_it() -> None:
+    cluster = Cluster()
+    cluster.apply(DEPLOYMENT)
+    assert len(cluster.all("ReplicaSet")) == 1
+    assert [pod["status"]["phase"] for pod in cluster.all("Pod")] == ["Running", "Running"]
+    cluster.apply(DEPLOYMENT.replace("replicas: 2", "replicas: 1"))
+    assert len(cluster.all("Pod")) == 1
+    cluster.delete("Deployment", "web")
+    assert cluster.all("ReplicaSet") == []
+    assert cluster.all("Pod") == []
+
+
+def test_a_pod_that_somebody_deletes_comes_back() -> None:
+    cluster = Cluster()
+    cluster.apply(DEPLOYMENT)
+    pod = cluster.all("Pod")[0]["metadata"]
+    cluster.delete("Pod", pod["name"])
+    assert cluster.get("Pod", pod["name"])["metadata"]["uid"] != pod["uid"]
+
+
+@pytest.mark.parametrize(
+    ("written", "state"),
+    [
+        pytest.param('image: "broken:1"', "no image", id="an image that cannot be pulled"),
+        pytest.param('image: "failing:1"', "crashing", id="an image that fails"),
+        pytest.param('image: "web:2"}], nodeSelector: {disk: fast}, volumes: [{name: a', "unschedulable", id="no node"),
+    ],
+)
+def test_a_template_that_cannot_run_passes_its_deadline_while_the_old_pods_go_on(written: str, state: str) -> None:
+    cluster = Cluster()
+    cluster.apply(DEPLOYMENT)
+    obj = yaml.safe_load(DEPLOYMENT.replace('image: "web:1"', written))
+    assert pod_state(obj["spec"]["template"], age_s=99, behaviour=Behaviour()) == state
+    web = cluster.apply(obj)
+    assert web["status"]["availableReplicas"] == 2
+    assert web["status"]["updatedReplicas"] == 1
+    assert condition(web, "Progressing") == ("True", "ReplicaSetUpdated")
+    cluster.pass_time(60)
+    web = cluster.get("Deployment", "web")
+    assert condition(web, "Progressing") == ("False", "ProgressDeadlineExceeded")
+    assert condition(web, "Available") == ("True", "MinimumReplicasAvailable")
+    web = cluster.apply(DEPLOYMENT)
+    assert condition(web, "Progressing") == ("True", "NewReplicaSetAvailable")
+
+
+def test_nothing_is_written_when_nothing_happens() -> None:
+    cluster = Cluster()
+    cluster.apply(DEPLOYMENT)
+    cluster.apply(SERVICE)
+    before = cluster.api.store.revision
+    for _ in range(5):
+        cluster.pass_time(30)
+    cluster.controllers.look_again()
+    cluster.pass_time(0)
+    assert cluster.api.store.revision == before
+
+
+def test_a_job_runs_to_completion_or_fails_by_its_image() -> None:
+    cluster = Cluster(Behaviour(job_s=3))
+    job = cluster.apply(JOB)
+    assert job["status"]["active"] == 1
+    cluster.pass_time(3)
+    job = cluster.get("Job", "migrate")
+    assert condition(job, "Complete")[0] == "True"
+    assert job["status"]["succeeded"] == 1
+    ended = job["status"]["completionTime"]
+    cluster.pass_time(30)
+    assert cluster.get("Job", "migrate")["status"]["completionTime"] == ended
+    cluster.apply(JOB.replace("name: migrate", "name: bad").replace("a:1", "failing:1"))
+    cluster.pass_time(3)
+    assert condition(cluster.get("Job", "bad"), "Failed") == ("True", "BackoffLimitExceeded")
+
+
+def test_a_finished_job_goes_when_its_time_to_live_is_over() -> None:
+    cluster = Cluster()
+    cluster.apply(JOB.replace("spec: {template", "spec: {ttlSecondsAfterFinished: 10, template", 1))
+    assert len(cluster.all("Job")) == 1
+    cluster.pass_time(11)
+    assert cluster.all("Job") == []
+
+
+def test_a_service_gives_its_labels_to_its_endpoints_and_takes_them_along() -> None:
+    cluster = Cluster()
+    cluster.apply(DEPLOYMENT)
+    cluster.apply(SERVICE)
+    for kind in ("Endpoints", "EndpointSlice"):
+        [found] = cluster.all(kind)
+        assert found["metadata"]["labels"]["applyset.kubernetes.io/part-of"] == "set-1"
+    [slice_] = cluster.all("EndpointSlice")
+    assert len(slice_["endpoints"]) == 2
+    assert slice_["ports"] == [{"name": "", "port": 8080, "protocol": "TCP"}]
+    cluster.apply(SERVICE.replace("team: a", "team: b"))
+    assert cluster.all("Endpoints")[0]["metadata"]["labels"]["team"] == "b"
+    cluster.delete("Service", "web")
+    assert cluster.all("Endpoints") == cluster.all("EndpointSlice") == []
+
+
+def test_an_autoscaler_scales_its_target_as_the_controller_manager() -> None:
+    cluster = Cluster(Behaviour(wanted_replicas={("default", "web"): 9}))
+    cluster.apply(DEPLOYMENT)
+    cluster.apply(
+        """
+        apiVersion: autoscaling/v2
+        kind: HorizontalPodAutoscaler
+        metadata: {name: web, namespace: default}
+        spec: {maxReplicas: 4, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}}
+        """
+    )
+    web = cluster.get("Deployment", "web")
+    assert web["spec"]["replicas"] == 4
+    scaled = [e for e in web["metadata"]["managedFields"] if e.get("subresource") == "scale"]
+    assert [e["manager"] for e in scaled] == ["kube-controller-manager"]
+    assert scaled[0]["fieldsV1"] == {"f:spec": {"f:replicas": {}}}
+    assert cluster.all("HorizontalPodAutoscaler")[0]["status"]["desiredReplicas"] == 4
+
+
+def test_stateful_and_daemon_sets_become_ready_with_claims_bound() -> None:
+    cluster = Cluster()
+    state = yaml.safe_load(DEPLOYMENT)
+    del state["spec"]["progressDeadlineSeconds"]
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    claims = {"serviceName": "web", "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}]}
+    found = cluster.apply({**state, "kind": "StatefulSet", "spec": {**state["spec"], **claims}})
+    assert found["status"]["readyReplicas"] == 2
+    assert found["status"]["currentRevision"] == found["status"]["updateRevision"]
+    assert [pvc["status"]["phase"] for pvc in cluster.all("PersistentVolumeClaim")] == ["Bound", "Bound"]
+    del state["spec"]["replicas"]
+    found = cluster.apply({**state, "kind": "DaemonSet"})
+    assert found["status"]["numberAvailable"] == found["status"]["desiredNumberScheduled"] == 1
+
+
+def test_every_namespace_gets_an_account_and_the_root_certificate() -> None:
+    cluster = Cluster()
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})
+    for kind, name in (("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")):
+        assert ("shop", name) in {(obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in cluster.all(kind)}
+    cluster.delete("Namespace", "shop")
+    assert "shop" not in {obj["metadata"]["name"] for obj in cluster.all("Namespace")}
+
+
+def owned(name: str, uid: str) -> dict[str, Any]:
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid, "blockOwnerDeletion": True}
+    metadata = {"name": name, "namespace": "default", "ownerReferences": [owner]}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+def config_maps(cluster: Cluster) -> set[str]:
+    return {obj["metadata"]["name"] for obj in cluster.all("ConfigMap")} - {"kube-root-ca.crt"}
+
+
+@pytest.mark.parametrize(("propagation", "left"), [("Background", False), ("Foreground", False), ("Orphan", True)])
+def test_dependents_go_with_their_owner_unless_it_leaves_orphans(propagation: str, left: bool) -> None:
+    cluster = Cluster()
+    plain = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner", "namespace": "default"}}
+    uid = cluster.apply(plain)["metadata"]["uid"]
+    cluster.apply(owned("dependent", uid))
+    cluster.delete("ConfigMap", "owner", propagation)
+    assert config_maps(cluster) == ({"dependent"} if left else set())
+    if left:
+        assert "ownerReferences" not in cluster.get("ConfigMap", "dependent")["metadata"]
+
+
+def test_an_object_whose_owner_never_was_is_collected() -> None:
+    cluster = Cluster()
+    kind = cluster.api.kinds.of("v1", "ConfigMap")
+    assert kind is not None
+    cluster.api.create(kind, ("default", ""), owned("lonely", "no-such-uid"), Options())
+    cluster.pass_time(0)
+    assert config_maps(cluster) == set()
+
+
+def test_a_refused_write_is_tried_again() -> None:
+    cluster = Cluster()
+    refusing = True
+
+    def hook(review: Any) -> None:
+        if refusing and review.subresource == "status":
+            raise ApiError(500, "not now")
+
+    cluster.api.admission.append(hook)
+    assert not cluster.apply(DEPLOYMENT).get("status")
+    refusing = False
+    cluster.pass_time(2)
+    assert condition(cluster.get("Deployment", "web"), "Available")[0] == "True"
+
+
+def test_controllers_that_were_killed_go_on_where_they_were() -> None:
+    cluster = Cluster(Behaviour(ready_s=5))
+    cluster.apply(DEPLOYMENT)
+    cluster.controllers.stop()
+    cluster.controllers = Controllers(cluster.api, Behaviour(ready_s=5), clock=lambda: cluster.clock)
+    cluster.controllers.start()
+    cluster.pass_time(0)
+    cluster.pass_time(6)
+    assert condition(cluster.get("Deployment", "web"), "Available")[0] == "True"
+    assert len(cluster.all("Pod")) == 2
+
+
+def test_conditions_keep_the_time_of_their_change() -> None:
+    first = workloads.conditions({}, [("Ready", "False", "Waiting", "")], "t1")
+    same = workloads.conditions({"conditions": first}, [("Ready", "False", "Other", "")], "t2")
+    assert same == [{"type": "Ready", "status": "False", "reason": "Other", "lastTransitionTime": "t1"}]
+    assert (
+        workloads.conditions({"conditions": same}, [("Ready", "True", "", "")], "t3")[0]["lastTransitionTime"] == "t3"
+    )
