@@ -96,6 +96,8 @@ class SimServer:
     authorize: Authorize | None = None
     intercept: Intercept | None = None
     bookmark_s: float = watch.BOOKMARK_S
+    half_open: bool = False
+    """A fault: watches, new and open ones, tell nothing more, never again, and do not end."""
     api: Api = field(init=False)
     token: str = field(init=False)
     port: int = 0
@@ -349,6 +351,8 @@ class SimServer:
         with suppress(ConnectionError):
             async with aclosing(watch.lines(self.store, asked, bookmark_s=self.bookmark_s)) as lines:
                 async for line in lines:
+                    if self.half_open:
+                        await anyio.sleep_forever()
                     await response.write(line)
             await response.write_eof()
         return response
