@@ -152,6 +152,8 @@ class Api:
 
     def update(self, kind: Kind, key: Key, sent: Any, options: Options, *, subresource: str = "") -> dict[str, Any]:
         """A whole object by PUT."""
+        if not subresource:
+            self._manifest(kind, key, sent)
         old = self.get(kind, key)
         if subresource == "scale":
             return self._scaled(kind, key, old, sent, options)
@@ -195,10 +197,7 @@ class Api:
         if version and version != old["metadata"]["resourceVersion"]:
             raise status.modified(*kind.table, key[1])
         if new["metadata"].get("uid", old["metadata"]["uid"]) != old["metadata"]["uid"]:
-            cause = (
-                f"Precondition failed: UID in precondition: {new['metadata']['uid']}, "
-                f"UID in object meta: {old['metadata']['uid']}"
-            )
+            cause = _other_uid(new["metadata"]["uid"], old["metadata"]["uid"])
             raise status.conflict(*kind.table, key[1], cause)
         claims = managers.claims_for_update(old, new, subresource=subresource)
         if subresource:
@@ -246,8 +245,15 @@ class Api:
         old = as_version(record.read(), kind) if record else None
         if old is None and subresource:
             raise status.not_found(*kind.table, key[1])
-        version = applied["metadata"].get("resourceVersion")
-        if version and (old is None or version != old["metadata"]["resourceVersion"]):
+        if applied["metadata"].pop("managedFields", None):
+            raise ApiError(400, "metadata.managedFields must be nil")
+        uid, version = applied["metadata"].get("uid"), applied["metadata"].get("resourceVersion")
+        if uid and old is None:
+            cause = f"uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            raise status.conflict(*kind.table, key[1], cause)
+        if uid and old is not None and uid != old["metadata"]["uid"]:
+            raise status.conflict(*kind.table, key[1], _other_uid(uid, old["metadata"]["uid"]))
+        if version and old is not None and version != old["metadata"]["resourceVersion"]:
             raise status.modified(*kind.table, key[1])
         misfits = fit.misfits(applied, kind.node)
         about = f"({applied_in}/{key[1]}; {kind.info.group}/{kind.info.version}, Kind={kind.info.kind})"
@@ -290,7 +296,7 @@ class Api:
         return False, self._update(kind, key, old, new, entries, options, subresource)
 
     def delete(self, kind: Kind, key: Key, options: Options) -> tuple[bool, dict[str, Any]]:
-        """Whether the object is gone, and its last state."""
+        """Whether the object is gone at once, and its last state."""
         old = self.get(kind, key)
         metadata = old["metadata"]
         for name, wanted, there, happened in (
@@ -325,7 +331,7 @@ class Api:
             return False, new
         self.store.put(kind.table, key, new)
         self._finish_deletion(kind, key)
-        return self.store.get(kind.table, key) is None, new
+        return False, new
 
     def delete_collection(
         self, kind: Kind, namespace: str, selector: selectors.Selector, options: Options
@@ -373,7 +379,8 @@ class Api:
         unknown = validation.unknown_fields(obj, kind.node)
         if unknown and options.strict:
             told = ", ".join(f'unknown field "{path}"' for path in unknown)
-            raise ApiError(400, f"strict decoding error: {told}")
+            head = f'{kind.info.kind} in version "{kind.info.version}" cannot be handled as a {kind.info.kind}: '
+            raise ApiError(400, f"{'' if kind.custom else head}strict decoding error: {told}")
         try:
             return self._typed(kind, obj, old)
         except rules.Unreadable as error:
@@ -398,6 +405,8 @@ class Api:
         new = self._admit("CREATE", kind, key, new, None, options) or new
         if kind.has_status:
             new.pop("status", None)
+        if kind.table == CRD:
+            new["status"] = _unestablished(new)
         metadata = new["metadata"]
         metadata["uid"] = str(uuid.uuid4())
         metadata["creationTimestamp"] = self.now()
@@ -613,6 +622,16 @@ def scale_of(obj: Mapping[str, Any]) -> dict[str, Any]:
 
 def _namespace(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
+def _other_uid(sent: str, uid: str) -> str:
+    return f"Precondition failed: UID in precondition: {sent}, UID in object meta: {uid}"
+
+
+def _unestablished(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The status of a definition that nobody looked at yet."""
+    stored = [version["name"] for version in definition["spec"].get("versions") or () if version.get("storage")]
+    return {"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored}
 
 
 def _new(kind: Kind) -> dict[str, Any]:

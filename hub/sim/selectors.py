@@ -64,6 +64,7 @@ def _fields(text: str) -> list[tuple[str, bool, str]]:
     for part in filter(None, text.split(",")):
         path, equals, value = re.split(r"(!=|==|=)", part, maxsplit=1) if "=" in part else (part, "", "")
         if path not in ("metadata.name", "metadata.namespace") or not equals:
-            raise ValueError(f"field label not supported: {path}")
+            known = 'only "metadata.name", "metadata.namespace"'
+            raise ValueError(f'"{path}" is not a known field selector: {known}')
         found.append((path, equals != "!=", value))
     return found

@@ -256,7 +256,7 @@ class SimServer:
             raise status.no_such_path() if known else status.NoSuchGroup()
         name, subresource = (*rest[1:], "", "")[:2]
         if subresource and kind.info.subresource(subresource) is None:
-            raise status.no_such_path()
+            raise status.not_found(*kind.table, name) if kind.custom else status.no_such_path()
         if namespace and not kind.info.namespaced:
             raise status.no_such_path()
         return Target(kind=kind, namespace=namespace, name=name, subresource=subresource)
