@@ -253,7 +253,13 @@ class ApiServer(Kube):
             ),
             Process(
                 "kwok",
-                [str(_tool("kwok")), config, "--manage-all-nodes", f"--config={_tool('kwok-stages.yaml')}"],
+                [
+                    str(_tool("kwok")),
+                    config,
+                    "--manage-all-nodes",
+                    "--node-lease-duration-seconds=40",
+                    f"--config={_tool('kwok-stages.yaml')}",
+                ],
                 self.folder,
             ),
         ]

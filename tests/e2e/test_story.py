@@ -8,10 +8,13 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from tests import real
 from tests.e2e.story import BASE, CAREFUL, WEB, WEB_THAT_NO_NODE_TAKES, bundle, config, namespace
 from tests.e2e.world import HEARTBEAT_S, REAL_FLEETS, World
 
@@ -377,37 +380,47 @@ def test_an_unreachable_upstream_is_named_and_nothing_stops(world: World) -> Non
     world.wait("no problem", lambda: not world.api("fleet")["problems"])
 
 
-def test_wrong_and_used_join_tokens_are_refused_with_the_remedy(world: World) -> None:
-    used = (world.folder / "eu-1.token").read_text()
-    (world.folder / "thief.token").write_text(used)
-    world.kubes["thief"] = world.kubes["eu-1"]
-    thief = world.start_agent("thief")
+@contextmanager
+def stranger(world: World, name: str, token: str) -> Iterator[real.Process]:
+    """An agent that should not be let in, on eu-2's API server (whose own agent gives its Lease back meanwhile)."""
+    (world.folder / f"{name}.token").write_text(token)
+    world.agents["eu-2"].stop()
+    world.kubes[name] = world.kubes["eu-2"]
+    agent = world.start_agent(name)
     try:
+        yield agent
+    finally:
+        agent.stop()
+        del world.kubes[name]
+        del world.agents[name]
+        world.start_agent("eu-2")
+        world.wait("eu-2 again", lambda: world.api("clusters/eu-2")["connection"] == "connected")
+
+
+def test_a_used_join_token_is_refused_with_the_remedy_and_the_rightful_agent_stays(world: World) -> None:
+    with stranger(world, "thief", (world.folder / "eu-1.token").read_text()) as thief:
         world.wait(
-            "the refusal",
-            lambda: [e for e in world.events(kind="denied") if "used" in e["text"] and e["cluster"] == "eu-1"],
+            "the refusal", lambda: [e for e in world.events(kind="denied", cluster="eu-1") if "used" in e["text"]]
         )
         world.wait("the agent to say why", lambda: "flotilla join-token eu-1" in thief.tail(50))
         assert world.api("clusters/eu-1")["connection"] == "connected"
-    finally:
-        thief.stop()
-        del world.kubes["thief"]
-        del world.agents["thief"]
+
+
+def test_a_wrong_join_token_is_refused(world: World) -> None:
+    token = (world.folder / "eu-1.token").read_text().strip()
+    with stranger(world, "guesser", token[:-8] + "AAAAAAAA"):
+        world.wait(
+            "the refusal",
+            lambda: [e for e in world.events(kind="denied", cluster="eu-1") if "used" not in e["text"]],
+        )
+    assert world.api("clusters/eu-1")["connection"] == "connected"
 
 
 def test_an_agent_of_a_cluster_that_nobody_knows_is_named_and_refused(world: World) -> None:
-    token = (world.folder / "eu-1.token").read_text().replace(".eu-1.", ".ghost.")
-    (world.folder / "ghost.token").write_text(token)
-    world.kubes["ghost"] = world.kubes["eu-1"]
-    ghost = world.start_agent("ghost")
-    try:
+    with stranger(world, "ghost", (world.folder / "eu-1.token").read_text().replace(".eu-1.", ".ghost.")):
         [denied] = world.wait("the refusal", lambda: world.events(kind="denied", cluster="ghost"))
         assert "not in the fleet repo" in denied["text"]
         assert "ghost" not in [row["name"] for row in world.api("clusters")["clusters"]]
-    finally:
-        ghost.stop()
-        del world.kubes["ghost"]
-        del world.agents["ghost"]
 
 
 def test_commands_need_the_token_and_name_what_is_missing(world: World) -> None:
@@ -420,3 +433,16 @@ def test_commands_need_the_token_and_name_what_is_missing(world: World) -> None:
     said = world.cli("join-token", "nowhere", check=False)
     assert "nowhere" in said
     assert "clusters/nowhere.yaml" in said
+
+
+def test_at_the_end_every_cluster_is_current_and_nothing_is_open(world: World) -> None:
+    def quiet() -> bool:
+        fleet = world.api("fleet")
+        return bool(
+            fleet["clusters"]["health"] == {"Current": 3}
+            and not fleet["rollouts"]
+            and not fleet["holds"]
+            and not fleet["problems"]
+        )
+
+    world.wait("a fleet that is all well", quiet)

@@ -151,7 +151,10 @@ class World:
             return real.wait_until(what, check, timeout_s=timeout_s, each_s=0.1)
         except AssertionError as error:
             logs = "\n".join(f"--- {p.name}\n{p.tail(30)}" for p in (self.hub, *self.agents.values()) if p is not None)
-            raise AssertionError(f"{error}\n{logs}\n--- status\n{self.cli('status', check=False)}") from None
+            told = "\n".join(
+                self.cli(*words, check=False) for words in (("status",), *(("clusters", c) for c in self.kubes))
+            )
+            raise AssertionError(f"{error}\n{logs}\n--- status\n{told}") from None
 
     def rollout(self, bundle: str, revision: str) -> dict[str, Any] | None:
         """The rollout of a bundle to a revision, with its members."""
