@@ -53,7 +53,7 @@ def kube(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if request.config.getoption("--real"):
         server = real.ApiServer(request.getfixturevalue("etcd"), folder, workloads=True)
     else:
-        server = simulated.Simulated(folder)
+        server = simulated.Simulated(folder, workloads=True)
     with server:
         yield server
 

@@ -234,7 +234,6 @@ spec:
     )
 
 
-@pytest.mark.unsimulated("nothing makes a Deployment Ready")
 async def test_the_whole_agent_from_a_slice_to_health_drift_and_prune(
     cluster: Cluster, kube: Kube, namespace: str, tmp_path: Path
 ) -> None:
