@@ -32,7 +32,7 @@ def defaulted(
         node = schema.schemas().of(group, version, kind)
     except KeyError:
         return dict(copy.deepcopy(obj))
-    out: Json = copy.deepcopy(normal.normal(obj, node))
+    out: Json = normal.normal(obj, node)
     if allocate is not None:
         _prepare(out, (group, kind), old, allocate)
     if (group, kind) in TEMPLATES:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from hub.sim.schema import Node
+from hub.sim.schema import UNTYPED, Node
 
 PLAIN = frozenset(
     {
@@ -53,15 +53,17 @@ _PARTS = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?
 
 
 def normal(value: Any, node: Node) -> Any:
-    """Pure: the value as a built-in kind stores it."""
-    if node.scalar == "quantity":
-        return quantity(value)
-    if node.scalar == "integer" and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list) and node.kind == "list":
-        return [normal(entry, node.element) for entry in value]
-    if not isinstance(value, Mapping) or node.kind != "map" or (node.scalar == "any" and not node.fields):
-        return value
+    """Pure: the value as a built-in kind stores it, in a copy that shares no list or map with it."""
+    if isinstance(value, list):
+        element = node.element if node.kind == "list" else UNTYPED
+        return [normal(entry, element) for entry in value]
+    if not isinstance(value, Mapping):
+        if node.scalar == "quantity":
+            return quantity(value)
+        whole = node.scalar == "integer" and isinstance(value, float) and value.is_integer()
+        return int(value) if whole else value
+    if node.kind != "map" or (node.scalar == "any" and not node.fields):
+        return {name: normal(entry, UNTYPED) for name, entry in value.items()}
     kept: dict[str, Any] = {}
     for name, entry in value.items():
         inner = node.field(name)
