@@ -86,6 +86,7 @@ def deployment(obj: Mapping[str, Any], state: State, *, age_s: float, now: str) 
     )
     return {
         **counts,
+        "terminatingReplicas": 0,
         "observedGeneration": _generation(obj),
         "conditions": conditions(was, [available, progressing], now),
     }
@@ -109,7 +110,7 @@ def replica_set(obj: Mapping[str, Any], state: State) -> Json:
     counts = _counts(wanted, ready=wanted if state == "ready" else 0, updated=0)
     counts.pop("unavailableReplicas", None)
     labelled = {"fullyLabeledReplicas": wanted} if wanted else {}
-    return {"replicas": 0, **counts, **labelled, "observedGeneration": _generation(obj)}
+    return {"replicas": 0, "terminatingReplicas": 0, **counts, **labelled, "observedGeneration": _generation(obj)}
 
 
 def stateful_set(obj: Mapping[str, Any], state: State, *, revision: str) -> Json:
