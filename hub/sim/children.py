@@ -1,4 +1,4 @@
-"""Objects that the simulated controllers make for others: ReplicaSets, Pods, claims, Endpoints. All of it is pure.
+"""Objects that the simulated controllers make for others: ReplicaSets, Pods, claims, Jobs, Endpoints. All is pure.
 
 They carry labels and owners as the real controllers' do: a Service's labels are copied to its Endpoints and slices, so
 what selects by label finds those, too. Next: `controllers` creates them.
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hub.sim.store import Table
-from hub.sim.workloads import Json
+from hub.sim.workloads import Json, finished
 
 
 def _owned(obj: Mapping[str, Any], name: str, labels: Mapping[str, str]) -> Json:
@@ -76,6 +76,43 @@ def claims(stateful_set: Mapping[str, Any]) -> Iterator[Json]:
                 "metadata": {"name": name, "namespace": metadata["namespace"], "labels": dict(labels)},
                 "spec": template["spec"],
             }
+
+
+def job(cron_job: Mapping[str, Any], minute: int) -> Json:
+    """Pure: the Job that is due at a minute since 1970; a second one of that minute would have the same name."""
+    template = cron_job["spec"]["jobTemplate"]
+    metadata = template.get("metadata") or {}
+    made = _owned(cron_job, f"{cron_job['metadata']['name']}-{minute}", metadata.get("labels") or {})
+    if metadata.get("annotations"):
+        made["annotations"] = metadata["annotations"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": made, "spec": template["spec"]}
+
+
+def history(status: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> Json:
+    """Pure: a CronJob's status, by its Jobs."""
+    active = [
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": job["metadata"]["name"],
+            "namespace": job["metadata"]["namespace"],
+            "uid": job["metadata"]["uid"],
+        }
+        for job in jobs
+        if not finished(job)
+    ]
+    ended = [job["status"]["completionTime"] for job in jobs if (job.get("status") or {}).get("completionTime")]
+    told = {name: value for name, value in status.items() if name not in ("active", "lastSuccessfulTime")}
+    last = max([*ended, *filter(None, [status.get("lastSuccessfulTime")])], default=None)
+    return {**told, **({"active": active} if active else {}), **({"lastSuccessfulTime": last} if last else {})}
+
+
+def surplus(spec: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Pure: finished Jobs beyond what a CronJob keeps, `jobs` being the oldest first."""
+    succeeded = [job for job in jobs if (job.get("status") or {}).get("completionTime")]
+    failed = [job for job in jobs if finished(job) and job not in succeeded]
+    yield from succeeded[: max(0, len(succeeded) - int(spec.get("successfulJobsHistoryLimit", 3)))]
+    yield from failed[: max(0, len(failed) - int(spec.get("failedJobsHistoryLimit", 1)))]
 
 
 def endpoints(service: Mapping[str, Any], addresses: Sequence[str]) -> Json:

@@ -4,6 +4,7 @@
 |----------------------------------|-------------------------------------------------------------------------------|
 | Deployment, StatefulSet,         | status, and, if `Behaviour.pods`, ReplicaSets, Pods, claims, as they would    |
 | DaemonSet, ReplicaSet, Pod, Job  | be seen: statuses come from the template and the time, not from the Pods      |
+| CronJob                          | a Job each time it is due, the last ones kept                                 |
 | HorizontalPodAutoscaler          | the target's scale, status                                                    |
 | Service                          | Endpoints and EndpointSlice with the Service's labels, a balancer's address   |
 | PersistentVolumeClaim            | bound to a volume of its own                                                  |
@@ -13,22 +14,25 @@
 
 Level-triggered: a write marks its object, and whoever the object belongs to, as due; whatever is due is looked at anew.
 All writes are by manager kube-controller-manager, through `api`, so that they own fields and move versions as real ones
-do. `replicas` and `workloads` (pure) say what is written. Run it as a task beside `SimServer.serving`.
+do. `children` and `workloads` (pure) say what is written. Run it as a task beside `SimServer.serving`. Longer than
+other modules because it has one short method for each kind.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 import anyio
 import orjson
 
-from hub.sim import children, workloads
+from hub.sim import children, schedules, workloads
 from hub.sim.api import Api, Options
 from hub.sim.kinds import Kind
+from hub.sim.owners import Item, Owners
 from hub.sim.status import ApiError
-from hub.sim.store import Event, Key, Table
+from hub.sim.store import Event, Table
 from hub.sim.workloads import Behaviour, Json, State
 
 MANAGER: Final = "kube-controller-manager"
@@ -37,8 +41,6 @@ FOREGROUND: Final = "foregroundDeletion"
 ORPHAN: Final = "orphan"
 AGAIN_S: Final = 1.0
 """After a write that was refused, for example by an injected admission hook."""
-
-Item = tuple[Table, Key]
 
 
 class Controllers:
@@ -54,8 +56,7 @@ class Controllers:
         self._wake = anyio.Event()
         self._since: dict[tuple[str, str], float] = {}
         """When a template of an object was first seen, by uid and hash."""
-        self._owned: dict[str, set[Item]] = {}
-        self._live: dict[str, Item] = {}
+        self._owners = Owners()
         self._reconcilers: Mapping[Table, Callable[[Item, Json], float | None]] = {
             ("", "namespaces"): self._namespace,
             ("", "services"): self._service,
@@ -66,6 +67,7 @@ class Controllers:
             ("apps", "statefulsets"): self._stateful_set,
             ("apps", "daemonsets"): self._daemon_set,
             ("batch", "jobs"): self._job,
+            ("batch", "cronjobs"): self._cron_job,
             ("autoscaling", "horizontalpodautoscalers"): self._autoscaler,
             ("policy", "poddisruptionbudgets"): self._budget,
         }
@@ -120,22 +122,10 @@ class Controllers:
         self._wake.set()
 
     def _learn(self, item: Item, obj: Json, *, gone: bool) -> None:
-        uid = str(obj["metadata"].get("uid", ""))
-        owners = [str(owner.get("uid")) for owner in obj["metadata"].get("ownerReferences") or ()]
         if gone:
-            self._live.pop(uid, None)
-            for name in [name for name in self._since if name[0] == uid]:
+            for name in [name for name in self._since if name[0] == obj["metadata"].get("uid")]:
                 del self._since[name]
-            self._mark(*self._owned.get(uid, ()))
-        else:
-            self._live[uid] = item
-        for owner in owners:
-            dependents = self._owned.setdefault(owner, set())
-            (dependents.discard if gone else dependents.add)(item)
-            if not dependents:
-                del self._owned[owner]
-            if owner in self._live:
-                self._mark(self._live[owner])
+        self._mark(*self._owners.learn(item, obj, gone=gone))
         self._mark(item)
         for table in BELONGS.get(item[0], ()):
             self._mark(*((table, key) for key, _ in self.api.store.items(table, item[1][0])))
@@ -164,21 +154,20 @@ class Controllers:
     def _collect(self, item: Item, obj: Json) -> bool:
         """Delete what nobody owns any more, and finish deletions that wait for dependents; whether there was any."""
         metadata = obj["metadata"]
-        owners = metadata.get("ownerReferences") or ()
-        if owners and not any(str(owner.get("uid")) in self._live for owner in owners):
+        if self._owners.abandoned(obj):
             self._delete(item)
             return True
         finalizers = metadata.get("finalizers") or ()
         if not metadata.get("deletionTimestamp") or not {FOREGROUND, ORPHAN} & set(finalizers):
             return False
-        dependents = sorted(self._owned.get(str(metadata["uid"]), ()))
+        dependents = self._owners.dependents(obj)
         if ORPHAN in finalizers:
             for dependent in dependents:
                 self._disown(dependent, str(metadata["uid"]))
         elif dependents:
             for dependent in dependents:
                 self._delete(dependent, propagation="Foreground")
-            if self._owned.get(str(metadata["uid"])):
+            if self._owners.dependents(obj):
                 return True
         left = [name for name in finalizers if name not in (FOREGROUND, ORPHAN)]
         self._put(item, {**obj, "metadata": {**metadata, "finalizers": left}})
@@ -188,7 +177,7 @@ class Controllers:
         record = self.api.store.get(*item)
         if record is not None:
             obj = record.read()
-            left = [owner for owner in obj["metadata"]["ownerReferences"] if owner.get("uid") != uid]
+            left = [owner for owner in obj["metadata"].get("ownerReferences") or () if owner.get("uid") != uid]
             self._put(item, {**obj, "metadata": {**obj["metadata"], "ownerReferences": left}})
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -253,7 +242,7 @@ class Controllers:
         """One ReplicaSet for each template that there was; the older ones are empty."""
         wanted = children.replica_set(obj, name)
         self._ensure(("apps", "replicasets"), wanted)
-        for item in sorted(self._owned.get(obj["metadata"]["uid"], ())):
+        for item in self._owners.dependents(obj):
             record = self.api.store.get(*item)
             if item[0] == ("apps", "replicasets") and item[1][1] != wanted["metadata"]["name"] and record is not None:
                 old = record.read()
@@ -289,7 +278,7 @@ class Controllers:
         if not self.behaviour.pods:
             return
         wanted = {pod["metadata"]["name"]: pod for pod in children.pods(obj, count, name)}
-        for item in sorted(self._owned.get(obj["metadata"]["uid"], ())):
+        for item in self._owners.dependents(obj):
             if item[0] == ("", "pods") and item[1][1] not in wanted:
                 self._delete(item)
         for pod in wanted.values():
@@ -317,6 +306,31 @@ class Controllers:
         self._pods(obj, int(status.get("active", 0)), name)
         ends = [self.behaviour.ready_s, self.behaviour.job_s, self.behaviour.ready_s + self.behaviour.job_s]
         return self._later("starting", age_s, *ends, float(obj["spec"].get("activeDeadlineSeconds") or 0))
+
+    def _cron_job(self, item: Item, obj: Json) -> float | None:
+        now = datetime.fromisoformat(self.api.now())
+        minute = now.replace(second=0, microsecond=0)
+        status: Json = obj.get("status") or {}
+        spec, history = obj["spec"], self._jobs_of(obj)
+        running = [job for job in history if not workloads.finished(job)]
+        last = max(filter(None, (status.get("lastScheduleTime"), obj["metadata"]["creationTimestamp"])))
+        due = minute > datetime.fromisoformat(last) and schedules.due(spec["schedule"], minute)
+        if due and not spec.get("suspend") and not (running and spec.get("concurrencyPolicy") == "Forbid"):
+            for job in running if spec.get("concurrencyPolicy") == "Replace" else ():
+                self._delete(_place(("batch", "jobs"), job))
+            self._ensure(("batch", "jobs"), children.job(obj, int(minute.timestamp()) // 60))
+            status = {**status, "lastScheduleTime": minute.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        else:
+            status = children.history(status, history)
+            for old in children.surplus(spec, history):
+                self._delete(_place(("batch", "jobs"), old))
+        self._status(item, obj, status)
+        return 60.0 - now.second
+
+    def _jobs_of(self, obj: Json) -> list[Json]:
+        """A CronJob's Jobs, the oldest first."""
+        records = [self.api.store.get(*item) for item in self._owners.dependents(obj)]
+        return [record.read() for record in records if record is not None]
 
     # --- all else -----------------------------------------------------------------------------------------------------
 
@@ -390,12 +404,11 @@ class Controllers:
 BELONGS: Final[Mapping[Table, tuple[Table, ...]]] = {
     ("", "pods"): (("", "services"),),
     ("", "endpoints"): (("", "services"),),
-    ("", "serviceaccounts"): (),
 }
 """Which kinds of the same namespace look at a kind."""
 
 
-def _place(table: Table, obj: Json) -> tuple[Table, Key]:
+def _place(table: Table, obj: Mapping[str, Any]) -> Item:
     return table, (obj["metadata"]["namespace"], obj["metadata"]["name"])
 
 

@@ -1,11 +1,12 @@
 """Workloads of a simulated cluster come to what they would on a real one, and their controllers own what they write."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import yaml
 
-from hub.sim import workloads
+from hub.sim import schedules, workloads
 from hub.sim.api import Api, Options
 from hub.sim.controllers import Controllers
 from hub.sim.status import ApiError
@@ -42,8 +43,8 @@ class Cluster:
     """One cluster on a clock of its own."""
 
     def __init__(self, behaviour: Behaviour | None = None) -> None:
-        self.api = Api(Store())
         self.clock = 100.0
+        self.api = Api(Store(), now=lambda: datetime.fromtimestamp(self.clock, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         self.controllers = Controllers(self.api, behaviour, clock=lambda: self.clock)
         self.controllers.start()
         self.pass_time(0)
@@ -179,6 +180,64 @@ def test_a_finished_job_goes_when_its_time_to_live_is_over() -> None:
     assert cluster.all("Job") == []
 
 
+CRON_JOB = """
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: backup, namespace: default}
+spec:
+  schedule: "*/2 * * * *"
+  successfulJobsHistoryLimit: 2
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: a, image: "a:1"}]}}}}
+"""
+
+
+def test_a_cron_job_makes_a_job_each_time_it_is_due_and_keeps_the_last() -> None:
+    cluster = Cluster()
+    cluster.apply(CRON_JOB)
+    assert cluster.all("Job") == []
+    names = []
+    for _ in range(4):
+        cluster.pass_time(60)
+        cluster.pass_time(60)
+        names.append(max(job["metadata"]["name"] for job in cluster.all("Job")))
+    assert len(set(names)) == 4
+    assert [job["metadata"]["name"] for job in cluster.all("Job")] == names[-2:]
+    backup = cluster.get("CronJob", "backup")
+    assert backup["status"]["lastScheduleTime"] == "1970-01-01T00:08:00Z"
+    cluster.delete("CronJob", "backup")
+    assert cluster.all("Job") == []
+
+
+def test_a_suspended_cron_job_makes_nothing() -> None:
+    cluster = Cluster()
+    cluster.apply(CRON_JOB.replace("spec:\n", "spec:\n  suspend: true\n", 1))
+    cluster.pass_time(120)
+    assert cluster.all("Job") == []
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at", "due"),
+    [
+        ("0 3 * * *", "2026-01-01T03:00", True),
+        ("0 3 * * *", "2026-01-01T03:01", False),
+        ("@daily", "2026-01-01T00:00", True),
+        ("*/15 9-17 * * mon-fri", "2026-01-02T09:45", True),
+        ("*/15 9-17 * * mon-fri", "2026-01-03T09:45", False),
+        ("0 0 1,15 * *", "2026-01-15T00:00", True),
+        ("0 0 13 * fri", "2026-01-02T00:00", True),
+        ("0 0 13 * fri", "2026-01-13T00:00", True),
+        ("0 0 * jan sun", "2026-01-04T00:00", True),
+        ("0 0 * * 7", "2026-01-04T00:00", True),
+        ("5/20 * * * *", "2026-01-04T00:45", True),
+        ("@every 5m", "2026-01-04T00:05", False),
+        ("99 * * * *", "2026-01-04T00:05", False),
+        ("nonsense", "2026-01-04T00:05", False),
+    ],
+)
+def test_a_schedule_is_due_as_cron_has_it(schedule: str, at: str, due: bool) -> None:
+    assert schedules.due(schedule, datetime.fromisoformat(at)) == due
+
+
 def test_a_service_gives_its_labels_to_its_endpoints_and_takes_them_along() -> None:
     cluster = Cluster()
     cluster.apply(DEPLOYMENT)
@@ -238,6 +297,9 @@ def test_every_namespace_gets_an_account_and_the_root_certificate() -> None:
     assert "shop" not in {obj["metadata"]["name"] for obj in cluster.all("Namespace")}
 
 
+OWNER = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner", "namespace": "default"}}
+
+
 def owned(name: str, uid: str) -> dict[str, Any]:
     owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid, "blockOwnerDeletion": True}
     metadata = {"name": name, "namespace": "default", "ownerReferences": [owner]}
@@ -251,13 +313,21 @@ def config_maps(cluster: Cluster) -> set[str]:
 @pytest.mark.parametrize(("propagation", "left"), [("Background", False), ("Foreground", False), ("Orphan", True)])
 def test_dependents_go_with_their_owner_unless_it_leaves_orphans(propagation: str, left: bool) -> None:
     cluster = Cluster()
-    plain = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner", "namespace": "default"}}
-    uid = cluster.apply(plain)["metadata"]["uid"]
+    uid = cluster.apply(OWNER)["metadata"]["uid"]
     cluster.apply(owned("dependent", uid))
     cluster.delete("ConfigMap", "owner", propagation)
     assert config_maps(cluster) == ({"dependent"} if left else set())
     if left:
         assert "ownerReferences" not in cluster.get("ConfigMap", "dependent")["metadata"]
+
+
+def test_what_was_given_away_stays_when_its_former_owner_goes() -> None:
+    cluster = Cluster()
+    uid = cluster.apply(OWNER)["metadata"]["uid"]
+    cluster.apply(owned("dependent", uid))
+    cluster.apply({**OWNER, "metadata": {"name": "dependent", "namespace": "default"}})
+    cluster.delete("ConfigMap", "owner", "Foreground")
+    assert config_maps(cluster) == {"dependent"}
 
 
 def test_an_object_whose_owner_never_was_is_collected() -> None:
