@@ -282,6 +282,8 @@ class Api:
             raise status.managers_conflict(conflicts) from conflicts
         except merge.Malformed as error:
             raise ApiError(500, f"failed to create typed patch object {about}: {error}") from error
+        if old is not None and not self.admission and _same_but_times(old, self._with_entries(merged, entries)):
+            return False, old
         try:
             new = self._typed(kind, merged, old)
         except rules.Unreadable as error:

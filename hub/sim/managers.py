@@ -259,6 +259,9 @@ def _pruned(merged: Mapping[str, Any], *, last: Paths, managed: Paths, node: Nod
     """Without what the applier owned before and nobody owns now; parts of structs and items that others own stay."""
     last = fieldset.with_named_fields(last)
     managed = fieldset.with_named_fields(managed)
+    if last <= managed:
+        # Nothing was dropped.
+        return dict(merged)
     whole = fieldset.with_named_fields(merge.field_set(merged, node))
 
     def left(value: Mapping[str, Any]) -> Paths:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import orjson
+
 from hub.sim import fieldset
 from hub.sim.fieldset import Path, Paths
 from hub.sim.schema import Node
@@ -180,13 +182,10 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], node: Node | None) -
 
 def same(left: Any, right: Any) -> bool:
     """Pure: whether two JSON values are equal; true is not 1."""
-    if isinstance(left, bool) != isinstance(right, bool):
+    if left != right:
         return False
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(same, left, right))
-    return bool(left == right)
+    # Python takes True for 1; their JSON does not.
+    return orjson.dumps(left, option=orjson.OPT_SORT_KEYS) == orjson.dumps(right, option=orjson.OPT_SORT_KEYS)
 
 
 def _indexed(value: Any, node: Node) -> dict[str, Any]:
