@@ -46,7 +46,7 @@ REPACK_FROM: Final = 50
 LOOSE_PER_PACK: Final = 20
 FETCHED_REF: Final = "refs/flotilla/fetched"
 
-_FORWARD: Final = "a slice only moves forward; if the hub was restored from a backup, run 'flotilla hub recover'"
+_FORWARD: Final = "a slice only moves forward; restore the hub's journal.db and slices.git from one moment"
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ journal's pointers (design, decision 8). What it promises:
 
     write      all objects of one call are durable and visible, or none is; repeating it is harmless
     repack     objects are in the merged pack before the packs they came from go
-    set_ref    only forward along first parents, unless forced (`flotilla hub recover`)
+    set_ref    only forward along first parents, unless forced
 
 Everything here blocks: call it from a worker thread or process. A lock file keeps writers of several processes apart;
 readers need none. Assumes that nothing but this module writes to the repository. Composition is in `compose`, serving
@@ -353,7 +353,9 @@ class GitStore:
             return None
         except (ValueError, pygit2.GitError) as error:
             raise Permanent(
-                f"ref of cluster {cluster}", f"cannot be read: {error}", "run 'flotilla hub recover'"
+                f"ref of cluster {cluster}",
+                f"cannot be read: {error}",
+                "restore slices.git and journal.db from one moment",
             ) from error
 
     def set_ref(self, cluster: str, commit: Oid, *, force: bool = False) -> None:
@@ -368,7 +370,7 @@ class GitStore:
                 raise Permanent(
                     f"ref of cluster {cluster}",
                     f"is at {old}, which is no ancestor of {commit}",
-                    "run 'flotilla hub recover' if the database was restored from a backup",
+                    "restore journal.db and slices.git from one moment: the database is older than what agents were told",
                 )
             if old != commit:
                 path = self.path / slice_ref(check_name("cluster", cluster))

@@ -366,7 +366,7 @@ async def test_a_rewind_is_refused_with_the_remedy(upstream: Upstream, receiver:
     await receiver.fetch(upstream.url)
     upstream.publish(first.commit)
 
-    with pytest.raises(ProtocolError, match=r"was rewound.*flotilla hub recover"):
+    with pytest.raises(ProtocolError, match=r"was rewound.*journal\.db and slices\.git"):
         await receiver.fetch(upstream.url)
     assert receiver.desired().seq == 2
 
