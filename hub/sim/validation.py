@@ -173,18 +173,27 @@ def immutable(group: str, kind: str) -> tuple[tuple[str, ...], ...]:
 def changed_immutables(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Pure: (path, message) of every field that an update changes and may not. Both objects are defaulted."""
     group, kind = old.get("apiVersion", "").rpartition("/")[0], old.get("kind", "")
-    found = [
-        (".".join(path), "field is immutable")
-        for path in immutable(group, kind)
-        if (before := _at(old, path)) != _at(new, path) and before is not None
+    changed = [
+        path for path in immutable(group, kind) if (before := _at(old, path)) != _at(new, path) and before is not None
     ]
+    if kind == "Service" and _at(new, ("spec", "type")) == "ExternalName":
+        changed = []  # it gives its address back
+    if changed and kind in WORDS:
+        found = [WORDS[kind]]
+    else:
+        words = "cannot change roleRef" if kind in ("RoleBinding", "ClusterRoleBinding") else "field is immutable"
+        found = [(".".join(path), f"Invalid value: {_shown(_at(new, path))}: {words}") for path in changed]
     if kind in ("ConfigMap", "Secret") and not group and old.get("immutable"):
         found += [
-            (name, "field is immutable when `immutable` is set")
+            (name, "Forbidden: field is immutable when `immutable` is set")
             for name in ("immutable", "data", "binaryData")
             if old.get(name) != new.get(name)
         ]
     return found
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _at(obj: Any, path: tuple[str, ...]) -> Any:
@@ -229,6 +238,21 @@ IMMUTABLE: Mapping[tuple[str, str], tuple[tuple[str, ...], ...]] = {
     ("rbac.authorization.k8s.io", "ClusterRoleBinding"): (("roleRef",),),
     ("storage.k8s.io", "StorageClass"): (("provisioner",), ("parameters",), ("reclaimPolicy",), ("volumeBindingMode",)),
 }
+WORDS: Mapping[str, tuple[str, str]] = {
+    "StatefulSet": (
+        "spec",
+        "Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', "
+        "'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' "
+        "are forbidden",
+    ),
+    "PersistentVolumeClaim": (
+        "spec",
+        "Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName "
+        "for bound claims",
+    ),
+    "Service": ("spec.clusterIPs[0]", "Invalid value: may not change once set"),
+}
+"""Kinds that refuse such a change as a whole: field and message."""
 RFC_1123 = (
     "must consist of lower case alphanumeric characters, '-' or '.', "
     "and must start and end with an alphanumeric character"

@@ -188,14 +188,22 @@ def test_names_follow_the_rule_of_their_kind() -> None:
 
 def test_immutable_fields_are_named_when_they_change() -> None:
     moved = web("spec.selector", {"matchLabels": {"app": "other"}})
-    assert validation.changed_immutables(web(), moved) == [("spec.selector", "field is immutable")]
+    told = 'Invalid value: {"matchLabels":{"app":"other"}}: field is immutable'
+    assert validation.changed_immutables(web(), moved) == [("spec.selector", told)]
     assert validation.changed_immutables(web(), web("spec.replicas", 5)) == []
     before = {"apiVersion": "v1", "kind": "Service", "spec": {"type": "ExternalName"}}
     after = {"apiVersion": "v1", "kind": "Service", "spec": {"clusterIP": "10.0.0.1"}}
     assert validation.changed_immutables(before, after) == []
+    given = {"apiVersion": "v1", "kind": "Service", "spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1"}}
+    assert validation.changed_immutables(given, before) == []
+    [(path, _)] = validation.changed_immutables(given, {**given, "spec": {"clusterIP": "10.0.0.2"}})
+    assert path == "spec.clusterIPs[0]"
+    state = {"apiVersion": "apps/v1", "kind": "StatefulSet", "spec": {"serviceName": "a", "podManagementPolicy": "b"}}
+    [(path, words)] = validation.changed_immutables(state, {**state, "spec": {}})
+    assert (path, words[:10]) == ("spec", "Forbidden:")
     sealed = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "immutable": True, "data": {"a": "YQ=="}}
     assert validation.changed_immutables(sealed, {**sealed, "data": {}}) == [
-        ("data", "field is immutable when `immutable` is set")
+        ("data", "Forbidden: field is immutable when `immutable` is set")
     ]
 
 
