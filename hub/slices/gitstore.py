@@ -370,7 +370,7 @@ class GitStore:
                 raise Permanent(
                     f"ref of cluster {cluster}",
                     f"is at {old}, which is no ancestor of {commit}",
-                    "restore journal.db and slices.git from one moment: the database is older than what agents were told",
+                    "restore journal.db and slices.git from one moment: the database is older than the agents",
                 )
             if old != commit:
                 path = self.path / slice_ref(check_name("cluster", cluster))
