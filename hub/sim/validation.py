@@ -241,14 +241,18 @@ IMMUTABLE: Mapping[tuple[str, str], tuple[tuple[str, ...], ...]] = {
 WORDS: Mapping[str, tuple[str, str]] = {
     "StatefulSet": (
         "spec",
-        "Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', "
-        "'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' "
-        "are forbidden",
+        (
+            "Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', "
+            "'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' "
+            "are forbidden"
+        ),
     ),
     "PersistentVolumeClaim": (
         "spec",
-        "Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName "
-        "for bound claims",
+        (
+            "Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName "
+            "for bound claims"
+        ),
     ),
     "Service": ("spec.clusterIPs[0]", "Invalid value: may not change once set"),
 }
