@@ -157,7 +157,8 @@ def test_a_ready_object_has_the_status_that_the_real_controllers_write(
     assert told(of_simulated(simulated, obj)) == told(of_real(kube, namespace, obj))
 
 
-@pytest.mark.parametrize("obj", MANIFESTS)
+# Who of the binder and the provisioner writes first to a claim is chance.
+@pytest.mark.parametrize("obj", [one for one in MANIFESTS if one.id != "PersistentVolumeClaim"])
 def test_controllers_own_what_they_write_and_move_no_generation(
     kube: ApiServer, namespace: str, simulated: Api, obj: dict[str, Any]
 ) -> None:
