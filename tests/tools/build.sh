@@ -11,7 +11,7 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/flotilla/tools"
 
 if ! command -v go >/dev/null 2>&1; then
     echo "make e2e needs Go 1.26 or newer to build etcd, kube-apiserver and kwok: no 'go' on PATH." >&2
-    echo "Install Go (https://go.dev/doc/install) and run it again; 'make test' needs no Go." >&2
+    echo "Install Go (golang-go, or the newest from its own site) and run it again; 'make test' needs no Go." >&2
     exit 1
 fi
 
