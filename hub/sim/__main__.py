@@ -7,13 +7,13 @@ from pathlib import Path
 import anyio
 
 from hub.sim.controllers import Controllers
-from hub.sim.server import SimServer
+from hub.sim.server import SimServer, User
 from hub.sim.workloads import Behaviour
 
 
-async def _serve(port: int, kubeconfig: Path | None, behaviour: Behaviour) -> None:
+async def _serve(server: SimServer, port: int, kubeconfig: Path | None, behaviour: Behaviour) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with SimServer().serving(port) as server, anyio.create_task_group() as tasks:
+        async with server.serving(port), anyio.create_task_group() as tasks:
             tasks.start_soon(Controllers(server.api, behaviour).run, name="controllers")
             if kubeconfig is not None:
                 file = anyio.Path(kubeconfig)
@@ -30,8 +30,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="on loopback; 0 takes a free one")
     parser.add_argument("--kubeconfig", type=Path, help="where to write an administrator's kubeconfig")
     parser.add_argument("--ready-s", type=float, default=1.0, help="how long a Pod takes to become Ready")
+    parser.add_argument("--open", action="store_true", help="no token needed: kubectl sends none over plain HTTP")
     options = parser.parse_args()
-    anyio.run(_serve, options.port, options.kubeconfig, Behaviour(ready_s=options.ready_s))
+    server = SimServer(anonymous=User(name="admin", groups=("system:masters",)) if options.open else None)
+    anyio.run(_serve, server, options.port, options.kubeconfig, Behaviour(ready_s=options.ready_s))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ _TOLD_WHOLE: Final = frozenset(
 )
 """Kinds of which a deletion answers with the object that was."""
 _MAX_BODY: Final = 3 * 1024 * 1024
-_WATCH_S: Final = 3600.0
+_WATCH_S: Final = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,8 @@ class SimServer:
 
     tokens: dict[str, User] = field(default_factory=dict)
     """Bearer tokens; an administrator's is made when there is none."""
+    anonymous: User | None = None
+    """Who a request without a token is by; refused when None. kubectl sends no token over plain HTTP."""
     store: Store = field(default_factory=Store)
     authorize: Authorize | None = None
     intercept: Intercept | None = None
@@ -168,7 +170,9 @@ class SimServer:
         parts = [unquote(part) for part in path.strip("/").split("/")]
         document = self._document(request, parts)
         if document is not None:
-            return _json(document)
+            # Clients tell the two forms of discovery apart by the content type alone.
+            whole = document["kind"] == "APIGroupDiscoveryList"
+            return _json(document, content_type=discovery.AGGREGATED if whole else "application/json")
         target = self._target(parts)
         if request.method == "GET" and not target.name and request.query.get("watch") in _TRUE:
             self._check(user, "watch", target)
@@ -176,8 +180,10 @@ class SimServer:
         return await self._object(request, target, user)
 
     def _user(self, request: web.BaseRequest) -> User:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        sent = request.headers.get("Authorization")
+        scheme, _, token = (sent or "").partition(" ")
         user = self.tokens.get(token.strip()) if scheme.lower() == "bearer" else None
+        user = self.anonymous if sent is None else user
         if user is None:
             raise ApiError(401, "Unauthorized")
         acts_as = request.headers.get("Impersonate-User")
@@ -280,7 +286,7 @@ class SimServer:
                     kind,
                     target.namespace,
                     _selector(request),
-                    limit=int(request.query.get("limit") or 0),
+                    limit=_number(request, "limit", 0),
                     after=request.query.get("continue", ""),
                 )
             case "POST", False:
@@ -342,7 +348,7 @@ class SimServer:
             revision=revision,
             initial_events=query.get("sendInitialEvents") in _TRUE,
             bookmarks=query.get("allowWatchBookmarks") in _TRUE,
-            timeout_s=float(query.get("timeoutSeconds") or _WATCH_S),
+            timeout_s=_number(request, "timeoutSeconds", _WATCH_S),
         )
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
@@ -359,11 +365,26 @@ class SimServer:
 
 
 async def _body(request: web.BaseRequest) -> Any:
-    """JSON, or YAML from people's tools; nothing else than a parsed document comes back."""
-    raw = await _raw(request)
-    with suppress(orjson.JSONDecodeError):
+    """JSON, which is what clients send even as apply-patch+yaml; protobuf is not spoken here."""
+    if "protobuf" in request.headers.get("Content-Type", ""):
+        message = "the body of the request was in an unknown format - accepted media types include: application/json"
+        raise ApiError(415, message)
+    return _parsed(await _raw(request))
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
         return orjson.loads(raw)
-    raise ApiError(400, "the object provided is unrecognized (must be of type object): it is no JSON")
+    except orjson.JSONDecodeError as error:
+        message = f"the object provided is unrecognized (must be of type object): {error}"
+        raise ApiError(400, message) from error
+
+
+def _number(request: web.BaseRequest, name: str, default: int) -> int:
+    value = request.query.get(name) or str(default)
+    if not value.isdigit():
+        raise ApiError(400, f"Invalid value: {value!r}: {name} is no number")
+    return int(value)
 
 
 async def _raw(request: web.BaseRequest) -> bytes:
@@ -389,7 +410,9 @@ def _options(request: web.BaseRequest, user: User) -> Options:
 
 async def _delete_options(request: web.BaseRequest, user: User) -> Options:
     raw = await _raw(request)
-    sent = orjson.loads(raw) if raw else {}
+    sent = _parsed(raw) if raw else {}
+    if not isinstance(sent, dict):
+        raise ApiError(400, "DeleteOptions are an object")
     preconditions = sent.get("preconditions") or {}
     return Options(
         dry_run=request.query.get("dryRun") == "All" or sent.get("dryRun") == ["All"],
@@ -438,5 +461,11 @@ def _version() -> dict[str, str]:
     return {"major": major, "minor": minor, "gitVersion": f"{version}+simulated", "platform": "linux/amd64"}
 
 
-def _json(body: Mapping[str, Any], code: int = 200, *, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=code, content_type="application/json", headers=headers)
+def _json(
+    body: Mapping[str, Any],
+    code: int = 200,
+    *,
+    headers: Mapping[str, str] | None = None,
+    content_type: str = "application/json",
+) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=code, headers={**(headers or {}), "Content-Type": content_type})

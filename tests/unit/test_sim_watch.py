@@ -8,9 +8,9 @@ import anyio
 import orjson
 import pytest
 
-from hub.sim import selectors, watch
+from hub.sim import discovery, selectors, watch
 from hub.sim.api import Api, Options
-from hub.sim.server import SimServer
+from hub.sim.server import SimServer, User
 from hub.sim.store import Store
 
 
@@ -99,3 +99,22 @@ async def test_an_event_comes_before_the_answer_of_its_own_write() -> None:
                 assert response.status == 201
             await seen.wait()
     assert order == ["event", "answer"]
+
+
+async def test_aggregated_discovery_names_itself_and_protobuf_is_refused() -> None:
+    """kubectl tells the forms of discovery apart by the content type, and speaks JSON where it must."""
+    everybody = User(name="anyone")
+    async with SimServer(anonymous=everybody).serving() as server, aiohttp.ClientSession() as client:
+        accept = {"Accept": f"{discovery.AGGREGATED},application/json"}
+        async with client.get(f"{server.url}/apis", headers=accept) as response:
+            assert response.headers["Content-Type"] == discovery.AGGREGATED
+        async with client.get(f"{server.url}/apis") as response:
+            assert (await response.json())["kind"] == "APIGroupList"
+        protobuf = {"Content-Type": "application/vnd.kubernetes.protobuf"}
+        async with client.post(f"{server.url}/api/v1/namespaces", data=b"k8s\0", headers=protobuf) as response:
+            assert response.status == 415
+        async with client.get(f"{server.url}/api/v1/pods?limit=many") as response:
+            assert response.status == 400
+        wrong = {"Authorization": "Bearer nobody"}
+        async with client.get(f"{server.url}/api/v1/pods", headers=wrong) as response:
+            assert response.status == 401
