@@ -3,6 +3,7 @@
 A write goes, as on the real server, through: decode and defaults → ownership (`managers`) → admission → the kind's own
 rules → validation → storage; one that changes nothing but times stores nothing. Everything here happens at once,
 without awaiting: two writes never mix. Refusals are `ApiError`s. Next: `server` speaks HTTP.
+Longer than other modules: every verb takes the same steps, which are methods here.
 """
 
 import base64

@@ -7,6 +7,7 @@
 Everything but watches is answered at once by `api`. A write is told to watchers before it is answered, so an event may
 come before the response of its own write, as on the real server. `authorize`, `intercept` and `api.admission` are where
 permissions, faults and admission hook in. Next: `python -m hub.sim` runs one by itself.
+Longer than other modules: all that is known of HTTP is here.
 """
 
 import secrets
