@@ -6,7 +6,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 ARGS   ?=
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help test e2e lint format bench clean
+.PHONY: help demo test e2e lint format bench clean
 
 help: ## What can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ else
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[agent,hub,dev,uvloop]'
 endif
 	@touch $@
+
+demo: $(VENV)/.ready ## A hub and six clusters on this machine, to watch and play with (ARGS=--once plays by itself)
+	$(BIN)/flotilla demo $(ARGS)
 
 test: $(VENV)/.ready ## Unit, property and contract tests; needs no Go and no cluster
 	$(BIN)/python -m pytest $(ARGS)

@@ -5,6 +5,7 @@ from importlib import metadata
 import click
 
 from hub.cli import bootstrap, init, offline, online
+from hub.demo import command
 
 
 class _InOrder(click.Group):
@@ -19,6 +20,7 @@ class _InOrder(click.Group):
     context_settings={"max_content_width": 110},
     epilog="""\b
 Examples:
+  flotilla demo                        # a whole fleet on this machine, to watch and to play with
   flotilla init fleet                  # a first fleet repo
   flotilla check                       # is this fleet repo valid?
   flotilla render --cluster eu-1       # what would eu-1 run?
@@ -29,5 +31,5 @@ def main() -> None:
     """GitOps for a fleet of Kubernetes clusters."""
 
 
-for command in (*init.commands, *offline.commands, *online.commands, *bootstrap.commands):
-    main.add_command(command)
+for each in (*command.commands, *init.commands, *offline.commands, *online.commands, *bootstrap.commands):
+    main.add_command(each)

@@ -1,0 +1,11 @@
+"""`flotilla demo`: a whole fleet on one machine, hub, agents and simulated clusters, each a process of its own.
+
+    command   the options
+    run       setting up, the way to show it, cleaning up, the exit code
+    live      the screen with its keys; plain lines where there is no terminal
+    story     the five steps, and what has to be seen for each
+    view      what is shown, from the hub's API (pure); `screen` draws it (pure)
+    world     the processes, the fleet repo, the clusters as somebody with kubectl has them
+
+Nothing here reaches into the hub or an agent: they are started as a user starts them, and looked at through their APIs.
+"""

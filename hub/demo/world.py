@@ -1,0 +1,345 @@
+"""The demo's fleet as processes: a Git repository, a hub, and per cluster a simulated API server and an agent.
+
+Everything lives in one folder and on loopback, and is used as a person uses it: commits with git, the hub through its
+API, clusters through theirs, as somebody with kubectl does. Next: `story` plays with it, `view` looks at it.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import anyio
+
+from hub.demo.processes import Process
+from proto.errors import Permanent, Transient
+
+T = TypeVar("T")
+
+SAMPLE = Path(__file__).parents[2] / "deploy/demo"
+SIMULATED = ("-m", "hub.sim")
+HEARTBEAT_S = 1.0
+POLL_S = 0.25
+START_S = 60.0
+STARTED_AT_ONCE = 4
+"""Python programs that start at one moment: more of them only wait for each other."""
+
+_TAG = re.compile(r'newTag: "1\.(\d+)[^"]*"')
+_KUSTOMIZATION = "bundles/shop/base/kustomization.yaml"
+
+
+class Repo:
+    """The fleet repo: a copy of the sample, edited with git."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def create(self, sample: Path, clusters: str | None) -> None:
+        """Begin with the sample's files, and `clusters` instead of its own Cluster files."""
+        try:
+            shutil.copytree(sample, self.path)
+        except OSError as error:
+            raise Permanent(
+                "sample fleet repo", f"cannot be copied: {error}", "run the demo from a checkout"
+            ) from error
+        if clusters is not None:
+            (self.path / "clusters/clusters.yaml").write_text(clusters)
+        await self._git("init", "-q", "-b", "main")
+        await self._commit("The fleet as it begins")
+
+    async def release(self) -> tuple[str, str]:
+        """Commit the shop's next version; (revision, version)."""
+        version = self._set_tag("")
+        return await self._commit(f"Shop {version}"), version
+
+    async def break_(self) -> str:
+        """Commit a shop whose image cannot be pulled; the revision."""
+        version = self._set_tag("-broken")
+        return await self._commit(f"Shop {version}")
+
+    def _set_tag(self, suffix: str) -> str:
+        """Write the next version of the shop's image."""
+        file = self.path / _KUSTOMIZATION
+        text = file.read_text()
+        found = _TAG.search(text)
+        version = f"1.{int(found[1]) + 1 if found else 1}{suffix}"
+        file.write_text(_TAG.sub(f'newTag: "{version}"', text))
+        return version
+
+    async def _commit(self, message: str) -> str:
+        await self._git("add", "-A")
+        await self._git("commit", "-q", "--allow-empty", "-m", message)
+        return await self._git("rev-parse", "HEAD")
+
+    async def _git(self, *arguments: str) -> str:
+        # Nobody's own settings (hooks, signing, templates) take part.
+        done = await anyio.run_process(
+            ["git", "-c", "user.name=Dana", "-c", "user.email=dana@example.org", *arguments],
+            cwd=self.path,
+            env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull},
+        )
+        return done.stdout.decode().strip()
+
+
+class Cluster:
+    """One simulated cluster: its API server's process, and what somebody with kubectl does there."""
+
+    def __init__(self, name: str, folder: Path, session: aiohttp.ClientSession) -> None:
+        folder.mkdir(parents=True)
+        self.name = name
+        self.kubeconfig = folder / "kubeconfig"
+        self._session = session
+        self._process = Process(
+            [sys.executable, *SIMULATED, f"--port={free_port()}", f"--kubeconfig={self.kubeconfig}"],
+            log=folder / "api-server.log",
+        )
+        self._url = self._token = ""
+
+    async def start(self) -> None:
+        await self._process.start()
+        await wait_for(f"cluster {self.name}", self._ready, timeout_s=START_S, process=self._process)
+
+    async def stop(self) -> None:
+        await self._process.stop()
+
+    async def _ready(self) -> bool:
+        try:
+            config = json.loads(self.kubeconfig.read_bytes())
+            self._url = config["clusters"][0]["cluster"]["server"]
+            self._token = config["users"][0]["user"]["token"]
+            return await self.get("/version") is not None
+        except (OSError, ValueError, aiohttp.ClientError):
+            return False
+
+    async def get(self, path: str) -> Any:
+        """The object at a path; None when there is none."""
+        return await self._call("GET", path)
+
+    async def patch(self, path: str, patch: object, *, manager: str) -> Any:
+        """Merge something into an object, as `kubectl edit` does."""
+        kind = "application/merge-patch+json" if isinstance(patch, dict) else "application/json-patch+json"
+        return await self._call("PATCH", f"{path}?fieldManager={manager}", patch, content_type=kind)
+
+    async def delete(self, path: str) -> None:
+        await self._call("DELETE", path)
+
+    async def _call(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any:
+        async with self._session.request(
+            method,
+            self._url + path,
+            data=None if body is None else json.dumps(body),
+            headers={"Authorization": f"Bearer {self._token}", "Content-Type": content_type},
+        ) as response:
+            if response.status == 404:
+                return None
+            answer = await response.json(content_type=None)
+            if response.status >= 300:
+                raise Permanent(f"{method} {self.name}{path}", f"was answered {response.status}: {answer}")
+            return answer
+
+
+class World:
+    """The fleet. `open_world` makes one and cleans it up; `set_up` starts everything."""
+
+    def __init__(self, folder: Path, names: Sequence[str], session: aiohttp.ClientSession) -> None:
+        self.folder = folder
+        self.repo = Repo(folder / "fleet")
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.clusters = {name: Cluster(name, folder / "clusters" / name, session) for name in names}
+        self.offline: set[str] = set()
+        self._session = session
+        self._hub = Process(
+            [
+                sys.executable,
+                "-c",
+                "from hub.main import main; main()",
+                f"--fleet={self.repo.path}",
+                f"--data={folder / 'hub'}",
+                f"--listen={self.url.removeprefix('http://')}",
+                f"--poll={POLL_S}",
+                f"--heartbeat={HEARTBEAT_S}",
+            ],
+            log=folder / "hub.log",
+        )
+        self._agents = {
+            name: Process(
+                [
+                    sys.executable,
+                    "-m",
+                    "agent.main",
+                    f"--hub={self.url}",
+                    f"--join-token-file={folder / 'clusters' / name / 'join-token'}",
+                    f"--state-dir={folder / 'clusters' / name / 'agent'}",
+                    f"--kubeconfig={cluster.kubeconfig}",
+                ],
+                log=folder / "clusters" / name / "agent.log",
+            )
+            for name, cluster in self.clusters.items()
+        }
+
+    @property
+    def hub_runs(self) -> bool:
+        return self._hub.alive
+
+    async def set_up(self, clusters: str | None, say: Callable[[str], None]) -> None:
+        """Start everything and wait until every cluster runs the first commit."""
+        await self.repo.create(SAMPLE, clusters)
+        say("starting the hub and the clusters' API servers")
+        await _together([self.start_hub, *(cluster.start for cluster in self.clusters.values())])
+        say("starting the agents; each joins with a token of its own")
+        await _together([partial(self.join, name) for name in self.clusters])
+        say("the first commit goes out")
+        await wait_for("a fleet that runs the first commit", self._settled, timeout_s=START_S + len(self.clusters))
+
+    async def _settled(self) -> bool:
+        fleet = await self.api("fleet")
+        health = fleet["clusters"]["health"]
+        return not fleet["rollouts"] and health == {"Current": len(self.clusters)} and fleet["bundles"] > 0
+
+    async def tear_down(self) -> None:
+        """End every process: agents first, so that they can still say goodbye."""
+        with anyio.CancelScope(shield=True):
+            for group in (self._agents.values(), [self._hub], self.clusters.values()):
+                async with anyio.create_task_group() as tasks:
+                    for process in group:
+                        tasks.start_soon(process.stop, name="stop")
+
+    # --- what happens to it ---------------------------------------------------------------------------------------
+
+    async def start_hub(self) -> None:
+        await self._hub.start()
+        await wait_for("the hub", self._hub_ready, timeout_s=START_S, process=self._hub)
+
+    async def stop_hub(self) -> None:
+        await self._hub.stop()
+
+    async def _hub_ready(self) -> bool:
+        try:
+            async with self._session.get(f"{self.url}/readyz") as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def join(self, name: str) -> None:
+        """Start a cluster's agent for the first time, with a join token."""
+        token = (self.folder / "hub/admin.token").read_text().strip()
+        async with self._session.post(
+            f"{self.url}/api/v1/join-tokens", json={"cluster": name}, headers={"Authorization": f"Bearer {token}"}
+        ) as response:
+            made = await response.json()
+        if "token" not in made:
+            raise Permanent(f"join token of {name}", f"was refused: {made.get('error', made)}")
+        file = self.folder / "clusters" / name / "join-token"
+        file.touch(mode=0o600)
+        file.write_text(made["token"])
+        await self.connect(name)
+
+    async def connect(self, name: str) -> None:
+        """Bring a cluster back: its agent starts and knows where it was."""
+        await self._agents[name].start()
+        self.offline.discard(name)
+
+    async def cut(self, name: str) -> None:
+        """Take a cluster offline: nobody speaks for it any more."""
+        self.offline.add(name)
+        await self._agents[name].stop()
+
+    # --- how it is ------------------------------------------------------------------------------------------------
+
+    async def api(self, path: str) -> Any:
+        """GET from the hub's API. Raises Transient when it does not answer."""
+        try:
+            async with self._session.get(f"{self.url}/api/v1/{path}") as response:
+                return await response.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise Transient(f"hub {self.url}", f"does not answer: {error}") from error
+
+    def logs(self) -> str:
+        """The ends of all logs that say something, for whoever looks for what went wrong."""
+        named = {"hub": self._hub, **{f"agent {name}": agent for name, agent in self._agents.items()}}
+        return "\n".join(f"--- {name}\n{tail}" for name, process in named.items() if (tail := process.tail()))
+
+
+@asynccontextmanager
+async def open_world(folder: Path, names: Sequence[str]) -> AsyncIterator[World]:
+    """A world that ends with the block, with all its processes."""
+    timeout = aiohttp.ClientTimeout(total=10)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        world = World(folder, names, session)
+        try:
+            yield world
+        finally:
+            await world.tear_down()
+
+
+async def wait_for(
+    what: str, check: Callable[[], Awaitable[T]], *, timeout_s: float, process: Process | None = None
+) -> T:
+    """The first true result of `check`; a hub that is away for a moment is none. Raises Permanent about `what`."""
+    with anyio.move_on_after(timeout_s):
+        while process is None or process.alive:
+            try:
+                if found := await check():
+                    return found
+            except Transient:
+                pass
+            await anyio.sleep(0.1)
+        raise Permanent(what, f"ended while it started:\n{process.tail()}")
+    raise Permanent(what, f"was not seen within {timeout_s:.0f} s")
+
+
+async def _together(todo: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Run all, a few at once."""
+    limiter = anyio.CapacityLimiter(STARTED_AT_ONCE)
+
+    async def one(function: Callable[[], Awaitable[None]]) -> None:
+        async with limiter:
+            await function()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for function in todo:
+                tasks.start_soon(one, function, name="start")
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def cluster_names(count: int) -> list[str]:
+    """Pure: a canary, and the others in turn in two regions; six are the sample's own."""
+    if count == 6:
+        return ["canary", "eu-1", "eu-2", "us-1", "us-2", "us-3"]
+    return ["canary", *sorted(f"{('us', 'eu')[n % 2]}-{n // 2 + 1:0{len(str(count // 2))}}" for n in range(count - 1))]
+
+
+def cluster_files(names: Sequence[str]) -> str | None:
+    """Pure: Cluster files for `names`; None when the sample has them."""
+    if list(names) == cluster_names(6):
+        return None
+    documents = []
+    for name in names:
+        region = "us" if name.startswith("us") else "eu"
+        labels = {"tier": "prod", "region": region, **({"canary": "true"} if name == "canary" else {})}
+        body = {
+            "apiVersion": "flotilla.dev/v1alpha1",
+            "kind": "Cluster",
+            "metadata": {"name": name, "labels": labels},
+            "spec": {"variables": {"domain": f"{name}.example.org", "replicas": 2}},
+        }
+        documents.append(json.dumps(body, indent=2))
+    return "\n---\n".join(documents) + "\n"

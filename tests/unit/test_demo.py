@@ -1,0 +1,368 @@
+"""The demo: its steps fail when what they wait for is not seen, and what it shows is what the hub says."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from hub.cli import main
+from hub.demo import live, screen, story, view, world
+from hub.demo.command import check_memory
+from hub.demo.processes import Process
+from hub.demo.story import Outcome, Step
+from proto.errors import InvalidInput, Permanent
+
+
+class Silent:
+    """A world that no step needs."""
+
+    repo: Any = None
+    clusters: Mapping[str, Any] = {}
+
+    async def api(self, path: str) -> Any:
+        raise AssertionError(path)
+
+    async def nothing(self, *arguments: str) -> None: ...
+
+    stop_hub = start_hub = connect = cut = nothing
+
+
+def step(name: str, play: Callable[[], Awaitable[str]]) -> Step:
+    async def played(world: story.World, say: story.Say) -> str:
+        say(f"{name} begins")
+        return await play()
+
+    return Step(name=name, title=name, play=played)
+
+
+async def test_a_step_that_does_not_see_what_it_waits_for_fails_with_what_was_missing() -> None:
+    async def never() -> bool:
+        return False
+
+    async def wait() -> str:
+        await world.wait_for("the revert", never, timeout_s=0.01)
+        return "seen"
+
+    said: list[str] = []
+    outcome = await story.play(step("drift", wait), Silent(), said.append)
+    assert not outcome.ok
+    assert "the revert" in outcome.detail
+    assert said == ["drift begins"]
+
+
+async def test_a_step_that_sees_everything_says_what_it_saw() -> None:
+    async def seen() -> str:
+        return "six clusters"
+
+    outcome = await story.play(step("waves", seen), Silent(), lambda _: None)
+    assert (outcome.name, outcome.ok, outcome.detail) == ("waves", True, "six clusters")
+
+
+def test_the_summary_is_json_with_each_step() -> None:
+    made = story.summary(
+        [
+            Outcome(name="waves", ok=True, seconds=1.5, detail="fine"),
+            Outcome(name="drift", ok=False, seconds=2.0, detail="no report"),
+        ],
+        seconds=3.512,
+    )
+    assert json.loads(json.dumps(made)) == {
+        "steps": [
+            {"name": "waves", "ok": True, "seconds": 1.5, "detail": "fine"},
+            {"name": "drift", "ok": False, "seconds": 2.0, "detail": "no report"},
+        ],
+        "seconds": 3.51,
+    }
+
+
+ROLLOUT = {
+    "id": "shop-4",
+    "waves": [{"name": "canary", "clusters": 1}, {"name": "eu", "clusters": 2}],
+    "members": [{"cluster": name, "phase": "proven"} for name in ("canary", "eu-1", "eu-2")],
+}
+
+
+def opened(number: int, wave: str) -> dict[str, Any]:
+    return {"id": number, "kind": "wave-opened", "rollout": "shop-4", "cluster": "", "data": {"wave": wave}}
+
+
+def proven(number: int, cluster: str, rollout: str = "shop-4") -> dict[str, Any]:
+    return {"id": number, "kind": "cluster-proven", "rollout": rollout, "cluster": cluster}
+
+
+def test_waves_that_open_after_the_proof_of_the_ones_before_are_in_order() -> None:
+    events = [
+        proven(1, "eu-1", rollout="shop-3"),
+        opened(2, "canary"),
+        proven(3, "canary"),
+        opened(4, "eu"),
+        proven(5, "eu-2"),
+        proven(6, "eu-1"),
+    ]
+    assert story.waves_in_order(ROLLOUT, events) == "canary → eu"
+
+
+@pytest.mark.parametrize(
+    ("events", "missing"),
+    [
+        pytest.param(
+            [
+                opened(1, "canary"),
+                opened(2, "eu"),
+                *(proven(3 + n, c) for n, c in enumerate(("canary", "eu-1", "eu-2"))),
+            ],
+            "wave eu: opened after 0 proofs",
+            id="opened-too-early",
+        ),
+        pytest.param(
+            [opened(1, "canary"), proven(2, "canary"), opened(3, "eu"), proven(4, "eu-1")],
+            "no proof of eu-2",
+            id="unproven-cluster",
+        ),
+        pytest.param(
+            [opened(1, "canary"), proven(2, "canary"), proven(3, "eu-1"), proven(4, "eu-2")],
+            "wave eu: was never seen to open",
+            id="wave-not-seen",
+        ),
+        pytest.param(
+            [opened(1, "canary"), proven(2, "canary"), proven(3, "eu-1"), opened(4, "eu"), proven(5, "eu-2")],
+            "wave eu: opened after 2 proofs",
+            id="moved-before-its-wave",
+        ),
+    ],
+)
+def test_waves_out_of_order_fail_the_step(events: list[dict[str, Any]], missing: str) -> None:
+    with pytest.raises(Permanent, match=re.escape(missing)):
+        story.waves_in_order(ROLLOUT, events)
+
+
+@pytest.mark.parametrize(
+    ("phases", "why"),
+    [
+        pytest.param({"canary": "reverted", "eu-1": "pending"}, None, id="canary-only"),
+        pytest.param({"canary": "failed", "eu-1": "pending"}, "not reverted", id="not-rolled-back"),
+        pytest.param({"canary": "reverted", "eu-1": "reverted"}, "reached eu-1", id="others-got-it"),
+        pytest.param({"canary": "reverted"}, "reached eu-1", id="other-unknown"),
+        pytest.param({"eu-1": "pending"}, "no member", id="no-canary"),
+    ],
+)
+def test_a_bad_commit_may_only_touch_the_canary(phases: dict[str, str], why: str | None) -> None:
+    rollout = {"id": "shop-5", "members": [{"cluster": c, "phase": p} for c, p in phases.items()]}
+    if why is None:
+        story.never_reached(rollout, ["eu-1"])
+    else:
+        with pytest.raises(Permanent, match=why):
+            story.never_reached(rollout, ["eu-1"])
+
+
+DRIFT = {
+    "object": "Deployment/shop/web",
+    "what": "changed",
+    "fields": [".spec.replicas"],
+    "manager": "kubectl-scale",
+    "time": "2026-03-01T10:20:30Z",
+    "action": "reverted",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "counts"),
+    [
+        pytest.param({}, True, id="as-wanted"),
+        pytest.param({"manager": "somebody"}, False, id="another-manager"),
+        pytest.param({"fields": [".spec.paused"]}, False, id="other-fields"),
+        pytest.param({"action": "reported"}, False, id="not-reverted"),
+        pytest.param({"what": "deleted"}, False, id="another-change"),
+        pytest.param({"object": "Deployment/shop/other"}, False, id="another-object"),
+    ],
+)
+def test_only_a_report_with_who_which_fields_and_a_revert_counts(changed: dict[str, Any], counts: bool) -> None:
+    found = story.told(
+        [{**DRIFT, **changed}],
+        "Deployment/shop/web",
+        manager="kubectl-scale",
+        field=".spec.replicas",
+        what="changed",
+    )
+    assert (found is not None) == counts
+
+
+def test_a_drift_line_says_where_what_who_when_and_what_was_done() -> None:
+    assert view.drifted("us-1", DRIFT) == (
+        "us-1: kubectl-scale changed Deployment/shop/web at 10:20:30, reverted: .spec.replicas"
+    )
+    many = {"object": "Service/shop/web", "what": "changed", "fields": list("abcde"), "action": "reverted"}
+    assert view.drifted("eu-1", many) == "eu-1: somebody changed Service/shop/web, reverted: a, b and 3 more"
+
+
+def test_single_clusters_have_lines_only_in_a_small_fleet() -> None:
+    events = [{"id": 1, "kind": "cluster-proven", "time": "2026-03-01T10:20:30.000Z", "cluster": "eu-1", "text": "yes"}]
+    assert [line.text for line in view.lines(events, one_by_one=True)] == ["yes"]
+    assert view.lines(events, one_by_one=False) == []
+
+
+def shown(count: int, *, hub: bool = True) -> view.View:
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "health": "Failed" if name == "us-2" else "Current",
+            "decided": {"seq": 4},
+            "applied": {"seq": 3 if name == "us-2" else 4},
+            "drift_total": 2 if name == "eu-1" else 0,
+            "problems": [],
+        }
+        for name in world.cluster_names(count)
+    ]
+    rollout = {
+        "id": "shop-4",
+        "number": 4,
+        "phase": "running",
+        "reason": "wave us waits for us-2",
+        "final": False,
+        "waves": [
+            {"name": "canary", "state": "done", "clusters": 1, "phases": {"proven": 1}},
+            {"name": "us", "state": "open", "clusters": 3, "phases": {"proven": 1, "moving": 1, "pending": 1}},
+        ],
+    }
+    old = {**rollout, "id": "shop-3", "number": 3, "phase": "completed", "reason": "", "final": True}
+    return view.View(
+        url="http://127.0.0.1:8470",
+        hub=hub,
+        clusters=view.clusters(rows, offline=["us-1"]),
+        rollouts=view.rollouts([old, rollout], most=4),
+        lines=(view.Line(clock="10:20:30", mark="▶", style="cyan", text="wave us is open"),),
+        story=(view.Told(title="① first", state="ok", detail="fine"), view.Told(title="② second", state="now")),
+        keys=(("c", "commit"),),
+    )
+
+
+def drawn(what: view.View, *, width: int = 110, height: int = 36) -> str:
+    console = Console(width=width, height=height, record=True, quiet=False, file=None, force_terminal=False)
+    with console.capture() as text:
+        console.print(screen.draw(what, height=height))
+    return text.get()
+
+
+def test_the_screen_shows_clusters_waves_events_the_address_and_the_keys() -> None:
+    text = drawn(shown(6))
+    for wanted in (
+        "http://127.0.0.1:8470",
+        "○ Offline",
+        "✘ Failed",
+        "#3→4",
+        "⚑ 2",
+        "shop-4 running",
+        "1 proven, 1 moving, 1 waiting",
+        "wave us is open",
+        "✔ ① first",
+        "▸ ② second",
+        "c  commit",
+    ):
+        assert wanted in text, wanted
+    assert text.index("shop-4") < text.index("shop-3")
+    assert len(text.splitlines()) == 36
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (200, 60)])
+def test_the_screen_fits_any_terminal(width: int, height: int) -> None:
+    lines = drawn(shown(6), width=width, height=height).splitlines()
+    assert len(lines) == height
+    assert all(len(line) <= width for line in lines)
+
+
+def test_in_a_large_fleet_troubled_clusters_are_shown_first() -> None:
+    rows = tuple(
+        view.ClusterRow(name=f"eu-{n:02}", health="Failed" if n == 99 else "Current", decided=1, applied=1, drift=0)
+        for n in range(100)
+    )
+    text = drawn(view.View(url="http://127.0.0.1:8470", hub=True, clusters=rows))
+    assert "not shown" in text
+    assert text.index("eu-99") < text.index("eu-00")
+
+
+def test_a_stopped_hub_is_said_where_its_address_was() -> None:
+    text = drawn(shown(6, hub=False))
+    assert "the hub is stopped" in text
+    assert "status page" not in text
+
+
+def test_a_picture_is_svg_and_small() -> None:
+    made = live.picture(shown(6))
+    assert made.startswith("<svg")
+    assert len(made) < 150_000
+
+
+@pytest.mark.parametrize("count", [5, 6, 7, 20, 100])
+def test_any_number_of_clusters_has_one_canary_and_two_regions_with_two_or_more(count: int) -> None:
+    names = world.cluster_names(count)
+    assert len(set(names)) == count
+    assert names[0] == story.CANARY
+    assert names[1].startswith("eu-")
+    assert names[-1].startswith("us-")
+    assert names[-2].startswith("us-")
+
+
+def test_more_clusters_than_there_is_memory_for_are_refused_with_how_many_would_do() -> None:
+    check_memory(6, free_mb=4000)
+    check_memory(1000, free_mb=None)
+    with pytest.raises(InvalidInput, match=r"try --clusters \d+"):
+        check_memory(100, free_mb=4000)
+    with pytest.raises(InvalidInput, match="end something else first"):
+        check_memory(6, free_mb=200)
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Any) -> None:
+    (tmp_path / "mine").write_text("precious")
+    done = CliRunner().invoke(main, ["demo", "--dir", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "is not empty" in done.output
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_summary_needs_the_story() -> None:
+    done = CliRunner().invoke(main, ["demo", "--json", "out.json"])
+    assert done.exit_code == 2
+    assert "--once" in done.output
+
+
+async def test_versions_of_the_sample_fleet_go_up_and_a_fix_ends_what_was_broken(tmp_path: Any) -> None:
+    repo = world.Repo(tmp_path / "fleet")
+    await repo.create(world.SAMPLE, world.cluster_files(world.cluster_names(7)))
+    first, version = await repo.release()
+    assert version == "1.1"
+    await repo.break_()
+    file = repo.path / "bundles/shop/base/kustomization.yaml"
+    assert 'newTag: "1.2-broken"' in file.read_text()
+    last, version = await repo.release()
+    assert version == "1.3"
+    assert 'newTag: "1.3"' in file.read_text()
+    assert first != last
+
+
+async def test_a_process_that_will_not_end_is_ended(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.demo.processes.STOP_S", 0.05)
+    process = Process(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"], log=tmp_path / "log")
+    await process.start()
+
+    async def up() -> bool:
+        return "up" in process.tail()
+
+    await world.wait_for("the process", up, timeout_s=10)
+    await process.stop()
+    assert not process.alive
+    await process.stop()
+
+
+async def test_a_process_that_ends_while_it_starts_is_told_with_its_last_words(tmp_path: Any) -> None:
+    process = Process(["sh", "-c", "echo no such port"], log=tmp_path / "log")
+    await process.start()
+
+    async def never() -> bool:
+        return False
+
+    with pytest.raises(Permanent, match="no such port"):
+        await world.wait_for("the hub", never, timeout_s=10, process=process)
