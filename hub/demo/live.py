@@ -6,6 +6,7 @@ Whatever a key starts runs beside the screen, one after the other. Next: `comman
 
 import os
 import random
+import re
 import sys
 import termios
 import tty
@@ -30,6 +31,8 @@ LOOK_S = 0.3
 DRAW_S = 0.12
 KEPT_LINES = 500
 SINGLE_CLUSTERS = 12
+_FONTS = re.compile(r"@font-face \{.*?\}", re.DOTALL)
+"""Rich's SVG names fonts on somebody's server; a picture of ours asks nobody, and any monospace font will do."""
 """Up to so many clusters each gets its own lines."""
 PICTURE_WIDTH, PICTURE_HEIGHT = 108, 33
 _KEYS = (
@@ -259,4 +262,4 @@ def picture(shown: View, *, width: int = PICTURE_WIDTH, height: int = PICTURE_HE
     with open(os.devnull, "w") as nowhere:
         console = Console(record=True, width=width, height=height, file=nowhere, force_terminal=True)
         console.print(screen.draw(shown, height=height))
-        return console.export_svg(title="flotilla demo")
+        return _FONTS.sub("", console.export_svg(title="flotilla demo"))
