@@ -98,7 +98,7 @@ class Cluster:
         self.kubeconfig = folder / "kubeconfig"
         self._session = session
         self._process = Process(
-            [sys.executable, *SIMULATED, f"--port={free_port()}", f"--kubeconfig={self.kubeconfig}"],
+            [sys.executable, *SIMULATED, "--port=0", f"--kubeconfig={self.kubeconfig}"],
             log=folder / "api-server.log",
         )
         self._url = self._token = ""
