@@ -14,7 +14,7 @@ from hub.demo import live, screen, story, view, world
 from hub.demo.command import check_memory
 from hub.demo.processes import Process
 from hub.demo.story import Outcome, Step
-from proto.errors import InvalidInput, Permanent
+from proto.errors import InvalidInput, Permanent, Transient
 
 
 class Silent:
@@ -60,6 +60,33 @@ async def test_a_step_that_sees_everything_says_what_it_saw() -> None:
 
     outcome = await story.play(step("waves", seen), Silent(), lambda _: None)
     assert (outcome.name, outcome.ok, outcome.detail) == ("waves", True, "six clusters")
+
+
+class Watched(Silent):
+    """A world whose hub is away."""
+
+    url = "http://127.0.0.1:1"
+    hub_runs = False
+    offline: frozenset[str] = frozenset()
+
+    async def api(self, path: str) -> Any:
+        raise Transient("hub", "does not answer")
+
+
+async def test_the_story_goes_on_after_a_step_that_failed_and_tells_both() -> None:
+    async def failing() -> str:
+        raise Permanent("canary", "never moved")
+
+    async def fine() -> str:
+        return "all well"
+
+    lines: list[view.Line] = []
+    show = live.Show(Watched(), told=lines.append)  # type: ignore[arg-type]
+    outcomes = await show.play((step("one", failing), step("two", fine)))
+    assert [outcome.ok for outcome in outcomes] == [False, True]
+    assert [told.state for told in show.view.story] == ["failed", "ok"]
+    assert any("canary: never moved" in line.text and line.mark == "✘" for line in lines)
+    assert not show.view.hub
 
 
 def test_the_summary_is_json_with_each_step() -> None:
