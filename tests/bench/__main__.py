@@ -1,4 +1,4 @@
-"""`make bench`: speed and size of the agent against a real API server, as a table and as bench.json.
+"""`make bench`: the agent against a real API server, and a whole simulated fleet, as a table and as bench.json.
 
 Machines are noisy, so throughput is a ratio of two loops that take turns in one run, latencies are medians with p95,
 and requests are counted by the API server's own audit log. Nothing here passes or fails.
@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests import real
-from tests.bench import reverts, throughput
+from tests.bench import fleet, reverts, throughput
 from tests.e2e.world import World
 
 USER_AGENT = "flotilla-agent"
@@ -39,6 +40,10 @@ class Row:
     def note(self) -> str:
         """The single numbers of `detail`; its lists are in the JSON file only."""
         return ", ".join(f"{key} {value}" for key, value in self.detail.items() if not isinstance(value, list))
+
+
+def rows_of(measure: Callable[[], list[dict[str, Any]]]) -> list[Row]:
+    return [Row(**row) for row in measure()]
 
 
 FLEET = """
@@ -188,6 +193,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     rounds, repeats, idle_s = (3, 10, 20.0) if options.quick else (9, 60, 120.0)
+    fleets, commits = ((20,), 1) if options.quick else ((50, 200), 3)
     rows: list[Row] = []
 
     def step(name: str, work: Callable[[], list[Row]]) -> None:
@@ -198,6 +204,11 @@ def main() -> None:
         folder = Path(temporary)
         with real.Etcd(folder / "etcd") as etcd, real.ApiServer(etcd, folder / "a", workloads=True) as plain:
             step("apply throughput", lambda: [Row(**throughput.measure(plain, rounds=rounds))])
+            beside = partial(fleet.simulated_speed, plain, folder / "simulated", rounds=rounds)
+            step("the simulated API server beside a real one", partial(rows_of, beside))
+        for count in fleets:
+            many = partial(fleet.measure, folder / f"fleet-{count}", clusters=count, commits=commits)
+            step(f"a commit to {count} clusters", partial(rows_of, many))
         with (
             real.Etcd(folder / "etcd2") as etcd,
             real.ApiServer(etcd, folder / "b", workloads=True, audit=True) as kube,
@@ -216,7 +227,14 @@ def main() -> None:
             finally:
                 world.stop()
 
-    table = Table("what", "value", "unit", "goal", "more", title="Flotilla's agent against a real kube-apiserver 1.36")
+    table = Table(
+        "what",
+        "value",
+        "unit",
+        "goal",
+        "more",
+        title="Flotilla; where no simulated cluster is named, with a real kube-apiserver 1.36",
+    )
     for row in rows:
         table.add_row(row.what, f"{row.value:g}", row.unit, row.goal, row.note)
     Console(width=None if console.is_terminal else 160).print(table)
