@@ -51,6 +51,9 @@ COALESCE_S: Final = 0.02
 """Events come in bursts; one plan for all that came in this time costs less than one each."""
 SAVE_S: Final = 5.0
 DRAIN_S: Final = 10.0
+"""For what is under way to finish; with `FAREWELL_S` well within the 30 s that a pod is given."""
+FAREWELL_S: Final = 5.0
+"""To save the inventory and give the lease back."""
 LEASE_LOOK_S: Final = 1.0
 WAKE_UPS: Final = 64
 """Kept while one is taken in; what is dropped is fetched."""
@@ -175,7 +178,7 @@ class Loop:
                         await self._finished.wait()
                 group.cancel_scope.cancel()
         finally:
-            with anyio.move_on_after(DRAIN_S, shield=True):
+            with anyio.move_on_after(FAREWELL_S, shield=True):
                 await self._inventory.save()
                 try:
                     await self._lease.release()

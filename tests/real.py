@@ -83,7 +83,7 @@ class Process:
         """SIGKILL, as a power cut would."""
         self.stop(how=signal.SIGKILL)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, *, timeout_s: float = 20.0) -> None:
+    def stop(self, how: signal.Signals = signal.SIGTERM, *, timeout_s: float = 30.0) -> None:
         if self.child.poll() is None:
             self.child.send_signal(how)
             try:

@@ -45,6 +45,10 @@ _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8
 _NETWORK = (aiohttp.ClientError, OSError, TimeoutError)
 
 
+CLOSE_S = 3.0
+"""For open connections to end; one that does not must not keep a pod from ending."""
+
+
 def backoff(first_s: float = 0.2, most_s: float = 30.0) -> Iterator[float]:
     """Seconds to wait between tries: doubling, each spread by half around it."""
     wait = first_s
@@ -93,7 +97,7 @@ class Cluster:
         try:
             yield made
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(CLOSE_S, shield=True):
                 await made._session.close()
                 # What was aborted is closed by the event loop's next turn.
                 await anyio.lowlevel.checkpoint()
