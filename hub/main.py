@@ -318,3 +318,7 @@ def _backend() -> dict[str, bool]:
     except ImportError:
         return {}
     return {"use_uvloop": True}
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@
     story     the five steps, and what has to be seen for each
     view      what is shown, from the hub's API (pure); `screen` draws it (pure)
     world     the processes, the fleet repo, the clusters as somebody with kubectl has them
+    kubectl   real clusters instead of simulated ones, and what has to be said before and after
 
 Nothing here reaches into the hub or an agent: they are started as a user starts them, and looked at through their APIs.
 """

@@ -154,7 +154,7 @@ class Show:
 
     async def _break(self) -> None:
         await self._world.repo.break_()
-        self.say("you commit a shop whose image cannot be pulled")
+        self.say("you commit a shop that cannot start")
 
     async def _edit(self) -> None:
         name = random.choice([name for name in self._world.clusters if name not in self._world.offline])

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hub.demo import live, story, world
+from hub.demo.kubectl import Target
 from hub.demo.view import Line
 from proto.errors import FlotillaError
 
@@ -18,21 +20,24 @@ PAUSE_S = 2.0
 """On a screen, between two steps."""
 
 
-def run(folder: Path, *, clusters: int, once: bool, json_file: Path | None) -> int:
-    """Set up, show, clean up; the exit code. Raises FlotillaError when the set-up fails."""
-    return anyio.run(_run, folder, clusters, once, json_file)
+def run(folder: Path, *, clusters: int, real: Sequence[Target] = (), once: bool, json_file: Path | None) -> int:
+    """Set up, show, clean up; the exit code. `real` clusters take the place of simulated ones.
+
+    Raises FlotillaError when the set-up fails.
+    """
+    return anyio.run(_run, folder, clusters, real, once, json_file)
 
 
-async def _run(folder: Path, count: int, once: bool, json_file: Path | None) -> int:
+async def _run(folder: Path, count: int, real: Sequence[Target], once: bool, json_file: Path | None) -> int:
     """The exit code: 0 when all went as it should, 1 for a step that was not seen or a story that was broken off."""
-    names = world.cluster_names(count)
+    names = [] if real else world.cluster_names(count)
     code = 1 if once else 0
     failed: FlotillaError | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_on_signal, tasks.cancel_scope, name="signals")
         try:
-            async with world.open_world(folder, names) as made:
-                code = await _show(made, once, json_file)
+            async with world.open_world(folder, names, real=real) as made:
+                code = await _show(made, once, json_file, real=bool(real))
         except FlotillaError as error:
             failed = error
         tasks.cancel_scope.cancel()
@@ -41,12 +46,13 @@ async def _run(folder: Path, count: int, once: bool, json_file: Path | None) -> 
     return code
 
 
-async def _show(made: world.World, once: bool, json_file: Path | None) -> int:
+async def _show(made: world.World, once: bool, json_file: Path | None, *, real: bool) -> int:
     console = Console(highlight=False)
     screen = console.is_terminal and sys.stdin.isatty()
     began = anyio.current_time()
     with console.status("a hub, agents and clusters") if screen else nullcontext():
-        files = world.cluster_files(list(made.clusters))
+        names = list(made.clusters)
+        files = world.real_cluster_files(names) if real else world.cluster_files(names)
         await made.set_up(files, lambda text: _print(console, Line(clock="", mark="·", style="", text=text)))
     took = anyio.current_time() - began
     console.print(f"{len(made.clusters)} clusters are up after {took:.0f} s; status page {made.url}", soft_wrap=True)

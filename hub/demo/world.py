@@ -1,4 +1,4 @@
-"""The demo's fleet as processes: a Git repository, a hub, and per cluster a simulated API server and an agent.
+"""The demo's fleet as processes: a Git repository, a hub, and per cluster an agent and a simulated API server.
 
 Everything lives in one folder and on loopback, and is used as a person uses it: commits with git, the hub through its
 API, clusters through theirs, as somebody with kubectl does. Next: `story` plays with it, `view` looks at it.
@@ -10,15 +10,16 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import anyio
 
+from hub.demo.kubectl import RealCluster, Target
 from hub.demo.processes import Process
 from proto.errors import Permanent, Transient
 
@@ -32,15 +33,31 @@ START_S = 60.0
 STARTED_AT_ONCE = 4
 """Python programs that start at one moment: more of them only wait for each other."""
 
-_TAG = re.compile(r'newTag: "1\.(\d+)[^"]*"')
+_TAG = re.compile(r'newTag: "(\d+)\.(\d+)[^"]*"')
 _KUSTOMIZATION = "bundles/shop/base/kustomization.yaml"
+_WEB = "bundles/shop/base/web.yaml"
+_HELLO = "bundles/hello/hello.yaml"
+_BROKEN = """\
+patches:
+  - target: {kind: Deployment}
+    patch: |-
+      - {op: add, path: /spec/template/spec/nodeSelector, value: {example.org/disk: none}}
+"""
+"""A node that no cluster has; the image does not exist either, but not every cluster pulls images."""
+_PAUSE = "registry.k8s.io/pause"
+"""What real clusters run: small, public, does nothing; it has the tags 3.2 to 3.10."""
+_FIRST_PAUSE, _LAST_PAUSE = 2, 10
+_REAL_PROGRESS_S = 20
+"""A real cluster pulls images."""
 
 
 class Repo:
     """The fleet repo: a copy of the sample, edited with git."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, real: bool = False) -> None:
+        """`real` clusters pull images, so theirs must exist."""
         self.path = path
+        self._real = real
 
     async def create(self, sample: Path, clusters: str | None) -> None:
         """Begin with the sample's files, and `clusters` instead of its own Cluster files."""
@@ -52,6 +69,8 @@ class Repo:
             ) from error
         if clusters is not None:
             (self.path / "clusters/clusters.yaml").write_text(clusters)
+        if self._real:
+            self._suit_real_clusters()
         await self._git("init", "-q", "-b", "main")
         await self._commit("The fleet as it begins")
 
@@ -61,18 +80,31 @@ class Repo:
         return await self._commit(f"Shop {version}"), version
 
     async def break_(self) -> str:
-        """Commit a shop whose image cannot be pulled; the revision."""
-        version = self._set_tag("-broken")
+        """Commit a shop that cannot start in any cluster; the revision."""
+        version = self._set_tag("-broken", below=_BROKEN)
         return await self._commit(f"Shop {version}")
 
-    def _set_tag(self, suffix: str) -> str:
-        """Write the next version of the shop's image."""
+    def _set_tag(self, suffix: str, below: str = "") -> str:
+        """Write the next version of the shop's image, and `below` instead of what an earlier break added."""
         file = self.path / _KUSTOMIZATION
-        text = file.read_text()
+        text = file.read_text().removesuffix(_BROKEN)
         found = _TAG.search(text)
-        version = f"1.{int(found[1]) + 1 if found else 1}{suffix}"
-        file.write_text(_TAG.sub(f'newTag: "{version}"', text))
+        major, minor = (int(found[1]), int(found[2]) + 1) if found else (1, 1)
+        if self._real and minor > _LAST_PAUSE:
+            minor = _FIRST_PAUSE
+        version = f"{major}.{minor}{suffix}"
+        file.write_text(_TAG.sub(f'newTag: "{version}"', text) + below)
         return version
+
+    def _suit_real_clusters(self) -> None:
+        """Images that exist, and time to pull them."""
+        for name, old, new in (
+            (_KUSTOMIZATION, 'newTag: "1.0"', f'newName: {_PAUSE}\n    newTag: "3.{_FIRST_PAUSE}"'),
+            (_WEB, "progressDeadlineSeconds: 4", f"progressDeadlineSeconds: {_REAL_PROGRESS_S}"),
+            (_HELLO, "registry.example.org/hello:1.0", f"{_PAUSE}:3.{_LAST_PAUSE}"),
+        ):
+            file = self.path / name
+            file.write_text(file.read_text().replace(old, new))
 
     async def _commit(self, message: str) -> str:
         await self._git("add", "-A")
@@ -89,13 +121,28 @@ class Repo:
         return done.stdout.decode().strip()
 
 
-class Cluster:
+class Cluster(Protocol):
+    """What the world needs of a cluster, besides what somebody with kubectl does there."""
+
+    @property
+    def agent_arguments(self) -> Sequence[str]:
+        """How its agent reaches it."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def get(self, path: str) -> Any: ...
+    async def patch(self, path: str, patch: object, *, manager: str) -> Any: ...
+    async def delete(self, path: str) -> None: ...
+
+
+class SimulatedCluster:
     """One simulated cluster: its API server's process, and what somebody with kubectl does there."""
 
     def __init__(self, name: str, folder: Path, session: aiohttp.ClientSession) -> None:
         folder.mkdir(parents=True)
         self.name = name
         self.kubeconfig = folder / "kubeconfig"
+        self.agent_arguments = (f"--kubeconfig={self.kubeconfig}",)
         self._session = session
         self._process = Process(
             [sys.executable, *SIMULATED, "--port=0", f"--kubeconfig={self.kubeconfig}"],
@@ -149,18 +196,20 @@ class Cluster:
 class World:
     """The fleet. `open_world` makes one and cleans it up; `set_up` starts everything."""
 
-    def __init__(self, folder: Path, names: Sequence[str], session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, folder: Path, clusters: Mapping[str, Cluster], session: aiohttp.ClientSession, *, real: bool = False
+    ) -> None:
         self.folder = folder
-        self.repo = Repo(folder / "fleet")
+        self.repo = Repo(folder / "fleet", real=real)
         self.url = f"http://127.0.0.1:{free_port()}"
-        self.clusters = {name: Cluster(name, folder / "clusters" / name, session) for name in names}
+        self.clusters = clusters
         self.offline: set[str] = set()
         self._session = session
         self._hub = Process(
             [
                 sys.executable,
-                "-c",
-                "from hub.main import main; main()",
+                "-m",
+                "hub.main",
                 f"--fleet={self.repo.path}",
                 f"--data={folder / 'hub'}",
                 f"--listen={self.url.removeprefix('http://')}",
@@ -178,7 +227,7 @@ class World:
                     f"--hub={self.url}",
                     f"--join-token-file={folder / 'clusters' / name / 'join-token'}",
                     f"--state-dir={folder / 'clusters' / name / 'agent'}",
-                    f"--kubeconfig={cluster.kubeconfig}",
+                    *cluster.agent_arguments,
                 ],
                 log=folder / "clusters" / name / "agent.log",
             )
@@ -192,7 +241,7 @@ class World:
     async def set_up(self, clusters: str | None, say: Callable[[str], None]) -> None:
         """Start everything and wait until every cluster runs the first commit."""
         await self.repo.create(SAMPLE, clusters)
-        say("starting the hub and the clusters' API servers")
+        say("starting the hub; reaching the clusters")
         await _together([self.start_hub, *(cluster.start for cluster in self.clusters.values())])
         say("starting the agents; each joins with a token of its own")
         await _together([partial(self.join, name) for name in self.clusters])
@@ -269,11 +318,16 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(folder: Path, names: Sequence[str]) -> AsyncIterator[World]:
-    """A world that ends with the block, with all its processes."""
+async def open_world(folder: Path, names: Sequence[str] = (), *, real: Sequence[Target] = ()) -> AsyncIterator[World]:
+    """A world that ends with the block, with all its processes: of simulated clusters, or of `real` ones."""
     timeout = aiohttp.ClientTimeout(total=10)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        world = World(folder, names, session)
+        clusters: dict[str, Cluster] = {
+            name: SimulatedCluster(name, folder / "clusters" / name, session) for name in names
+        }
+        for target in real:
+            clusters[target.cluster] = RealCluster(target, folder / "clusters" / target.cluster)
+        world = World(folder, clusters, session, real=bool(real))
         try:
             yield world
         finally:
@@ -331,10 +385,19 @@ def cluster_files(names: Sequence[str]) -> str | None:
     """Pure: Cluster files for `names`; None when the sample has them."""
     if list(names) == cluster_names(6):
         return None
+    return _cluster_documents({name: "us" if name.startswith("us") else "eu" for name in names})
+
+
+def real_cluster_files(names: Sequence[str]) -> str:
+    """Pure: Cluster files for real clusters, whose names say nothing: the others are in turn in eu and us."""
+    return _cluster_documents({name: "us" if n and n % 2 == 0 else "eu" for n, name in enumerate(names)})
+
+
+def _cluster_documents(regions: Mapping[str, str]) -> str:
+    """Pure: Cluster files from name → region; the first is the canary."""
     documents = []
-    for name in names:
-        region = "us" if name.startswith("us") else "eu"
-        labels = {"tier": "prod", "region": region, **({"canary": "true"} if name == "canary" else {})}
+    for number, (name, region) in enumerate(regions.items()):
+        labels = {"tier": "prod", "region": region, **({} if number else {"canary": "true"})}
         body = {
             "apiVersion": "flotilla.dev/v1alpha1",
             "kind": "Cluster",

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
+from hub.demo import kubectl
 from tests import real
 from tests.e2e.world import BIN
 
@@ -61,6 +64,68 @@ def test_the_demo_plays_its_story_and_sees_each_step(tmp_path: Path) -> None:
     ):
         assert re.search(pattern, done.stdout), pattern
     assert of(folder) == []
+
+
+def test_the_demo_plays_the_same_story_in_real_clusters_and_says_how_to_undo_it(
+    etcd: real.Etcd, tmp_path: Path
+) -> None:
+    contexts = ("kind-one", "arn:aws:eks:two")
+    kubes: list[real.ApiServer] = []
+    try:
+        kubes += [real.ApiServer(etcd, tmp_path / f"kube-{n}", name=f"demo-{n}", workloads=True) for n in range(2)]
+        configs = [yaml.safe_load(kube.kubeconfig.read_text()) for kube in kubes]
+        merged: dict[str, object] = {"apiVersion": "v1", "kind": "Config", "clusters": [], "users": [], "contexts": []}
+        for context, config in zip(contexts, configs, strict=True):
+            for what in ("clusters", "users", "contexts"):
+                config[what][0]["name"] = context
+            config["contexts"][0]["context"] = {"cluster": context, "user": context}
+        for what in ("clusters", "users", "contexts"):
+            merged[what] = [row for config in configs for row in config[what]]
+        kubeconfig, summary, folder = tmp_path / "kubeconfig", tmp_path / "out.json", tmp_path / "demo"
+        kubeconfig.write_text(yaml.safe_dump(merged))
+        command = [str(BIN / "flotilla"), "demo", "--once", f"--kubeconfig={kubeconfig}", f"--dir={folder}"]
+        command += [f"--context={context}" for context in contexts]
+
+        asked = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path)
+        assert asked.returncode == 1
+        assert "give --yes" in asked.stderr
+        assert kubes[0].call("GET", "/api/v1/namespaces/flotilla-system")[0] == 404
+
+        command += ["--yes"]
+        done = subprocess.run(
+            [*command, f"--json={summary}"], capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        steps = {step["name"]: step for step in json.loads(summary.read_text())["steps"]}
+        assert tuple(steps) == STEPS
+        assert all(step["ok"] for step in steps.values())
+        assert "canary → eu" in steps["waves"]["detail"]
+        assert "1 others never got it" in steps["bad"]["detail"]
+        assert "arn-aws-eks-two came back" in steps["offline"]["detail"]
+        assert all(kube.url in done.stdout for kube in kubes)
+        assert of(folder) == []
+
+        again = subprocess.run([*command, f"--dir={tmp_path / 'again'}"], capture_output=True, text=True, cwd=tmp_path)
+        assert again.returncode == 1
+        assert "has namespace/shop and namespace/hello" in again.stderr
+        told = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith("kubectl ")]
+        assert len(told) == 2 * len(kubes)
+        for line in told:
+            subprocess.run(f"{line} --wait=false", shell=True, check=True, env=_with_kubectl())
+        for kube in kubes:
+            real.wait_until("the shop to go", partial(_gone, kube, "shop"))
+    finally:
+        for kube in kubes:
+            kube.stop()
+
+
+def _gone(kube: real.ApiServer, namespace: str) -> bool:
+    return kube.call("GET", f"/api/v1/namespaces/{namespace}")[0] == 404
+
+
+def _with_kubectl() -> dict[str, str]:
+    """The environment with the kubectl that is installed with the hub."""
+    return {**os.environ, "PATH": f"{Path(kubectl.executable()).parent}:{os.environ['PATH']}"}
 
 
 def test_an_interrupted_demo_ends_all_its_processes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from hub.cli import main
-from hub.demo import live, screen, story, view, world
+from hub.demo import command, kubectl, live, screen, story, view, world
 from hub.demo.command import check_memory
 from hub.demo.processes import Process
 from hub.demo.story import Outcome, Step
@@ -180,10 +181,16 @@ def test_waves_out_of_order_fail_the_step(events: list[dict[str, Any]], missing:
 def test_a_bad_commit_may_only_touch_the_canary(phases: dict[str, str], why: str | None) -> None:
     rollout = {"id": "shop-5", "members": [{"cluster": c, "phase": p} for c, p in phases.items()]}
     if why is None:
-        story.never_reached(rollout, ["eu-1"])
+        story.never_reached(rollout, "canary", ["eu-1"])
     else:
         with pytest.raises(Permanent, match=why):
-            story.never_reached(rollout, ["eu-1"])
+            story.never_reached(rollout, "canary", ["eu-1"])
+
+
+def test_only_the_offline_cluster_may_be_left_behind() -> None:
+    phases = {"canary": "proven", "eu-1": "offline", "us-1": "moving"}
+    rollout = {"id": "shop-6", "members": [{"cluster": c, "phase": p} for c, p in phases.items()]}
+    assert story.left_behind(rollout) == [("eu-1", "offline"), ("us-1", "moving")]
 
 
 DRIFT = {
@@ -327,7 +334,7 @@ def test_a_picture_is_svg_and_small() -> None:
 def test_any_number_of_clusters_has_one_canary_and_two_regions_with_two_or_more(count: int) -> None:
     names = world.cluster_names(count)
     assert len(set(names)) == count
-    assert names[0] == story.CANARY
+    assert names[0] == "canary"
     assert names[1].startswith("eu-")
     assert names[-1].startswith("us-")
     assert names[-2].startswith("us-")
@@ -354,6 +361,163 @@ def test_a_summary_needs_the_story() -> None:
     done = CliRunner().invoke(main, ["demo", "--json", "out.json"])
     assert done.exit_code == 2
     assert "--once" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        pytest.param(["--context=a", "--context=b"], "go together", id="no-kubeconfig"),
+        pytest.param(["--kubeconfig=FILE"], "go together", id="no-context"),
+        pytest.param(["--kubeconfig=FILE", "--context=a"], "2 times or more", id="one-context"),
+        pytest.param(["--kubeconfig=FILE", "--context=a", "--context=a"], "2 times or more", id="one-context-twice"),
+        pytest.param(
+            ["--kubeconfig=FILE", "--context=a", "--context=b", "--clusters=6"], "simulated", id="simulated-too"
+        ),
+        pytest.param(["--yes"], "--yes goes with --kubeconfig", id="nothing-to-agree-to"),
+    ],
+)
+def test_real_clusters_are_named_in_full_or_not_at_all(tmp_path: Path, arguments: list[str], why: str) -> None:
+    file = tmp_path / "config"
+    file.touch()
+    done = CliRunner().invoke(main, ["demo", *(each.replace("FILE", str(file)) for each in arguments)])
+    assert done.exit_code == 2
+    assert why in done.output
+
+
+KUBECONFIG = {
+    "clusters": [
+        {"name": "one", "cluster": {"server": "https://one.example.org"}},
+        {"name": "two", "cluster": {"server": "https://two.example.org"}},
+    ],
+    "contexts": [
+        {"name": "kind-one", "context": {"cluster": "one", "user": "me"}},
+        {"name": "kind-two", "context": {"cluster": "two", "user": "me"}},
+        {"name": "also-one", "context": {"cluster": "one", "user": "root"}},
+        {"name": "nowhere", "context": {"cluster": "gone", "user": "me"}},
+    ],
+}
+
+
+def test_without_a_terminal_nothing_is_written_unless_agreed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **KUBECONFIG}))
+
+    def never(wanted: object) -> None:
+        raise AssertionError("a cluster was reached")
+
+    monkeypatch.setattr(kubectl, "check_untouched", never)
+    options = ["demo", f"--kubeconfig={file}", "--context=kind-two", "--context=kind-one"]
+    done = CliRunner().invoke(main, options)
+    assert done.exit_code == 1
+    assert "give --yes" in done.output
+    assert "kind-two  https://two.example.org  (as kind-two)" in done.output
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", ""])
+def test_only_a_yes_is_a_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr(command, "_terminal", lambda: True)
+    file = tmp_path / "config"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **KUBECONFIG}))
+    monkeypatch.setattr(kubectl, "check_untouched", lambda wanted: pytest.fail("a cluster was reached"))
+    options = ["demo", f"--kubeconfig={file}", "--context=kind-two", "--context=kind-one"]
+    done = CliRunner().invoke(main, options, input=answer)
+    assert done.exit_code == 1
+    assert "Go on? [y/N]" in done.output
+    assert "Aborted" in done.output
+
+
+def test_a_yes_leads_to_the_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_terminal", lambda: True)
+    file = tmp_path / "config"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **KUBECONFIG}))
+
+    def taken(wanted: tuple[kubectl.Target, ...]) -> None:
+        raise InvalidInput(f"context {wanted[0].context}", "has namespace/shop already")
+
+    monkeypatch.setattr(kubectl, "check_untouched", taken)
+    options = ["demo", f"--kubeconfig={file}", "--context=kind-two", "--context=kind-one"]
+    done = CliRunner().invoke(main, options, input="y\n")
+    assert done.exit_code == 1
+    assert "context kind-two: has namespace/shop already" in done.output
+    assert "these commands remove it" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("contexts", "why"),
+    [
+        pytest.param(["kind-one", "kind-six"], "kind-six: is not in .*also-one, kind-one", id="unknown"),
+        pytest.param(["kind-one", "nowhere"], "nowhere: is not in", id="no-server"),
+        pytest.param(["kind-one", "also-one"], "is the same cluster as kind-one", id="one-cluster-twice"),
+    ],
+)
+def test_contexts_that_are_not_clusters_of_their_own_are_refused(contexts: list[str], why: str) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        kubectl.targets(KUBECONFIG, Path("config"), contexts=contexts)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "names"),
+    [
+        pytest.param(["kind-a", "kind-b"], ["kind-a", "kind-b"], id="labels-already"),
+        pytest.param(["admin@Prod.EU_1"], ["admin-prod-eu-1"], id="other-characters"),
+        pytest.param(["a/b", "a.b", "a-b"], ["a-b", "a-b-2", "a-b-3"], id="alike"),
+        pytest.param(["a-2", "a", "A"], ["a-2", "a", "a-3"], id="a-number-that-is-taken"),
+        pytest.param(["@", "ü"], ["cluster", "cluster-2"], id="nothing-left"),
+        pytest.param([f"arn:{'x' * 100}:eu"], [f"{'x' * 37}-eu"], id="long"),
+    ],
+)
+def test_each_context_has_a_name_of_its_own_that_is_a_dns_label(contexts: list[str], names: list[str]) -> None:
+    assert kubectl.names(contexts) == names
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        pytest.param(story.WEB, ["deployments.v1.apps", "web", "--namespace=shop"], id="group"),
+        pytest.param(story.SETTINGS, ["configmaps", "settings", "--namespace=shop"], id="core"),
+        pytest.param(
+            f"{story.WEB}/scale",
+            ["deployments.v1.apps", "web", "--namespace=shop", "--subresource=scale"],
+            id="subresource",
+        ),
+    ],
+)
+def test_an_api_path_is_what_kubectl_calls_it(path: str, arguments: list[str]) -> None:
+    assert kubectl.resource(path) == arguments
+
+
+def test_what_is_left_is_told_as_commands_that_a_shell_understands() -> None:
+    target = kubectl.Target(kubeconfig=Path("/tmp/my config"), context="a&b", cluster="a-b", server="https://x")
+    start = "  kubectl --kubeconfig '/tmp/my config' --context 'a&b' delete --ignore-not-found"
+    assert kubectl.remains([target]).splitlines()[1:] == [
+        f"{start} namespace shop hello flotilla-system",
+        f"{start} customresourcedefinition appliedbundles.flotilla.dev",
+    ]
+
+
+def test_of_real_clusters_the_first_is_the_canary_and_the_others_are_in_turn_in_two_waves() -> None:
+    found = [json.loads(text)["metadata"] for text in world.real_cluster_files(["us-a", "b", "c"]).split("\n---\n")]
+    assert [(one["name"], one["labels"]["region"], one["labels"].get("canary")) for one in found] == [
+        ("us-a", "eu", "true"),
+        ("b", "eu", None),
+        ("c", "us", None),
+    ]
+
+
+async def test_real_clusters_run_images_that_exist_and_a_break_that_no_node_fits(tmp_path: Path) -> None:
+    repo = world.Repo(tmp_path / "fleet", real=True)
+    await repo.create(world.SAMPLE, None)
+    assert not [file for file in repo.path.glob("bundles/hello/*") if "registry.example.org" in file.read_text()]
+    kustomization = repo.path / "bundles/shop/base/kustomization.yaml"
+    assert "newName: registry.k8s.io/pause" in kustomization.read_text()
+    assert "progressDeadlineSeconds: 20" in (repo.path / "bundles/shop/base/web.yaml").read_text()
+    assert [(await repo.release())[1] for _ in range(9)] == [*(f"3.{n}" for n in range(3, 11)), "3.2"]
+    await repo.break_()
+    assert "nodeSelector" in kustomization.read_text()
+    await repo.release()
+    assert "nodeSelector" not in kustomization.read_text()
 
 
 async def test_versions_of_the_sample_fleet_go_up_and_a_fix_ends_what_was_broken(tmp_path: Any) -> None:
