@@ -179,7 +179,7 @@ with the credentials that {wanted[0].kubeconfig} has for them:
     Service and ConfigMaps, and the CustomResourceDefinition {DEFINITION}. A cluster that has
     one of these namespaces already is refused.
   - The story, or a key you press, edits, scales and deletes objects in the namespace shop, with kubectl.
-  - The Deployments run registry.k8s.io/pause, up to 9 pods each.
+  - The Deployments run nginx, up to 9 pods each.
 When the demo ends, all that stays in the clusters; it then prints the commands that remove it."""
 
 

@@ -44,9 +44,9 @@ patches:
       - {op: add, path: /spec/template/spec/nodeSelector, value: {example.org/disk: none}}
 """
 """A node that no cluster has; the image does not exist either, but not every cluster pulls images."""
-_PAUSE = "registry.k8s.io/pause"
-"""What real clusters run: small, public, does nothing; it has the tags 3.2 to 3.10."""
-_FIRST_PAUSE, _LAST_PAUSE = 2, 10
+_REAL_IMAGE = "nginx"
+"""What real clusters run: public, and it has the tags 1.20 to 1.29."""
+_FIRST_TAG, _LAST_TAG = 20, 29
 _REAL_PROGRESS_S = 20
 """A real cluster pulls images."""
 
@@ -90,8 +90,8 @@ class Repo:
         text = file.read_text().removesuffix(_BROKEN)
         found = _TAG.search(text)
         major, minor = (int(found[1]), int(found[2]) + 1) if found else (1, 1)
-        if self._real and minor > _LAST_PAUSE:
-            minor = _FIRST_PAUSE
+        if self._real and minor > _LAST_TAG:
+            minor = _FIRST_TAG
         version = f"{major}.{minor}{suffix}"
         file.write_text(_TAG.sub(f'newTag: "{version}"', text) + below)
         return version
@@ -99,9 +99,9 @@ class Repo:
     def _suit_real_clusters(self) -> None:
         """Images that exist, and time to pull them."""
         for name, old, new in (
-            (_KUSTOMIZATION, 'newTag: "1.0"', f'newName: {_PAUSE}\n    newTag: "3.{_FIRST_PAUSE}"'),
+            (_KUSTOMIZATION, 'newTag: "1.0"', f'newName: {_REAL_IMAGE}\n    newTag: "1.{_FIRST_TAG}"'),
             (_WEB, "progressDeadlineSeconds: 4", f"progressDeadlineSeconds: {_REAL_PROGRESS_S}"),
-            (_HELLO, "registry.example.org/hello:1.0", f"{_PAUSE}:3.{_LAST_PAUSE}"),
+            (_HELLO, "registry.example.org/hello:1.0", f"{_REAL_IMAGE}:1.{_LAST_TAG}"),
         ):
             file = self.path / name
             file.write_text(file.read_text().replace(old, new))
