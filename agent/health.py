@@ -18,7 +18,7 @@ is a phase of a Pod that we do not know. Next: `report`.
 
 import datetime
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from proto.messages import Health
@@ -33,15 +33,6 @@ _NO_DEADLINE = 2**31 - 1
 
 Verdict = tuple[Health, str, str]
 """Health, a reason in one CamelCase word, and a sentence."""
-
-_WORST_FIRST = (
-    Health.FAILED,
-    Health.TERMINATING,
-    Health.NOT_FOUND,
-    Health.IN_PROGRESS,
-    Health.UNKNOWN,
-    Health.CURRENT,
-)
 
 _STATUSLESS: Mapping[str, frozenset[str]] = {
     "": frozenset(
@@ -78,12 +69,6 @@ _STATUSLESS: Mapping[str, frozenset[str]] = {
 def needs_status(group: str, kind: str) -> bool:
     """Pure: whether the kind's health can depend on its status, so that whole objects have to be watched."""
     return kind not in _STATUSLESS.get(group, frozenset())
-
-
-def worst(words: Iterable[Health]) -> Health:
-    """Pure: the word that describes a group; a group of nothing is Current."""
-    found = set(words)
-    return next((word for word in _WORST_FIRST if word in found), Health.CURRENT)
 
 
 def health(obj: Mapping[str, Any], *, applied_generation: int = 0, now_s: float = math.inf) -> Verdict:

@@ -14,9 +14,8 @@ Pure. The health of a bundle is the worst of its objects:
 from collections.abc import Iterator, Mapping
 
 from agent.apply.plan import BundlePlan, Failure, is_applied
-from agent.health import worst
 from agent.model import DesiredBundle, Entry
-from proto.messages import BundleReport, Health, ObjectProblem
+from proto.messages import BundleReport, Health, ObjectProblem, worst
 from proto.objects import ObjectKey
 
 

@@ -12,6 +12,7 @@ Times are RFC 3339 strings in UTC. A field that is added later has a default, so
 different builds; a change that cannot be read so raises `wire.SCHEMA_VERSION`.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -26,6 +27,22 @@ class Health(StrEnum):
     TERMINATING = "Terminating"
     NOT_FOUND = "NotFound"
     UNKNOWN = "Unknown"
+
+
+_WORST_FIRST = (
+    Health.FAILED,
+    Health.TERMINATING,
+    Health.NOT_FOUND,
+    Health.IN_PROGRESS,
+    Health.UNKNOWN,
+    Health.CURRENT,
+)
+
+
+def worst(words: Iterable[Health]) -> Health:
+    """Pure: the word that describes a group; a group of nothing is Current."""
+    found = set(words)
+    return next((word for word in _WORST_FIRST if word in found), Health.CURRENT)
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):

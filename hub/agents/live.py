@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hub.model import ClusterView
 from proto.ids import BundleName, ClusterName
-from proto.messages import BundleReport, Health, Report
+from proto.messages import BundleReport, Report
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,19 +79,3 @@ class Live:
                     bundles=dict(live.bundles),
                 )
         return found
-
-
-_WORST_FIRST = (
-    Health.FAILED,
-    Health.TERMINATING,
-    Health.NOT_FOUND,
-    Health.IN_PROGRESS,
-    Health.UNKNOWN,
-    Health.CURRENT,
-)
-
-
-def worst(words: Iterable[Health]) -> Health:
-    """Pure: the word that describes a group; a group of nothing is Current."""
-    found = set(words)
-    return next((word for word in _WORST_FIRST if word in found), Health.CURRENT)

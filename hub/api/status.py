@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from hub.agents.live import LiveCluster, worst
+from hub.agents.live import LiveCluster
 from hub.desired import Desired
 from hub.journal import EventRow, HoldRow, SliceRow
 from hub.model import FINAL, Finding, MemberPhase, State
 from proto.ids import BundleName, ClusterName
-from proto.messages import Health
+from proto.messages import Health, worst
 
 Json = dict[str, Any]
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from agent import health
-from proto.messages import Health
+from proto.messages import Health, worst
 
 SHARED_CASES = Path(__file__).parents[3] / "shared/data/cases/kstatus-15.json"
 CREATED = "2026-01-02T03:04:05Z"
@@ -396,7 +396,7 @@ def test_kinds_that_need_no_status_are_current_by_their_metadata_alone() -> None
 
 
 def test_the_worst_word_describes_a_group() -> None:
-    assert health.worst([]) is Health.CURRENT
-    assert health.worst([Health.CURRENT, Health.UNKNOWN]) is Health.UNKNOWN
-    assert health.worst([Health.CURRENT, Health.IN_PROGRESS, Health.UNKNOWN]) is Health.IN_PROGRESS
-    assert health.worst(Health) is Health.FAILED
+    assert worst([]) is Health.CURRENT
+    assert worst([Health.CURRENT, Health.UNKNOWN]) is Health.UNKNOWN
+    assert worst([Health.CURRENT, Health.IN_PROGRESS, Health.UNKNOWN]) is Health.IN_PROGRESS
+    assert worst(Health) is Health.FAILED
