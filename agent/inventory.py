@@ -34,21 +34,21 @@ from agent.model import Baseline, Entry
 from proto.ids import Oid
 from proto.objects import ObjectKey
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the file, in SQLite's user_version; a file of another one is put aside."""
 
 _TABLES = """
 CREATE TABLE object (
     "group" TEXT, kind TEXT, namespace TEXT, name TEXT,
     bundle TEXT NOT NULL, api_version TEXT NOT NULL, blob TEXT NOT NULL,
-    unsettled INTEGER NOT NULL, baseline BLOB,
+    unsettled INTEGER NOT NULL, finished INTEGER NOT NULL, baseline BLOB,
     PRIMARY KEY ("group", kind, namespace, name)
 ) WITHOUT ROWID;
 CREATE TABLE bundle (name TEXT PRIMARY KEY, "commit" TEXT NOT NULL, subtree TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE slice (id INTEGER PRIMARY KEY CHECK (id = 0), "commit" TEXT NOT NULL, seq INTEGER NOT NULL);
 """
 
-_ObjectRow = tuple[str, str, str, str, str, str, str, bool, bytes | None]
+_ObjectRow = tuple[str, str, str, str, str, str, str, bool, bool, bytes | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +172,7 @@ class Inventory:
             self._db = _create(self._path)
         with self._db as db:
             db.execute("BEGIN IMMEDIATE")
-            db.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             db.executemany(
                 'DELETE FROM object WHERE "group" = ? AND kind = ? AND namespace = ? AND name = ?', list(gone)
             )
@@ -246,7 +246,7 @@ def _row(entry: Entry) -> _ObjectRow:
     key = entry.key
     known = None if entry.baseline is None else msgspec.msgpack.encode(astuple(entry.baseline))
     identity = (key.group, key.kind, key.namespace, key.name)
-    return (*identity, entry.bundle, entry.api_version, entry.blob, entry.unsettled, known)
+    return (*identity, entry.bundle, entry.api_version, entry.blob, entry.unsettled, entry.finished, known)
 
 
 _BaselineRow = tuple[str, str, int, int, int | None, int]
@@ -254,7 +254,7 @@ _decode_baseline = msgspec.msgpack.Decoder(type=_BaselineRow).decode
 
 
 def _entries(rows: Iterable[Any]) -> Iterator[tuple[ObjectKey, Entry]]:
-    for group, kind, namespace, name, bundle, api_version, blob, unsettled, known in rows:
+    for group, kind, namespace, name, bundle, api_version, blob, unsettled, finished, known in rows:
         key = ObjectKey(group=group, kind=kind, namespace=namespace, name=name)
         yield (
             key,
@@ -264,6 +264,7 @@ def _entries(rows: Iterable[Any]) -> Iterator[tuple[ObjectKey, Entry]]:
                 api_version=api_version,
                 blob=blob,
                 unsettled=bool(unsettled),
+                finished=bool(finished),
                 baseline=_baseline(known),
             ),
         )

@@ -6,6 +6,7 @@ Nothing here decides anything and nothing does IO. Live objects stay raw JSON ma
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol
 
 from proto.ids import Oid
@@ -86,6 +87,7 @@ class Entry:
     api_version: str
     blob: str = ""
     unsettled: bool = False
+    finished: bool = False
     baseline: Baseline | None = None
     health: Health = Health.UNKNOWN
     reason: str = ""
@@ -106,6 +108,8 @@ class Result(StrEnum):
     """What became of one object in a pass."""
 
     CREATED = "created"
+    ADOPTED = "adopted"
+    RECREATED = "recreated"
     CONFIGURED = "configured"
     UNCHANGED = "unchanged"
     PRUNED = "pruned"
@@ -122,6 +126,36 @@ class Outcome:
     result: Result
     error: str = ""
     retry: bool = False
+
+
+# --- the cluster's owner --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the cluster's owner forbids the agent, whatever the slice says: the guard ConfigMap.
+
+    `forbidden_kinds` and `protected_namespaces` are shell patterns, of `Kind.group` (`Kind` for the core group) and of
+    namespaces; nothing of them is applied, reverted, deleted or let go. `max_pruned_share` (0 to 1) is the largest part
+    of the inventory's objects that one plan may prune; above it nothing is pruned at all. `closed` is why nothing may
+    be written at all, "" when something may.
+    """
+
+    forbidden_kinds: tuple[str, ...] = ()
+    protected_namespaces: tuple[str, ...] = ()
+    max_pruned_share: float = 1.0
+    closed: str = ""
+
+    def refuses(self, key: ObjectKey) -> str:
+        """Pure: why this object must not be touched, as the end of a sentence that begins with it; "" if it may."""
+        if self.closed:
+            return self.closed
+        if any(fnmatchcase(key.gk, pattern) for pattern in self.forbidden_kinds):
+            return f"the guard ConfigMap of this cluster forbids {key.gk}"
+        namespace = key.name if key.gk == "Namespace" else key.namespace
+        if namespace and any(fnmatchcase(namespace, pattern) for pattern in self.protected_namespaces):
+            return f"the guard ConfigMap of this cluster protects namespace {namespace}"
+        return ""
 
 
 # --- the cluster --------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@
     hub → agent   Welcome          or Denied
     then, each in its own time:
     agent → hub   Report           at least once a heartbeat
-    hub → agent   ReportAck, ReportRequest, WakeUp, Token
+    agent → hub   DriftDetail      the answer to a DriftQuery
+    hub → agent   ReportAck, ReportRequest, WakeUp, Token, Directives, DriftQuery
 
 Times are RFC 3339 strings in UTC. A field that is added later has a default, so that both sides can be of
 different builds; a change that cannot be read so raises `wire.SCHEMA_VERSION`.
@@ -134,6 +135,7 @@ class BundleReport(msgspec.Struct, frozen=True, kw_only=True):
     `subtree` is the Git tree that the agent last took up for it ("" for absent: everything of it is gone);
     `converged` says that every object of that subtree was applied and hooks and prune have finished;
     `health` is the worst of its objects, at the generations that we applied. `counts` maps health words to numbers.
+    `suspended` says who keeps the agent from writing this bundle, and why; "" when nobody does.
     """
 
     subtree: str
@@ -142,6 +144,7 @@ class BundleReport(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int] = {}
     problems: tuple[ObjectProblem, ...] = ()
     since: str = ""
+    suspended: str = ""
 
 
 class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +153,9 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     `what`: changed, deleted, relabelled or added. `fields` are paths like `.spec.replicas`, none when
     they cannot be known.
     `manager`, `operation` and `time` are what the server kept of who did it; `manager` is "unknown (removal)" when the
-    change left no trace. `action`: reverted, reported, ignored or failed (then `error` says why).
+    change left no trace. `action`: reverted, reported, paused (reverted when the pause ends), ignored or failed (then
+    `error` says why). `first_seen` is when the agent met this very drift first, `observed` when last. `contested`: the
+    same manager has undone our revert again and again, so reverts come ever slower.
     """
 
     id: str
@@ -165,6 +170,48 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     action: str = "reverted"
     error: str = ""
     revert_ms: float = 0.0
+    first_seen: str = ""
+    contested: bool = False
+
+
+class Directives(Message, frozen=True, kw_only=True, tag="directives"):
+    """What people at the hub ask of an agent beside Git; always all of it: the newest replaces those before.
+
+    `suspended` maps a bundle to who suspended it and why; `paused_until` (RFC 3339, "" for none) is until when drift is
+    told and not reverted in this cluster; `sync` maps a bundle (`*`: every bundle) to a number: one that the agent has
+    not acted on yet asks for a full pass now.
+    """
+
+    suspended: dict[str, str] = {}
+    paused_until: str = ""
+    paused_why: str = ""
+    sync: dict[str, int] = {}
+
+
+class DriftQuery(Message, frozen=True, kw_only=True, tag="drift-query"):
+    """Somebody wants to see the values of one drift, by its report's id; `query` comes back with the answer."""
+
+    query: str
+    id: str
+
+
+class FieldValue(msgspec.Struct, frozen=True, kw_only=True):
+    """One field of a drift: JSON texts of what Git wants and what was there, shortened, "" for absent. `redacted`: the
+    values are sensitive and were left out."""
+
+    path: str
+    wanted: str = ""
+    live: str = ""
+    redacted: bool = False
+
+
+class DriftDetail(Message, frozen=True, kw_only=True, tag="drift-detail"):
+    """`problem` says in a sentence why there are no values: too long ago, or never looked at."""
+
+    query: str
+    id: str
+    values: tuple[FieldValue, ...] = ()
+    problem: str = ""
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):
@@ -200,4 +247,18 @@ class ReportRequest(Message, frozen=True, kw_only=True, tag="report-request"):
     reason: str = ""
 
 
-AnyMessage = Hello | Challenge | Answer | Welcome | Denied | Token | WakeUp | Report | ReportAck | ReportRequest
+AnyMessage = (
+    Hello
+    | Challenge
+    | Answer
+    | Welcome
+    | Denied
+    | Token
+    | WakeUp
+    | Report
+    | ReportAck
+    | ReportRequest
+    | Directives
+    | DriftQuery
+    | DriftDetail
+)

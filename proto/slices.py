@@ -62,10 +62,22 @@ class IgnoreRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: str | None = None
     namespace: str | None = None
     name: str | None = None
+    labels: dict[str, str] = {}
     paths: tuple[str, ...] = ()
 
 
-class DriftPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class HealthCheck(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """Health of one kind by CEL expressions over `object`; the first that is true decides, in the order `failed`,
+    `in_progress`, `current`; an empty one is never true. `api_version` is the whole `group/version`."""
+
+    api_version: str
+    kind: str
+    current: str
+    in_progress: str = ""
+    failed: str = ""
+
+
+class DriftPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What to do about changes that were not ours (design, decision 5)."""
 
     mode: Literal["revert", "report", "ignore"] = "revert"
@@ -73,8 +85,13 @@ class DriftPolicy(msgspec.Struct, frozen=True, kw_only=True):
     ignore: tuple[IgnoreRule, ...] = ()
 
 
-class BundlePolicy(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """`bundle.json`: what the agent has to know about a bundle beyond its objects."""
+class BundlePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """`bundle.json`: what the agent has to know about a bundle beyond its objects.
+
+    Defaults are not written, so that a field that is added later changes no subtree. `service_account` is
+    `namespace/name`, whom the agent acts as for this bundle ("": as itself); `allow_empty` says that a bundle without
+    any object is meant so.
+    """
 
     name: str
     format: int = SLICE_FORMAT
@@ -85,6 +102,8 @@ class BundlePolicy(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     depends_on: tuple[str, ...] = ()
     service_account: str = ""
     timeout_s: float = 600.0
+    allow_empty: bool = False
+    health_checks: tuple[HealthCheck, ...] = ()
 
 
 def to_file(value: SliceManifest | BundlePolicy) -> bytes:
@@ -103,7 +122,7 @@ def read_policy(data: bytes) -> BundlePolicy:
 
 
 class _Format(msgspec.Struct):
-    format: int
+    format: int = SLICE_FORMAT
 
 
 def _read(data: bytes, kind: type[T], name: str) -> T:

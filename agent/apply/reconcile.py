@@ -33,13 +33,13 @@ from agent.apply.parents import Parents
 from agent.apply.plan import BundlePlan, Failure, parent_key
 from agent.apply.prune import Fate
 from agent.drift import drift
-from agent.health import Verdict, health
 from agent.inventory import Inventory
 from agent.kube.api_status import Conflict, NotFound
 from agent.model import ClusterApi, DesiredBundle, Entry, Result
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, Transient
+from proto.health import Verdict, health
 from proto.ids import Oid
 from proto.messages import Health
 from proto.objects import ObjectKey

@@ -20,12 +20,12 @@ import anyio
 
 from agent.drift import drift, revert
 from agent.drift.suspects import Suspect, Suspects
-from agent.health import Verdict
 from agent.inventory import Inventory
 from agent.model import ClusterApi, Desired, Entry, WatchEvent
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, Transient
+from proto.health import Verdict
 from proto.ids import Oid
 from proto.messages import DriftReport, Health
 from proto.objects import ObjectKey

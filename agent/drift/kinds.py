@@ -12,9 +12,9 @@ from contextlib import aclosing
 import anyio
 
 from agent.drift.observe import Gk, Observer
-from agent.health import needs_status
 from agent.model import ClusterApi
 from proto.errors import FlotillaError
+from proto.health import needs_status
 from proto.slices import BUNDLE_LABEL
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from typing import Any, Final
 from agent.drift import drift
 from agent.drift.revert import Flight
 from agent.fields import ownership
-from agent.health import NO_STATUS, Verdict, health, needs_status
 from agent.inventory import Inventory
 from agent.model import Entry, WatchEvent
+from proto.health import NO_STATUS, Verdict, health, needs_status
 from proto.messages import Health
 from proto.objects import ObjectKey
 from proto.slices import BUNDLE_LABEL

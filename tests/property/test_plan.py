@@ -19,10 +19,10 @@ from agent.apply import order as ordering
 from agent.apply.parents import KINDS_ANNOTATION, Parents
 from agent.apply.plan import plan
 from agent.apply.reconcile import Reconciler
-from agent.health import Verdict
 from agent.inventory import Inventory
 from agent.model import Desired, DesiredBundle, Entry
 from agent.tracing import Tracing
+from proto.health import Verdict
 from proto.ids import Oid
 from proto.messages import Health
 from proto.objects import ObjectKey, blob_id, canonical, key_of

@@ -14,12 +14,12 @@ from agent.apply.parents import Parents
 from agent.apply.plan import BundlePlan
 from agent.apply.reconcile import PERMANENT_RETRY_S, Reconciler
 from agent.drift.drift import baseline
-from agent.health import Verdict
 from agent.inventory import Inventory
 from agent.kube.cluster import NotFound
 from agent.model import DesiredBundle, Entry, Result
 from agent.tracing import Tracing
 from proto.errors import Permanent, Refused, Transient
+from proto.health import Verdict
 from proto.ids import Oid
 from proto.objects import ObjectKey, blob_id, canonical, key_of
 from proto.slices import BundlePolicy, with_membership

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from agent import health
+from proto import health
 from proto.messages import Health, worst
 
 SHARED_CASES = Path(__file__).parents[3] / "shared/data/cases/kstatus-15.json"

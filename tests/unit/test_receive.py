@@ -230,7 +230,7 @@ def newer_slice(upstream: Upstream) -> WakeUp:
 
 def newer_policy(upstream: Upstream) -> WakeUp:
     files = bundle()
-    files[slices.POLICY_FILE] = files[slices.POLICY_FILE].replace(b'"format": 1', b'"format": 2')
+    files[slices.POLICY_FILE] = files[slices.POLICY_FILE].replace(b"{", b'{"format": 2,', 1)
     return upstream.move({"shop": files})
 
 

@@ -183,17 +183,7 @@ def test_the_whole_inputs_of_a_simple_bundle() -> None:
         "helm": None,
         "variables": {},
         "kubernetes": "1.36",
-        "policy": {
-            "name": "shop",
-            "format": 1,
-            "drift": {"mode": "revert", "additions": "report", "ignore": ()},
-            "prune": True,
-            "destructivePrune": False,
-            "adopt": "ifUnowned",
-            "dependsOn": (),
-            "serviceAccount": "",
-            "timeoutS": 600.0,
-        },
+        "policy": {"name": "shop"},
     }
 
 

@@ -13,7 +13,8 @@ Source of the rules: kubernetes-sigs/cli-utils pkg/kstatus/status. In this order
 
 As there, a Job that runs and a Pod that failed are Current: what they were to become has come about.
 Beyond it, a ReplicationController is judged like a ReplicaSet. NotFound comes from whoever looks for objects; Unknown
-is a phase of a Pod that we do not know. Next: `report`.
+is a phase of a Pod that we do not know. It is
+here, and not in the agent, because `flotilla health` says the same words offline.
 """
 
 import datetime
