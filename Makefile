@@ -6,7 +6,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 ARGS   ?=
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help demo test e2e lint format bench clean
+.PHONY: help demo test e2e behaviours lint format bench clean
 
 help: ## What can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ test: $(VENV)/.ready ## Unit, property and contract tests; needs no Go and no cl
 e2e: $(VENV)/.ready ## The whole story against real kube-apiservers (builds them once per machine; needs Go)
 	@tests/tools/chromium.sh >/dev/null
 	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m pytest tests/contract tests/e2e --real -v $(ARGS)
+
+behaviours: $(VENV)/.ready ## The contract suite on both API servers, simulated and real, as one table
+	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m tests.tools.behaviours $(ARGS)
 
 bench: $(VENV)/.ready ## Speed and size against a real kube-apiserver: a table, and bench.json
 	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m tests.bench $(ARGS)
