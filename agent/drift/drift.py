@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import orjson
 
@@ -30,9 +30,14 @@ from agent.fields import ownership
 from agent.fields.ownership import CONTROLLERS, Paths
 from agent.model import Baseline
 from proto.objects import ObjectKey
-from proto.slices import IgnoreRule
+from proto.slices import DriftPolicy, IgnoreRule
 
 _ABSENT: Any = object()
+
+Mode = Literal["revert", "report", "ignore"]
+
+MODE_ANNOTATION = "flotilla.dev/drift"
+"""On an object in Git: its own mode, instead of its bundle's."""
 
 UNKNOWN = "unknown (removal)"
 """The manager of a change that left no trace."""
@@ -56,6 +61,15 @@ class Attribution:
     manager: str = UNKNOWN
     operation: str = ""
     time: str = ""
+
+
+def mode_of(policy: DriftPolicy, desired: Mapping[str, Any]) -> Mode:
+    """Pure: what is to be done about drift of an object: what its own annotation in Git says, else its bundle's mode.
+
+    A word that is no mode is the bundle's mode too; what is in the cluster never counts.
+    """
+    own = (desired["metadata"].get("annotations") or {}).get(MODE_ANNOTATION)
+    return cast(Mode, own) if own in get_args(Mode) else policy.mode
 
 
 def baseline(obj: Mapping[str, Any]) -> Baseline:

@@ -9,7 +9,7 @@ from agent.drift import drift
 from agent.drift.drift import Suspicion
 from agent.fields import ownership, steal
 from proto.objects import ObjectKey
-from proto.slices import IgnoreRule
+from proto.slices import DriftPolicy, IgnoreRule
 
 OURS = "{manager: flotilla, operation: Apply, apiVersion: apps/v1, time: '2026-01-01T00:00:00Z', fieldsV1: %s}"
 EDIT = "{manager: kubectl-edit, operation: Update, apiVersion: apps/v1, time: '2026-01-02T00:00:00Z', fieldsV1: %s}"
@@ -90,6 +90,21 @@ def test_a_baseline_depends_on_no_order_of_keys_and_is_the_same_in_every_process
     other = obj(OURS % "{f:spec: {f:b: {}, f:a: {}}}", STATUS)
     assert drift.baseline(one) == drift.baseline(other)
     assert drift.baseline(obj(OURS % SPEC)).own == 5793630710203206109
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        pytest.param("", "report", id="none: as the bundle says"),
+        pytest.param("annotations: {flotilla.dev/drift: revert}", "revert", id="its own"),
+        pytest.param("annotations: {flotilla.dev/drift: ignore}", "ignore", id="ignored"),
+        pytest.param("annotations: {flotilla.dev/drift: sometimes}", "report", id="a word that is no mode"),
+        pytest.param("annotations: null", "report", id="null annotations"),
+    ],
+)
+def test_an_object_may_have_a_mode_of_its_own(annotations: str, expected: str) -> None:
+    desired = yaml.safe_load(f"metadata: {{name: web, {annotations}}}")
+    assert drift.mode_of(DriftPolicy(mode="report"), desired) == expected
 
 
 def test_an_update_under_our_name_is_not_ours() -> None:
