@@ -22,7 +22,7 @@ from proto.ids import Oid, check_name
 from proto.objects import ObjectKey, canonical
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, POLICY_FILE, with_membership
 
-RENDERER_VERSION = "1"
+RENDERER_VERSION = "2"
 """Part of every key. Raised when the same inputs shall give other bytes; never by a new build of Kustomize or Helm
 alone, or an upgrade of the hub would roll out everything."""
 
@@ -40,8 +40,9 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Built:
-    """Manifests before variables; `helm` ones had theirs in their values."""
+    """Manifests before variables; `helm` ones had theirs in their values. `source` is their folder in messages."""
 
+    source: str
     manifests: tuple[plain.Manifest, ...]
     warnings: tuple[str, ...] = ()
     helm: bool = False
@@ -121,6 +122,7 @@ def _built(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str) -> 
             "is not a folder of the bundle",
             f"the bundle has {there}" if there else "check spec.source.path",
         )
+    name = f"{at}/{path}" if path else at
     if (source / plain.CHART_FILE).is_file():
         options = inputs.get("helm") or {}
         manifests, warnings = helm.load(
@@ -132,13 +134,12 @@ def _built(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str) -> 
             values=helm.values_of(folder, options, inputs.get("variables") or {}, at=at),
             kubernetes=str(inputs.get("kubernetes") or ""),
         )
-        return _Built(manifests=tuple(manifests), warnings=warnings, helm=True)
+        return _Built(source=name, manifests=tuple(manifests), warnings=warnings, helm=True)
     if inputs.get("helm"):
-        name = f"{at}/{path}" if path else at
         raise InvalidInput(name, "has Helm options, but no Chart.yaml", "remove spec.helm, or set spec.source.path")
     if kustomize.kustomization_of(source) is not None:
-        return _Built(manifests=tuple(kustomize.load(folder, path, at=at)))
-    return _Built(manifests=tuple(plain.load(source, at=f"{at}/{path}" if path else at)))
+        return _Built(source=name, manifests=tuple(kustomize.load(folder, path, at=at)))
+    return _Built(source=name, manifests=tuple(plain.load(source, at=name)))
 
 
 def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rendered:
@@ -163,8 +164,12 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
         origins[key] = manifest.where
         files[key.path] = _bytes(with_membership(obj, bundle), what=f"{manifest.where}: {key}")
         warnings.extend(notes)
-    if not origins:
-        warnings.append(f"bundle {bundle}: renders no objects")
+    if not origins and not inputs["policy"].get("allowEmpty"):
+        # Everything of the bundle would be pruned, on every cluster: nobody may get there by a mistaken condition.
+        remedy = (
+            "if that is meant, set spec.allowEmpty: true in its bundle.yaml; to remove the bundle, remove its folder"
+        )
+        raise InvalidInput(built.source, "renders to no object", remedy)
     return Rendered(files=dict(sorted(files.items())), warnings=tuple(warnings))
 
 

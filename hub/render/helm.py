@@ -7,9 +7,10 @@ brings a Go runtime into the process that imports it, so it is imported late, in
 |---------------------------------------------|--------------------------------------------------------------------|
 | `crds/`                                     | come first; they are objects like all others                       |
 | `NOTES.txt`                                 | left out                                                           |
-| `helm.sh/hook: test*`                       | left out                                                           |
-| hooks of deletion or rollback only          | left out, with a warning: at install they would do harm            |
-| other hooks                                 | ordinary objects, with a warning; `crd-install` without one        |
+| hooks of install or upgrade                 | kept with their annotations: the agent makes stages of them        |
+| hooks of deletion or rollback alone         | left out, with a note: they never run                              |
+| hooks of tests alone                        | left out                                                           |
+| hooks that Helm does not know               | left out, with a note, as Helm does; `crd-install` is no hook      |
 | values that differ with each render         | kept, with a warning: another hub would render another subtree     |
 
 Next: `build`.
@@ -33,7 +34,9 @@ DEFAULT_KUBERNETES = "1.36"
 """For clusters that do not say: fixed, so that a new build of Helm does not change what charts render."""
 TIME_LIMIT_S = 60.0
 _HOOK = "helm.sh/hook"
+_STAGES = frozenset({"pre-install", "post-install", "pre-upgrade", "post-upgrade"})
 _NEVER_HERE = frozenset({"pre-delete", "post-delete", "pre-rollback", "post-rollback"})
+_OLD_DEFINITION = "crd-install"
 _ERROR_CHARACTERS = 2000
 
 
@@ -188,20 +191,18 @@ def _failed(name: str, text: str, chart: Path) -> InvalidInput:
 
 
 def _hook(manifest: plain.Manifest) -> tuple[bool, str]:
-    """Pure: is this manifest to be applied, and what to warn of."""
+    """Pure: does this manifest belong into the slice, and what to tell of it."""
     metadata = manifest.value.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
     hooks = annotations.get(_HOOK) if isinstance(annotations, Mapping) else None
     if not isinstance(hooks, str):
         return True, ""
-    events = {event.strip() for event in hooks.split(",")}
+    events = {event.strip().lower() for event in hooks.split(",") if event.strip()}
     events -= {event for event in events if event.startswith("test")}
-    if not events:
-        return False, ""
     assert isinstance(metadata, Mapping)
     what = f"{manifest.where}: the hook {manifest.value.get('kind')}/{metadata.get('name')} ({hooks})"
-    if events <= _NEVER_HERE:
-        return False, f"{what} is never run in this version"
-    if events == {"crd-install"}:
-        return True, ""
-    return True, f"{what} is applied as an ordinary object in this version"
+    if unknown := sorted(events - _STAGES - _NEVER_HERE - {_OLD_DEFINITION}):
+        return False, f"{what} is left out, as Helm does: it knows no hook {', '.join(unknown)}"
+    if events and events <= _NEVER_HERE:
+        return False, f"{what} is left out: hooks of deletion and rollback never run"
+    return bool(events), ""

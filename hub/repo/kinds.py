@@ -19,7 +19,7 @@ from hub.model import (
 )
 from hub.repo.schema import Section
 from proto.ids import BundleName, ClusterName
-from proto.slices import BundlePolicy, DriftPolicy, IgnoreRule
+from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
 
 REST = "rest"
 """The wave of the clusters that no wave selects."""
@@ -36,6 +36,8 @@ _ACTIONS: tuple[Literal["rollback", "pause", "continue"], ...] = ("rollback", "p
 _SUPERSEDE: tuple[Literal["queue", "replace"], ...] = ("queue", "replace")
 _KUBERNETES = re.compile(r"v?[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3}([-+][-+.0-9A-Za-z]{1,40})?)?", re.ASCII)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
+_ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+_API_VERSION = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?v[0-9][a-z0-9]{0,20}", re.ASCII)
 
 
 def fleet_variables(root: Section) -> dict[str, object]:
@@ -73,17 +75,18 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
         "spec",
         (
             *("targets", "source", "namespace", "variants", "helm", "variables", "dependsOn", "rollout"),
-            *("drift", "prune", "destructivePrune", "adopt", "timeout"),
+            *("drift", "prune", "destructivePrune", "adopt", "timeout", "serviceAccount", "allowEmpty", "healthChecks"),
         ),
-        not_yet=("signature", "tenant", "serviceAccount", "health", "windows", "patches"),
+        not_yet=("signature", "tenant", "windows", "patches"),
     )
     depends_on = spec.names("dependsOn", what="bundle")
+    namespace = spec.name("namespace", what="namespace", required=False)
     return Bundle(
         name=name,
         folder=folder,
         targets=spec.selector("targets", why="which clusters get the bundle"),
         source=spec.section("source", ("path",), not_yet=("git", "helm", "oci")).path("path", folder=folder),
-        namespace=spec.name("namespace", what="namespace", required=False),
+        namespace=namespace,
         variants=tuple(
             _variant(section, folder)
             for section in spec.sections("variants", ("when", "kustomize", "helm", "variables"), not_yet=("patches",))
@@ -99,10 +102,53 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
             destructive_prune=spec.flag("destructivePrune", default=False),
             adopt=spec.choice("adopt", _ADOPT, default="ifUnowned"),
             depends_on=depends_on,
+            service_account=_service_account(spec, namespace),
             timeout_s=spec.duration("timeout", default=600.0, least=1.0),
+            allow_empty=spec.flag("allowEmpty", default=False),
+            health_checks=_health_checks(spec),
         ),
         where=where,
     )
+
+
+def _service_account(spec: Section, namespace: str) -> str:
+    """Whom the agent acts as for the bundle, as `namespace/name`; "" is the agent itself."""
+    if not spec.has("serviceAccount"):
+        return ""
+    stated, slash, name = spec.text("serviceAccount").rpartition("/")
+    remedy = "write the account's name, or namespace/name"
+    if not slash and not namespace:
+        spec.problem("has no namespace", "serviceAccount", remedy="write namespace/name, or set spec.namespace")
+    elif not all(_ACCOUNT.fullmatch(part) and len(part) <= 253 for part in (stated if slash else namespace, name)):
+        spec.problem(f"{spec.text('serviceAccount')[:80]!r} is not an account", "serviceAccount", remedy=remedy)
+    return f"{stated or namespace}/{name}"
+
+
+def _health_checks(spec: Section) -> tuple[HealthCheck, ...]:
+    found: list[HealthCheck] = []
+    for section in spec.sections("healthChecks", ("apiVersion", "kind", "current", "inProgress", "failed")):
+        check = HealthCheck(
+            api_version=section.text("apiVersion"),
+            kind=section.text("kind"),
+            current=section.text("current"),
+            in_progress=section.text("inProgress"),
+            failed=section.text("failed"),
+        )
+        for name, remedy in (
+            ("apiVersion", "write for example cert-manager.io/v1"),
+            ("kind", "write for example Certificate"),
+            ("current", "write when the object is healthy, in CEL"),
+        ):
+            if not section.has(name):
+                section.problem("is missing", name, remedy=remedy)
+        if check.api_version and _API_VERSION.fullmatch(check.api_version) is None:
+            section.problem(
+                f"{check.api_version[:80]!r} is not group/version", "apiVersion", remedy="write for example apps/v1"
+            )
+        if any((other.api_version, other.kind) == (check.api_version, check.kind) for other in found):
+            section.problem(f"is a second check of {check.kind}", remedy="write its expressions into the first one")
+        found.append(check)
+    return tuple(found)
 
 
 def _variant(section: Section, folder: str) -> Variant:
@@ -130,7 +176,7 @@ def _helm(section: Section, folder: str) -> HelmOptions | None:
 
 
 def _drift(section: Section) -> DriftPolicy:
-    rules = section.sections("ignore", ("group", "kind", "namespace", "name", "paths"))
+    rules = section.sections("ignore", ("group", "kind", "namespace", "name", "labels", "paths"))
     return DriftPolicy(
         mode=section.choice("mode", _MODES, default="revert"),
         additions=section.choice("additions", _ADDITIONS, default="report"),
@@ -152,6 +198,7 @@ def _ignore_rule(section: Section) -> IgnoreRule:
         kind=section.text("kind") if section.has("kind") else None,
         namespace=section.text("namespace") if section.has("namespace") else None,
         name=section.text("name") if section.has("name") else None,
+        labels=dict(section.labels("labels")),
         paths=paths,
     )
 

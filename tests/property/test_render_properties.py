@@ -49,7 +49,14 @@ INPUTS = {
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(MANIFESTS, max_size=4, unique_by=lambda obj: (obj["apiVersion"], obj["kind"], obj["metadata"]["name"])))
+@given(
+    st.lists(
+        MANIFESTS,
+        min_size=1,
+        max_size=4,
+        unique_by=lambda obj: (obj["apiVersion"], obj["kind"], obj["metadata"]["name"]),
+    )
+)
 def test_equal_manifests_give_equal_bytes_in_whatever_files_they_stand(manifests: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         one, many = Path(name, "one"), Path(name, "many")

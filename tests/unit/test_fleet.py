@@ -5,7 +5,7 @@ import pytest
 from hub.model import Amount, FailurePolicy, Finding, Fleet, HelmOptions, Requirement, Selector
 from hub.repo import fleet
 from proto.errors import InvalidInput
-from proto.slices import BundlePolicy, DriftPolicy, IgnoreRule
+from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
 
 EU = """
 apiVersion: flotilla.dev/v1alpha1
@@ -111,7 +111,20 @@ spec:
   variables: {debug: false}
   dependsOn: [cert-manager]
   rollout: careful
-  drift: {mode: report, additions: revert, ignore: [{kind: Deployment, paths: [/spec/replicas]}]}
+  drift:
+    mode: report
+    additions: revert
+    ignore:
+      - {kind: Deployment, paths: [/spec/replicas]}
+      - {labels: {app.kubernetes.io/part-of: mesh}, paths: [/metadata/annotations/mesh.io~1hash]}
+  serviceAccount: deployer
+  allowEmpty: true
+  healthChecks:
+    - apiVersion: example.org/v1
+      kind: Database
+      current: object.status.phase == "Ready"
+      inProgress: object.status.phase == "Creating"
+      failed: object.status.phase == "Broken"
   prune: false
   destructivePrune: true
   adopt: always
@@ -165,13 +178,31 @@ spec:
     assert shop.policy == BundlePolicy(
         name="shop",
         drift=DriftPolicy(
-            mode="report", additions="revert", ignore=(IgnoreRule(kind="Deployment", paths=("/spec/replicas",)),)
+            mode="report",
+            additions="revert",
+            ignore=(
+                IgnoreRule(kind="Deployment", paths=("/spec/replicas",)),
+                IgnoreRule(
+                    labels={"app.kubernetes.io/part-of": "mesh"}, paths=("/metadata/annotations/mesh.io~1hash",)
+                ),
+            ),
         ),
         prune=False,
         destructive_prune=True,
         adopt="always",
         depends_on=("cert-manager",),
+        service_account="shop/deployer",
         timeout_s=5400.0,
+        allow_empty=True,
+        health_checks=(
+            HealthCheck(
+                api_version="example.org/v1",
+                kind="Database",
+                current='object.status.phase == "Ready"',
+                in_progress='object.status.phase == "Creating"',
+                failed='object.status.phase == "Broken"',
+            ),
+        ),
     )
     policy = found.policies["careful"]
     assert [
@@ -201,6 +232,20 @@ def test_a_bundle_with_targets_only_has_the_defaults() -> None:
     assert found.findings == ()
     assert (shop.source, shop.namespace, shop.variants, shop.helm, shop.rollout) == ("", "", (), None, "")
     assert shop.policy == BundlePolicy(name="shop")
+
+
+@pytest.mark.parametrize(
+    ("spec", "account"),
+    [
+        pytest.param("namespace: shop\nserviceAccount: deployer", "shop/deployer", id="in the bundle's namespace"),
+        pytest.param("serviceAccount: tenants/team-a.deployer", "tenants/team-a.deployer", id="in another"),
+        pytest.param("namespace: shop\nserviceAccount: tenants/deployer", "tenants/deployer", id="another wins"),
+    ],
+)
+def test_a_service_account_is_in_a_namespace(spec: str, account: str) -> None:
+    found = load(bundle=with_spec(SHOP, f"targets: {{}}\n{spec}"))
+    assert [str(finding) for finding in found.findings if finding.severity == "error"] == []
+    assert [made.policy.service_account for made in found.bundles.values()] == [account]
 
 
 def test_an_empty_repo_is_an_empty_fleet() -> None:
@@ -249,7 +294,6 @@ NOT_YET: list[Any] = [
             ("source: {helm: {chart: x}}", "spec.source.helm"),
             ("source: {oci: example.org/x}", "spec.source.oci"),
             ("variants: [{when: {}, patches: []}]", "spec.variants[0].patches"),
-            ("serviceAccount: shop", "spec.serviceAccount"),
             ("signature: x", "spec.signature"),
             ("tenant: x", "spec.tenant"),
         ]
@@ -305,6 +349,36 @@ WRONG_VALUES = [
     ("bundle", "targets: {}\ndrift: {mode: undo}", "spec.drift.mode is 'undo'", "known are: revert, report, ignore"),
     ("bundle", "targets: {}\ndrift: {ignore: [{kind: X}]}", "spec.drift.ignore[0].paths are missing", "/spec/replicas"),
     ("bundle", "targets: {}\ndrift: {ignore: [{paths: [spec.x]}]}", "not a JSON pointer", "/spec/replicas"),
+    ("bundle", "targets: {}\ndrift: {ignore: [{labels: {a: 1}, paths: [/x]}]}", "ignore[0].labels.a is the", "quotes"),
+    ("bundle", "targets: {}\nserviceAccount: deployer", "spec.serviceAccount has no namespace", "set spec.namespace"),
+    ("bundle", "targets: {}\nserviceAccount: a/b/c", "spec.serviceAccount 'a/b/c' is not an account", "namespace/name"),
+    ("bundle", "targets: {}\nserviceAccount: /b", "spec.serviceAccount '/b' is not an account", "namespace/name"),
+    ("bundle", "targets: {}\nnamespace: shop\nserviceAccount: A_b", "'A_b' is not an account", "namespace/name"),
+    ("bundle", "targets: {}\nnamespace: shop\nserviceAccount: ''", "'' is not an account", "namespace/name"),
+    ("bundle", "targets: {}\nallowEmpty: 'yes'", "spec.allowEmpty is a string, not true or false", ""),
+    ("bundle", "targets: {}\nallowempty: true", "spec.allowempty is not a known field", "'allowEmpty'"),
+    ("bundle", "targets: {}\nhealth: []", "spec.health is not a known field", "'healthChecks'"),
+    ("bundle", "targets: {}\nhealthChecks: [{kind: A, current: b}]", "healthChecks[0].apiVersion is missing", "v1"),
+    ("bundle", "targets: {}\nhealthChecks: [{apiVersion: a.b, kind: A, current: b}]", "'a.b' is not group/v", "apps"),
+    (
+        "bundle",
+        "targets: {}\nhealthChecks: [{apiVersion: a/v1, current: b}]",
+        "healthChecks[0].kind is missing",
+        "Cert",
+    ),
+    ("bundle", "targets: {}\nhealthChecks: [{apiVersion: a/v1, kind: A}]", "[0].current is missing", "in CEL"),
+    (
+        "bundle",
+        "targets: {}\nhealthChecks: [{apiVersion: a/v1, kind: A, curent: b}]",
+        "spec.healthChecks[0].curent is not a known field",
+        "'current'",
+    ),
+    (
+        "bundle",
+        "targets: {}\nhealthChecks: [" + "{apiVersion: a/v1, kind: A, current: 'true'}," * 2 + "]",
+        "spec.healthChecks[1] is a second check of A",
+        "first one",
+    ),
     ("cluster", "kubernetes: 1.36", "spec.kubernetes is the number 1.36, not a string", "in quotes"),
     ("cluster", "kubernetes: latest", "spec.kubernetes 'latest' is not a version", '"1.36"'),
     ("cluster", "decommission: now", "spec.decommission is 'now'", "prune, detach"),

@@ -265,10 +265,16 @@ def test_helm_options_without_a_chart_are_an_error(tmp_path: Path) -> None:
         render(tmp_path, {"a.yaml": CONFIG}, helm={"values": {}, "valuesFiles": [], "release": "x"})
 
 
-def test_a_bundle_without_objects_is_warned_of(tmp_path: Path) -> None:
-    rendered = render(tmp_path, {"README.md": "nothing"})
+def test_a_bundle_without_objects_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="^bundle shop: bundles/shop/base: renders to no object") as caught:
+        render(tmp_path, {"base/README.md": "nothing"}, path="base")
+    assert "spec.allowEmpty: true in its bundle.yaml" in caught.value.remedy
+
+
+def test_a_bundle_may_be_empty_when_it_says_so(tmp_path: Path) -> None:
+    rendered = render(tmp_path, {"README.md": "nothing"}, policy={"name": "shop", "allowEmpty": True})
     assert list(rendered.files) == ["bundle.json"]
-    assert rendered.warnings == ("bundle shop: renders no objects",)
+    assert rendered.warnings == ()
 
 
 def test_people_see_no_membership_labels_and_namespaces_first(tmp_path: Path) -> None:

@@ -107,12 +107,18 @@ def test_definitions_come_as_objects_and_tell_scopes(tmp_path: Path) -> None:
     [
         pytest.param("test", False, "", id="a test"),
         pytest.param("test-success, test-failure", False, "", id="old tests"),
-        pytest.param("pre-install,pre-upgrade", True, "is applied as an ordinary object", id="before an install"),
-        pytest.param("post-install,test", True, "is applied as an ordinary object", id="after an install, and a test"),
-        pytest.param("pre-delete", False, "is never run", id="before a deletion"),
-        pytest.param("post-delete,pre-rollback", False, "is never run", id="after a deletion"),
-        pytest.param("pre-delete,post-install", True, "is applied as an ordinary object", id="deletion and install"),
+        pytest.param("pre-install,pre-upgrade", True, "", id="before an install"),
+        pytest.param("post-install,test", True, "", id="after an install, and a test"),
+        pytest.param("Post-Upgrade", True, "", id="capitals, as Helm reads them"),
+        pytest.param(
+            "pre-delete", False, "is left out: hooks of deletion and rollback never run", id="before deletion"
+        ),
+        pytest.param("post-delete,pre-rollback", False, "is left out: hooks of deletion", id="after a deletion"),
+        pytest.param("pre-delete,post-install", True, "", id="deletion and install"),
+        pytest.param("pre-delete,test", False, "is left out: hooks of deletion", id="deletion and test"),
+        pytest.param("post-instal", False, "is left out, as Helm does: it knows no hook post-instal", id="a typo"),
         pytest.param("crd-install", True, "", id="an old definition"),
+        pytest.param(" ", False, "", id="nothing"),
     ],
 )
 def test_hooks(tmp_path: Path, events: str, kept: bool, warned: str) -> None:
@@ -120,6 +126,25 @@ def test_hooks(tmp_path: Path, events: str, kept: bool, warned: str) -> None:
     assert ("shop/Job.batch/h.json" in rendered.files) is kept
     assert len(rendered.warnings) == bool(warned)
     assert all(f"templates/hook.yaml: the hook Job/h ({events}) {warned}" in text for text in rendered.warnings)
+
+
+def test_a_hook_keeps_its_annotations_for_the_agent(tmp_path: Path) -> None:
+    annotations = {
+        "helm.sh/hook": "pre-install, pre-upgrade",
+        "helm.sh/hook-weight": "-5",
+        "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
+        "helm.sh/resource-policy": "keep",
+    }
+    job = f"apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: migrate\n  annotations: {json.dumps(annotations)}\n"
+    rendered = render(tmp_path, {**CHART, "templates/hook.yaml": job})
+    assert json.loads(rendered.files["shop/Job.batch/migrate.json"])["metadata"]["annotations"] == annotations
+    assert rendered.warnings == ()
+
+
+def test_a_chart_of_tests_alone_renders_to_no_object(tmp_path: Path) -> None:
+    files = {"Chart.yaml": CHART["Chart.yaml"], "templates/test.yaml": hook("t", "test")}
+    with pytest.raises(InvalidInput, match="^bundle shop: bundles/shop: renders to no object"):
+        render(tmp_path, files)
 
 
 def test_random_values_are_warned_of(tmp_path: Path) -> None:
