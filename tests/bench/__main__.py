@@ -19,10 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests import real
-from tests.bench import fleet, reverts, throughput
+from tests.bench import fleet, large, processes, reverts, throughput
 from tests.e2e.world import World
 
-USER_AGENT = "flotilla-agent"
 CLUSTER = "bench"
 
 
@@ -95,17 +94,6 @@ def applied(world: World, revision: str) -> bool:
     return row is not None and row["phase"] == "completed"
 
 
-def resident_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no VmRSS")
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
 def memory(world: World, count: int) -> Row:
     """Resident memory of the agent process after `count` objects were applied and it became quiet."""
     revision = world.repo.commit(f"{count} objects", files(count))
@@ -115,7 +103,7 @@ def memory(world: World, count: int) -> Row:
     time.sleep(3)
     return Row(
         what=f"agent memory, {count} objects",
-        value=round(resident_mb(world.agents[CLUSTER].pid), 1),
+        value=round(processes.memory_mb(world.agents[CLUSTER].pid)[0], 1),
         unit="MB resident",
         goal="≤ 94 for 500" if count == 500 else "",
         detail={"commit_to_healthy_s": round(took, 2)},
@@ -138,7 +126,7 @@ def one_of_many(world: World, kube: real.ApiServer, repeats: int) -> list[Row]:
             what="1 of 500 changed, git commit to cluster",
             value=round(statistics.median(times), 3),
             unit="s, median",
-            detail={"p95": round(percentile(times, 0.95), 3), "upstream_poll_s": 0.3, "repeats": repeats},
+            detail={"p95": round(processes.percentile(times, 0.95), 3), "upstream_poll_s": 0.3, "repeats": repeats},
         ),
     ]
 
@@ -150,33 +138,33 @@ def one_change(world: World, kube: real.ApiServer, text: str) -> tuple[float, in
         found = kube.must("GET", "/api/v1/namespaces/load/configmaps/conf-3")
         return bool(found["data"]["key-0"].startswith(f"{text} "))
 
-    before = len(kube.requests(USER_AGENT))
+    before = len(kube.requests(processes.USER_AGENT))
     started = time.monotonic()
     revision = world.repo.commit(text, {"bundles/load/objects/00003.yaml": manifest(3, text)})
     world.wait("the change", changed)
     took = time.monotonic() - started
     world.wait("its proof", lambda: applied(world, revision))
-    return took, sum("/leases/" not in uri for _, uri in kube.requests(USER_AGENT)[before:])
+    return took, sum("/leases/" not in uri for _, uri in kube.requests(processes.USER_AGENT)[before:])
 
 
 def hand_edits(kube: real.ApiServer, repeats: int) -> Row:
     # Each object once: whoever edits the same one again and again is in a fight, and fights are slowed down on purpose.
-    names = [f"conf-{n}" for n in range(3, 200) if n % 10 > 2]
-    assert repeats <= len(names)
-    took = reverts.measure(kube, names, repeats=repeats)
+    paths = [f"/api/v1/namespaces/load/configmaps/conf-{n}" for n in range(3, 200) if n % 10 > 2]
+    assert repeats <= len(paths)
+    took = reverts.measure(kube, paths, repeats=repeats)
     return Row(
         what="hand edit to revert",
         value=round(statistics.median(took) * 1000, 1),
         unit="ms, median",
         goal="tens of ms",
-        detail={"p95_ms": round(percentile(took, 0.95) * 1000, 1), "repeats": repeats},
+        detail={"p95_ms": round(processes.percentile(took, 0.95) * 1000, 1), "repeats": repeats},
     )
 
 
 def idle(kube: real.ApiServer, seconds: float) -> Row:
-    before = len(kube.requests(USER_AGENT))
+    before = len(kube.requests(processes.USER_AGENT))
     time.sleep(seconds)
-    sent = kube.requests(USER_AGENT)[before:]
+    sent = kube.requests(processes.USER_AGENT)[before:]
     kinds: dict[str, int] = {}
     for verb, uri in sent:
         name = f"{verb} {uri.split('?')[0].rsplit('/', 2)[-2]}"
@@ -197,6 +185,7 @@ def main() -> None:
     console = Console()
     rounds, repeats, idle_s = (3, 10, 20.0) if options.quick else (9, 60, 120.0)
     fleets, commits = ((20,), 1) if options.quick else ((50, 200), 3)
+    most, edits, rest_s = (1_000, 20, 20.0) if options.quick else (10_000, 100, 60.0)
     rows: list[Row] = []
 
     def step(name: str, work: Callable[[], list[Row]]) -> None:
@@ -229,6 +218,8 @@ def main() -> None:
                 step("idle requests", lambda: [idle(kube, idle_s)])
             finally:
                 world.stop()
+        one = partial(large.measure, folder / "large", objects=most, commits=commits, edits=edits, idle_s=rest_s)
+        step(f"{most:,} objects in one cluster", partial(rows_of, one))
 
     table = Table(
         "what",

@@ -9,13 +9,12 @@ the hub's CPU time is the hub's alone.
 import argparse
 import json
 import logging
-import os
 import resource
 import statistics
 import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
 from sys import executable
@@ -29,7 +28,7 @@ from hub.sim.controllers import Controllers
 from hub.sim.server import SimServer
 from hub.sim.workloads import Behaviour
 from tests import real
-from tests.bench import throughput
+from tests.bench import processes, throughput
 from tests.e2e.world import World
 
 REQUESTS_AT_ONCE = 16
@@ -114,10 +113,10 @@ def measure(folder: Path, *, clusters: int, commits: int) -> list[dict[str, Any]
         took, cpu = [], []
         for version in range(1, commits + 1):
             _rest(helpers[1])
-            before = cpu_s(hub.pid)
+            before = processes.cpu_s(hub.pid)
             seconds = _commit(world, helpers[1], {"bundles/shop/objects/web.yaml": deployment(version)})
             took.append(round(seconds, 2))
-            cpu.append(round((cpu_s(hub.pid) - before) * 1000 / clusters, 2))
+            cpu.append(round((processes.cpu_s(hub.pid) - before) * 1000 / clusters, 2))
     finally:
         for process in helpers:
             process.kill()
@@ -182,21 +181,11 @@ def _rest(agents: real.Process) -> None:
     """Wait until the agents do no more than renew leases and the like: each commit finds a fleet at rest."""
 
     def quiet() -> bool:
-        before = cpu_s(agents.pid)
+        before = processes.cpu_s(agents.pid)
         time.sleep(REST_S)
-        return cpu_s(agents.pid) - before < REST_S * REST_SHARE
+        return processes.cpu_s(agents.pid) - before < REST_S * REST_SHARE
 
     real.wait_until("a fleet at rest", quiet, process=agents, timeout_s=START_S)
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of a process, of its children, and of those that ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    total = sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):  # a thread or child that ends meanwhile
-            total += sum(cpu_s(int(child)) for child in (task / "children").read_text().split())
-    return total
 
 
 # --- a simulated server beside a real one -----------------------------------------------------------------------------

@@ -14,15 +14,13 @@ import anyio
 
 from tests import real
 
-NAMESPACE = "load"
+
+def measure(kube: real.ApiServer, paths: Sequence[str], *, repeats: int) -> list[float]:
+    """Seconds of each of `repeats` edits of `data.key-1` of the ConfigMaps at `paths`, one after the other."""
+    return anyio.run(partial(_measure, kube, paths, repeats=repeats))
 
 
-def measure(kube: real.ApiServer, names: Sequence[str], *, repeats: int) -> list[float]:
-    """Seconds of each of `repeats` edits of `data.key-1` of the ConfigMaps `names`, one after the other."""
-    return anyio.run(partial(_measure, kube, names, repeats=repeats))
-
-
-async def _measure(kube: real.ApiServer, names: Sequence[str], *, repeats: int) -> list[float]:
+async def _measure(kube: real.ApiServer, paths: Sequence[str], *, repeats: int) -> list[float]:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     async with aiohttp.ClientSession(
@@ -31,21 +29,21 @@ async def _measure(kube: real.ApiServer, names: Sequence[str], *, repeats: int) 
         headers={"Authorization": f"Bearer {kube.token}"},
         timeout=aiohttp.ClientTimeout(total=None),
     ) as session:
-        return [await _one(session, names[n % len(names)], f"edited-{n}") for n in range(repeats)]
+        return [await _one(session, paths[n % len(paths)], f"edited-{n}") for n in range(repeats)]
 
 
-async def _one(session: aiohttp.ClientSession, name: str, text: str) -> float:
-    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
-    async with session.get(f"{path}/{name}") as response:
+async def _one(session: aiohttp.ClientSession, path: str, text: str) -> float:
+    collection, _, name = path.rpartition("/")
+    async with session.get(path) as response:
         before = await response.json()
     query = {
         "watch": "1",
         "fieldSelector": f"metadata.name={name}",
         "resourceVersion": before["metadata"]["resourceVersion"],
     }
-    async with session.get(path, params=query) as watch:
+    async with session.get(collection, params=query) as watch:
         async with session.patch(
-            f"{path}/{name}?fieldManager=bench",
+            f"{path}?fieldManager=bench",
             data=json.dumps({"data": {"key-1": text}}),
             headers={"Content-Type": "application/merge-patch+json"},
         ) as response:
