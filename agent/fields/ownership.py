@@ -101,13 +101,19 @@ def to_fields(paths: Iterable[FieldPath]) -> dict[str, Any]:
     return root
 
 
-def render(paths: Iterable[FieldPath]) -> tuple[str, ...]:
-    """Pure: paths for people, sorted, as API server messages write them; what lies below another is left out."""
+def topmost(paths: Iterable[FieldPath]) -> list[FieldPath]:
+    """Pure: the paths that lie below no other, sorted."""
     kept: list[FieldPath] = []
     for path in sorted(paths):
-        if not any(under(path, above) for above in kept):
+        # What lies below a path comes right after it.
+        if not (kept and under(path, kept[-1])):
             kept.append(path)
-    return tuple("".join(_render_element(element) for element in path) for path in kept)
+    return kept
+
+
+def render(paths: Iterable[FieldPath]) -> tuple[str, ...]:
+    """Pure: paths for people, sorted, as API server messages write them; what lies below another is left out."""
+    return tuple("".join(_render_element(element) for element in path) for path in topmost(paths))
 
 
 def _render_element(element: str) -> str:

@@ -5,7 +5,7 @@ A forced apply brings back what we own, and leaves what others put beside it: a 
 `managedFields` that tests the resourceVersion. All of it is pure. Next: `revert` sends the patch and applies.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,7 +14,8 @@ from agent.fields import ownership
 from agent.fields.ownership import CONTROLLERS, MAPS, FieldPath, Paths
 from proto.slices import FIELD_MANAGER
 
-_ABSENT: Any = object()
+ABSENT: Any = object()
+"""What `child` leads to where there is nothing."""
 
 JsonPatch = list[dict[str, Any]]
 
@@ -79,6 +80,73 @@ def unshare(obj: Mapping[str, Any], managers: Collection[str]) -> JsonPatch | No
     return _take(obj, own, others, shared) if own and shared else None
 
 
+def additions(
+    obj: Mapping[str, Any], *, controllers: Collection[str] = CONTROLLERS
+) -> list[tuple[Mapping[str, Any], Paths]]:
+    """Pure: the entries of others, controllers not counted, with what each has beyond ours.
+
+    Status, finalizers and owners are controllers' by right, whoever they are; and who inherits all fields after
+    somebody emptied `managedFields` added none of them.
+    """
+    ours = ownership.owned(ownership.own_entry(obj))
+    found = (
+        (entry, frozenset(path for path in ownership.owned(entry) - ours if not _is_controllers(path)))
+        for entry in ownership.foreign(obj)
+        if entry.get("manager") not in controllers and entry.get("manager") != ownership.WIPED
+    )
+    return [(entry, paths) for entry, paths in found if paths]
+
+
+def steal_additions(
+    obj: Mapping[str, Any],
+    *,
+    controllers: Collection[str] = CONTROLLERS,
+    kept: Callable[[FieldPath], bool] = lambda path: False,
+) -> JsonPatch | None:
+    """Pure: a JSON patch that makes additions ours, all but the `kept`, so that the next apply removes them; None when
+    there are none. Of entries of another version of the API only metadata can be told to mean what it means in ours."""
+    own = ownership.own_entry(obj)
+    if own is None:
+        return None
+    taken = {
+        id(entry): frozenset(path for path in paths if not kept(path) and _means_the_same(path, entry, own))
+        for entry, paths in additions(obj, controllers=controllers)
+    }
+    everything = frozenset[FieldPath]().union(*taken.values())
+    if not everything:
+        return None
+    others = []
+    for entry in ownership.entries(obj):
+        left = ownership.owned(entry) - taken.get(id(entry), frozenset())
+        if left and not ownership.is_own(entry):
+            others.append(_with(entry, left) if taken.get(id(entry)) else entry)
+    return _replace(obj, [_with(own, ownership.owned(own) | everything), *others])
+
+
+def give_back(obj: Mapping[str, Any], before: Mapping[str, Any]) -> JsonPatch:
+    """Pure: a JSON patch that undoes `steal_additions` of `before`, for an object that was not changed by it since."""
+    return _replace(obj, ownership.entries(before))
+
+
+def _is_controllers(path: FieldPath) -> bool:
+    return path[0] == "f:status" or path[:2] in (("f:metadata", "f:finalizers"), ("f:metadata", "f:ownerReferences"))
+
+
+def _means_the_same(path: FieldPath, entry: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    return path[0] == "f:metadata" or entry.get("apiVersion") == own.get("apiVersion")
+
+
+def _with(entry: Mapping[str, Any], paths: Paths) -> dict[str, Any]:
+    return {**entry, "fieldsV1": ownership.to_fields(paths)}
+
+
+def _replace(obj: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> JsonPatch:
+    return [
+        {"op": "test", "path": "/metadata/resourceVersion", "value": obj["metadata"]["resourceVersion"]},
+        {"op": "replace", "path": "/metadata/managedFields", "value": list(entries)},
+    ]
+
+
 def _others(obj: Mapping[str, Any], own: Mapping[str, Any], controllers: Collection[str]) -> list[Mapping[str, Any]]:
     """Entries whose paths mean what ours mean: of the same version of the API."""
     return [
@@ -95,45 +163,42 @@ def _union(entries: Iterable[Mapping[str, Any]]) -> Paths:
 def _take(
     obj: Mapping[str, Any], own: Mapping[str, Any], others: Sequence[Mapping[str, Any]], taken: Paths
 ) -> JsonPatch:
-    mine: list[Mapping[str, Any]] = [{**own, "fieldsV1": ownership.to_fields(ownership.owned(own) | taken)}]
+    mine: list[Mapping[str, Any]] = [_with(own, ownership.owned(own) | taken)]
     for entry in ownership.entries(obj):
         if ownership.is_own(entry):
             continue
         left = ownership.owned(entry) - taken if entry in others else ownership.owned(entry)
         if left:
-            mine.append({**entry, "fieldsV1": ownership.to_fields(left)} if entry in others else entry)
-    return [
-        {"op": "test", "path": "/metadata/resourceVersion", "value": obj["metadata"]["resourceVersion"]},
-        {"op": "replace", "path": "/metadata/managedFields", "value": mine},
-    ]
+            mine.append(_with(entry, left) if entry in others else entry)
+    return _replace(obj, mine)
 
 
 def _replaces_lost(path: FieldPath, desired: Mapping[str, Any], held: Paths) -> bool:
     """Whether `path` leaves `desired` at a list or struct of which `desired` has a part that is not in `held`."""
     node: Any = desired
     for depth, element in enumerate(path):
-        below = _child(node, element)
-        if below is _ABSENT:
+        below = child(node, element)
+        if below is ABSENT:
             above = path[:depth]
-            return above not in MAPS and any(not _is_held(child, held) for child in _children(node, above, element))
+            return above not in MAPS and any(not _is_held(part, held) for part in _children(node, above, element))
         node = below
     return False
 
 
-def _child(node: Any, element: str) -> Any:
-    """What `element` leads to in a plain JSON value, or _ABSENT."""
+def child(node: Any, element: str) -> Any:
+    """Pure: what an element of a path leads to in a plain JSON value, or ABSENT."""
     kind, _, text = element.partition(":")
     if kind == "f":
         found = node.get(text) if isinstance(node, Mapping) else None
-        return _ABSENT if found is None else found
+        return ABSENT if found is None else found
     if not isinstance(node, list):
-        return _ABSENT
+        return ABSENT
     wanted = orjson.loads(text)
     if kind == "k":
-        return next((item for item in node if _matches(item, wanted)), _ABSENT)
+        return next((item for item in node if _matches(item, wanted)), ABSENT)
     if kind == "v":
-        return next((item for item in node if item == wanted), _ABSENT)
-    return node[wanted] if wanted < len(node) else _ABSENT
+        return next((item for item in node if item == wanted), ABSENT)
+    return node[wanted] if wanted < len(node) else ABSENT
 
 
 def _matches(item: Any, keys: Mapping[str, Any]) -> bool:
