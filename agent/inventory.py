@@ -16,8 +16,9 @@ Kept in memory and written behind to SQLite, in one transaction for each `save`.
 
 So after a crash at any point every object that we may have made is known. The store is a cache of what the cluster can
 tell: when the file is missing, corrupt, of another format, not writable or the disk is full, the agent goes on from
-memory, `problem` says so, and the next `save` tries again with everything. Health is not stored: the watches tell it.
-Assumes one process per file. Next: `plan` reads it, `apply` and `revert` change it.
+memory, `problem` says so, and the next `save` tries again with everything. Health is not stored, the watches tell it:
+only of what finished, and may be gone, is its last word kept. Assumes one process per file. Next: `plan` reads it,
+`apply` and `revert` change it.
 """
 
 import sqlite3
@@ -32,6 +33,7 @@ import msgspec
 
 from agent.model import Baseline, Entry
 from proto.ids import Oid
+from proto.messages import Health
 from proto.objects import ObjectKey
 
 FORMAT: Final = 2
@@ -41,14 +43,14 @@ _TABLES = """
 CREATE TABLE object (
     "group" TEXT, kind TEXT, namespace TEXT, name TEXT,
     bundle TEXT NOT NULL, api_version TEXT NOT NULL, blob TEXT NOT NULL,
-    unsettled INTEGER NOT NULL, finished INTEGER NOT NULL, baseline BLOB,
+    unsettled INTEGER NOT NULL, finished TEXT NOT NULL, baseline BLOB,
     PRIMARY KEY ("group", kind, namespace, name)
 ) WITHOUT ROWID;
 CREATE TABLE bundle (name TEXT PRIMARY KEY, "commit" TEXT NOT NULL, subtree TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE slice (id INTEGER PRIMARY KEY CHECK (id = 0), "commit" TEXT NOT NULL, seq INTEGER NOT NULL);
 """
 
-_ObjectRow = tuple[str, str, str, str, str, str, str, bool, bool, bytes | None]
+_ObjectRow = tuple[str, str, str, str, str, str, str, bool, str, bytes | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +248,8 @@ def _row(entry: Entry) -> _ObjectRow:
     key = entry.key
     known = None if entry.baseline is None else msgspec.msgpack.encode(astuple(entry.baseline))
     identity = (key.group, key.kind, key.namespace, key.name)
-    return (*identity, entry.bundle, entry.api_version, entry.blob, entry.unsettled, entry.finished, known)
+    finished = str(entry.health) if entry.finished else ""
+    return (*identity, entry.bundle, entry.api_version, entry.blob, entry.unsettled, finished, known)
 
 
 _BaselineRow = tuple[str, str, int, int, int | None, int]
@@ -266,6 +269,8 @@ def _entries(rows: Iterable[Any]) -> Iterator[tuple[ObjectKey, Entry]]:
                 unsettled=bool(unsettled),
                 finished=bool(finished),
                 baseline=_baseline(known),
+                health=Health(finished) if finished else Health.UNKNOWN,
+                reason="Finished" if finished else "",
             ),
         )
 

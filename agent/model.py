@@ -79,7 +79,8 @@ class Entry:
 
     `baseline` is None before the first apply was answered; `blob` is the desired hash that was applied last ("" before
     the first); `unsettled` from before a pass writes the object until it is sure what came of it, so that a kill in
-    between is known of.
+    between is known of. `finished`: what was applied ran to its end, so that the object may go and is not missing;
+    `health` says how it ended.
     """
 
     key: ObjectKey

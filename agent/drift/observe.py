@@ -7,6 +7,8 @@
     harmless, or of a write of ours                             new baseline, new health
     not harmless (`drift.suspicion`), or it was gone            new health; a suspicion
     DELETED                                                     a suspicion; not wanted: its prune is looked at
+    DELETED, after it had run to its end (`ENDED`)              it is finished, nothing is missing (a Job's TTL, a hook)
+    … a Job that failed and has no TTL                          a suspicion: a person wants it tried again
     SYNCED                                                      what was ours and did not come is DELETED
 
 An object among the initial events that carries our labels and our Apply entry and is not in the inventory enters it:
@@ -28,6 +30,9 @@ from proto.slices import BUNDLE_LABEL
 
 NO_STATUS_GRACE_S: Final = 10.0
 """How long a custom resource without any status is not taken for Current: its controller may not have seen it yet."""
+
+ENDED: Final = frozenset({("Job.batch", "JobComplete"), ("Job.batch", "JobFailed"), ("Pod", "PodSucceeded")})
+"""(Kind.group, reason of its health) of what ran to its end: nothing more comes of it, and it may go."""
 
 Gk = tuple[str, str]
 
@@ -92,7 +97,13 @@ class Observer:
             if not self._wanted(key):
                 self._unwanted_gone(key)
             elif entry.baseline is not None:
-                self._suspect(key, event)
+                entry.finished = self._was_over(entry, event)
+                if entry.finished:
+                    entry.baseline = None
+                    self._changed()
+                else:
+                    self._suspect(key, event)
+                self._inventory.put(entry)
             return
         if entry.baseline is None:
             if entry.blob and self._wanted(key):
@@ -106,7 +117,15 @@ class Observer:
         self.take_health(entry, verdict(event, applied_generation=entry.baseline.generation))
 
     def take_health(self, entry: Entry, found: Verdict) -> None:
-        """Give an entry its health; without any status it is not Current before a grace period is over."""
+        """Give an entry its health; without any status it is not Current before a grace period is over. What ran to its
+        end is finished, and stays so while it goes."""
+        finished = (entry.key.gk, found[1]) in ENDED
+        if entry.finished and found[0] is Health.TERMINATING:
+            return
+        if finished is not entry.finished:
+            entry.finished = finished
+            self._inventory.put(entry)
+            self._changed()
         if found[0] is Health.CURRENT and found[1] == NO_STATUS:
             ends = self._grace_ends.setdefault(entry.key, self._clock() + NO_STATUS_GRACE_S)
             if self._clock() < ends:
@@ -117,9 +136,21 @@ class Observer:
             entry.health, entry.reason, entry.message = found
             self._changed()
 
+    def _was_over(self, entry: Entry, event: WatchEvent) -> bool:
+        """Whether an object that was deleted had run to its end; its last state may be the first that says so."""
+        last = {name: value for name, value in event.object["metadata"].items() if name != "deletionTimestamp"}
+        if entry.baseline is not None and last.get("uid") == entry.baseline.uid:
+            whole = WatchEvent(kind="MODIFIED", resource=event.resource, object={**event.object, "metadata": last})
+            found = verdict(whole, applied_generation=entry.baseline.generation)
+            if (entry.key.gk, found[1]) in ENDED:
+                self.take_health(entry, found)
+        expires = "ttlSecondsAfterFinished" in (event.object.get("spec") or {})
+        return entry.finished and (entry.health is Health.CURRENT or expires)
+
     def applied(self, entry: Entry, found: Verdict) -> None:
-        """An apply of this object was answered: a grace period begins anew."""
+        """An apply of this object was answered: a grace period begins anew, and what it finished before is nothing."""
         self._grace_ends.pop(entry.key, None)
+        entry.finished = False
         self.take_health(entry, found)
 
     def end_graces(self) -> float:

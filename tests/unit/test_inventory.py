@@ -234,3 +234,15 @@ async def test_an_object_costs_about_a_kilobyte(path: Path) -> None:
             inventory.put(Entry(key=key, bundle="shop", api_version="apps/v1", blob=BLOB, baseline=known()))
         assert await inventory.save()
     assert size_of(path) < 500_000
+
+
+@pytest.mark.parametrize("health", [Health.CURRENT, Health.FAILED])
+async def test_how_an_object_ended_is_kept_because_nobody_may_tell_it_again(path: Path, health: Health) -> None:
+    job = ObjectKey(group="batch", kind="Job", namespace="shop", name="migrate")
+    with Inventory(path) as inventory:
+        inventory.put(Entry(key=job, bundle="shop", api_version="batch/v1", blob=BLOB, finished=True, health=health))
+        inventory.put(Entry(key=WEB, bundle="shop", api_version="apps/v1", blob=BLOB, health=health))
+        assert await inventory.save()
+    with Inventory(path) as found:
+        assert (found.entries[job].finished, found.entries[job].health) == (True, health)
+        assert (found.entries[WEB].finished, found.entries[WEB].health) == (False, Health.UNKNOWN)

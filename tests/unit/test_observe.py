@@ -212,3 +212,68 @@ def test_a_deleted_object_that_comes_back_where_drift_is_only_told_is_looked_at(
     entry.baseline = None
     world.see("ADDED", live(9, THEIRS))
     assert [key for key, _ in world.suspects] == [KEY]
+
+
+JOBS = Resource(group="batch", version="v1", kind="Job", plural="jobs", namespaced=True)
+JOB = ObjectKey(group="batch", kind="Job", namespace="shop", name="a")
+
+
+def job(version: int, *conditions: str, spec: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
+    status = {
+        "startTime": "2026-01-01T00:00:00Z",
+        "conditions": [{"type": one, "status": "True"} for one in conditions],
+    }
+    return {**live(version, generation=1, **metadata), "spec": spec or {}, "status": status}
+
+
+GOING = {"deletionTimestamp": "2026-01-01T00:00:09Z", "finalizers": ["foregroundDeletion"]}
+
+
+@pytest.mark.parametrize(
+    ("before", "last", "finished", "health"),
+    [
+        pytest.param([job(6, "Complete")], job(8, "Complete"), True, "Current", id="complete"),
+        pytest.param(
+            [job(6, "Complete"), job(7, "Complete", **GOING)], job(8, "Complete", **GOING), True, "Current", id="by TTL"
+        ),
+        pytest.param([], job(8, "Complete", **GOING), True, "Current", id="complete, and its last event says so"),
+        pytest.param(
+            [job(6, "Failed")],
+            job(8, "Failed", spec={"ttlSecondsAfterFinished": 5}),
+            True,
+            "Failed",
+            id="failed, by TTL",
+        ),
+        pytest.param([job(6, "Failed")], job(8, "Failed"), False, "Failed", id="failed, by a person who tries again"),
+        pytest.param([job(6)], job(8), False, "Current", id="running"),
+        pytest.param([], job(8, "Complete", uid="other"), False, "Unknown", id="somebody else's of the same name"),
+    ],
+)
+def test_a_job_that_ran_to_its_end_may_go(
+    world: World, before: list[dict[str, Any]], last: dict[str, Any], finished: bool, health: str
+) -> None:
+    world.wanted.add(JOB)
+    entry = world.have(JOB, job(5))
+    for obj in before:
+        world.see("MODIFIED", obj, JOBS)
+    world.see("DELETED", last, JOBS)
+    assert (entry.finished, str(entry.health)) == (finished, health)
+    assert (entry.baseline is None) is finished
+    assert [key for key, _ in world.suspects] == ([] if finished else [JOB])
+
+
+def test_another_apply_begins_a_job_anew(world: World) -> None:
+    entry = world.have(JOB, job(5))
+    world.see("MODIFIED", job(6, "Complete"), JOBS)
+    assert entry.finished
+    world.observer.applied(entry, (Health.TERMINATING, "Deleting", ""))
+    assert not entry.finished
+
+
+def test_what_only_calls_itself_complete_is_still_missing_when_it_is_deleted(world: World) -> None:
+    entry = world.have(WIDGET, live(5))
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "JobComplete"}]}}
+    world.see("MODIFIED", live(6) | ready, WIDGETS)
+    world.see("DELETED", live(7) | ready, WIDGETS)
+    assert not entry.finished
+    assert world.suspects[-1][1].kind == "DELETED"
