@@ -174,7 +174,14 @@ class ClusterApi(Protocol):
         ...
 
     async def apply(
-        self, resource: Resource, key: ObjectKey, body: bytes, *, force: bool, dry_run: bool = False
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        body: bytes,
+        *,
+        force: bool,
+        dry_run: bool = False,
+        subresource: str = "",
     ) -> tuple[bool, dict[str, Any]]:
         """Server-side apply of canonical JSON bytes, sent as they are; returns (created, the whole object after)."""
         ...
@@ -189,6 +196,9 @@ class ClusterApi(Protocol):
         """Deletes in the background, only if uid (and resourceVersion, when given) still match (else Conflict)."""
         ...
 
-    def watch(self, resource: Resource, *, selector: str, metadata_only: bool) -> AsyncIterator[WatchEvent]:
-        """Watches all namespaces for ever: initial events, SYNCED, then changes; reopens by itself with RESTARTED."""
+    def watch(
+        self, resource: Resource, *, selector: str, metadata_only: bool, namespace: str = "", name: str = ""
+    ) -> AsyncIterator[WatchEvent]:
+        """Watches for ever: initial events, SYNCED, then changes; reopens by itself with RESTARTED. All namespaces and
+        names, unless one is given."""
         ...

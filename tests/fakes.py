@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -31,6 +32,7 @@ KINDS = {
     "batch/v1/Job": True,
     "apiextensions.k8s.io/v1/CustomResourceDefinition": False,
     "coordination.k8s.io/v1/Lease": True,
+    "events.k8s.io/v1/Event": True,
 }
 """What is served, and whether it is namespaced."""
 
@@ -56,7 +58,7 @@ class FakeCluster:
         self.settles = True
         """Workloads and definitions become ready by themselves, as with controllers that run."""
         self._versions = itertools.count(1)
-        self._watches: list[tuple[Resource, str, MemoryObjectSendStream[WatchEvent]]] = []
+        self._watches: list[tuple[_Where, MemoryObjectSendStream[WatchEvent]]] = []
 
     # --- what the agent calls ---
 
@@ -76,9 +78,16 @@ class FakeCluster:
         )
 
     async def apply(
-        self, resource: Resource, key: ObjectKey, body: bytes, *, force: bool, dry_run: bool = False
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        body: bytes,
+        *,
+        force: bool,
+        dry_run: bool = False,
+        subresource: str = "",
     ) -> tuple[bool, dict[str, Any]]:
-        await self._request("dry-run" if dry_run else "apply", key)
+        await self._request("dry-run" if dry_run else subresource or "apply", key)
         if (
             key.namespace
             and ObjectKey(group="", kind="Namespace", namespace="", name=key.namespace) not in self.objects
@@ -86,6 +95,11 @@ class FakeCluster:
             raise NotFound(str(key), f"namespaces {key.namespace!r} not found")
         desired = orjson.loads(body)
         live = self.objects.get(key)
+        if subresource:
+            if live is None:
+                raise NotFound(str(key), "does not exist")
+            self._store(key, {**live, subresource: desired[subresource]})
+            return False, deepcopy(self.objects[key])
         made = self._merged(key, live, desired, FIELD_MANAGER, "Apply", force=force)
         if dry_run:
             return live is None, made
@@ -123,14 +137,17 @@ class FakeCluster:
         self.remove(key)
         self.after("delete", key)
 
-    async def watch(self, resource: Resource, *, selector: str, metadata_only: bool) -> AsyncIterator[WatchEvent]:
+    async def watch(
+        self, resource: Resource, *, selector: str, metadata_only: bool, namespace: str = "", name: str = ""
+    ) -> AsyncIterator[WatchEvent]:
+        where = _Where(resource=resource, selector=selector, namespace=namespace, name=name)
         send, receive = anyio.create_memory_object_stream[WatchEvent](math.inf)
         with send, receive:
             for key, live in self.objects.items():
-                if _selected(resource, key, selector, live):
+                if where.selects(key, live):
                     send.send_nowait(WatchEvent(kind="ADDED", resource=resource, object=deepcopy(live)))
             send.send_nowait(WatchEvent(kind="SYNCED", resource=resource))
-            watch = (resource, selector, send)
+            watch = (where, send)
             self._watches.append(watch)
             try:
                 async for event in receive:
@@ -268,16 +285,31 @@ class FakeCluster:
         self._tell("ADDED" if live is None else "MODIFIED", key, live, made)
 
     def _tell(self, kind: str, key: ObjectKey, old: dict[str, Any] | None, new: dict[str, Any]) -> None:
-        for resource, selector, send in self._watches:
-            was = old is not None and _selected(resource, key, selector, old)
-            now = _selected(resource, key, selector, new)
+        for where, send in self._watches:
+            was = old is not None and where.selects(key, old)
+            now = where.selects(key, new)
             told = kind if was and now else "ADDED" if now else "DELETED" if was else ""
             if told in ("ADDED", "MODIFIED", "DELETED"):
-                send.send_nowait(WatchEvent(kind=told, resource=resource, object=deepcopy(new)))  # type: ignore[arg-type]
+                event = WatchEvent(kind=told, resource=where.resource, object=deepcopy(new))  # type: ignore[arg-type]
+                send.send_nowait(event)
 
 
-def _selected(resource: Resource, key: ObjectKey, selector: str, live: Mapping[str, Any]) -> bool:
-    return (resource.group, resource.kind) == (key.group, key.kind) and selector in live["metadata"].get("labels", {})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Where:
+    """What one watch asks for; the selector is one label that has to be there, or "" for none."""
+
+    resource: Resource
+    selector: str
+    namespace: str
+    name: str
+
+    def selects(self, key: ObjectKey, live: Mapping[str, Any]) -> bool:
+        return (
+            (self.resource.group, self.resource.kind) == (key.group, key.kind)
+            and (not self.selector or self.selector in live["metadata"].get("labels", {}))
+            and self.namespace in ("", key.namespace)
+            and self.name in ("", key.name)
+        )
 
 
 def _configuration(obj: Mapping[str, Any]) -> dict[str, Any]:

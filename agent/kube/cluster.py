@@ -105,16 +105,23 @@ class Cluster:
     # --- objects --------------------------------------------------------------------------------------------------
 
     async def apply(
-        self, resource: Resource, key: ObjectKey, body: bytes, *, force: bool, dry_run: bool = False
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        body: bytes,
+        *,
+        force: bool,
+        dry_run: bool = False,
+        subresource: str = "",
     ) -> tuple[bool, dict[str, Any]]:
         """Server-side apply of canonical JSON bytes, sent as they are; returns (created, the whole object after)."""
         query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
         if dry_run:
             query["dryRun"] = "All"
         status, answer = await self._send(
-            "dry-run" if dry_run else "apply",
+            "dry-run" if dry_run else subresource or "apply",
             "PATCH",
-            _path(resource, key),
+            _path(resource, key) + (f"/{subresource}" if subresource else ""),
             query=query,
             body=body,
             content_type="application/apply-patch+yaml",
@@ -174,12 +181,16 @@ class Cluster:
             precondition=True,
         )
 
-    def watch(self, resource: Resource, *, selector: str, metadata_only: bool) -> AsyncIterator[WatchEvent]:
-        """Watches all namespaces for ever: initial events, SYNCED, then changes; reopens by itself with RESTARTED.
+    def watch(
+        self, resource: Resource, *, selector: str, metadata_only: bool, namespace: str = "", name: str = ""
+    ) -> AsyncIterator[WatchEvent]:
+        """Watches for ever: initial events, SYNCED, then changes; reopens by itself with RESTARTED. All namespaces and
+        names, unless one is given.
 
         Raises Refused or NotFound (kind) when the server will not have it. Close it with `contextlib.aclosing`.
         """
-        return watch.follow(self, resource, selector=selector, metadata_only=metadata_only, delays=self._delays)
+        where = watch.Where(selector=selector, namespace=namespace, name=name)
+        return watch.follow(self, resource, where, metadata_only=metadata_only, delays=self._delays)
 
     async def version(self) -> str:
         """The server's version, such as `v1.36.3`."""
@@ -190,12 +201,12 @@ class Cluster:
 
     @asynccontextmanager
     async def lines(
-        self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool
+        self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool, namespace: str
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         about = resource.kind
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S, sock_read=self._silence_s)
         headers = {"Accept": _METADATA if metadata_only else _JSON}
-        target = f"{resource.base}/{resource.plural}?{urlencode(query)}"
+        target = f"{_collection(resource, namespace)}?{urlencode(query)}"
         response = await self._open("watch", "GET", target, headers=headers, timeout=timeout, about=about)
         async with response:
             if response.status != 200:
@@ -206,11 +217,13 @@ class Cluster:
             finally:
                 _abort(response)
 
-    async def page(self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool) -> dict[str, Any]:
+    async def page(
+        self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool, namespace: str = ""
+    ) -> dict[str, Any]:
         _, answer = await self._send(
             "list",
             "GET",
-            f"{resource.base}/{resource.plural}",
+            _collection(resource, namespace),
             query=query,
             accept=_METADATA_LIST if metadata_only else _JSON,
             about=resource.kind,
@@ -389,6 +402,12 @@ def _unreachable(about: str, verb: str, error: Exception) -> Transient:
     return Transient(f"{about} {verb} failed (Unreachable)", str(error) or type(error).__name__)
 
 
+def _collection(resource: Resource, namespace: str) -> str:
+    """The path of all objects of a kind, or of those in one namespace."""
+    within = f"/namespaces/{quote(namespace)}" if namespace else ""
+    return f"{resource.base}{within}/{resource.plural}"
+
+
 def _path(resource: Resource, key: ObjectKey) -> str:
     name = quote(key.name, safe=":")
     if not resource.namespaced:
@@ -399,4 +418,4 @@ def _path(resource: Resource, key: ObjectKey) -> str:
             "is of a namespaced kind and names no namespace",
             "set metadata.namespace or the bundle's namespace",
         )
-    return f"{resource.base}/namespaces/{quote(key.namespace)}/{resource.plural}/{name}"
+    return f"{_collection(resource, key.namespace)}/{name}"

@@ -193,11 +193,18 @@ class Fence:
         return await self._api.resource(api_version, kind)
 
     async def apply(
-        self, resource: Resource, key: ObjectKey, body: bytes, *, force: bool, dry_run: bool = False
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        body: bytes,
+        *,
+        force: bool,
+        dry_run: bool = False,
+        subresource: str = "",
     ) -> tuple[bool, dict[str, Any]]:
         if not dry_run:
             self._check(key)
-        return await self._api.apply(resource, key, body, force=force, dry_run=dry_run)
+        return await self._api.apply(resource, key, body, force=force, dry_run=dry_run, subresource=subresource)
 
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]:
         return await self._api.get(resource, key, metadata_only=metadata_only)
@@ -212,5 +219,7 @@ class Fence:
         self._check(key)
         await self._api.delete(resource, key, uid=uid, resource_version=resource_version)
 
-    def watch(self, resource: Resource, *, selector: str, metadata_only: bool) -> AsyncIterator[WatchEvent]:
-        return self._api.watch(resource, selector=selector, metadata_only=metadata_only)
+    def watch(
+        self, resource: Resource, *, selector: str, metadata_only: bool, namespace: str = "", name: str = ""
+    ) -> AsyncIterator[WatchEvent]:
+        return self._api.watch(resource, selector=selector, metadata_only=metadata_only, namespace=namespace, name=name)

@@ -1,4 +1,4 @@
-"""Follows all objects of one kind for ever, through everything that ends a watch.
+"""Follows the objects of one kind, all or those of `Where`, for ever, through everything that ends a watch.
 
     what happens                                            what follows
     the server closes the stream (it does every few minutes) reopen from the last resourceVersion: no initial events
@@ -16,6 +16,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
@@ -40,16 +41,32 @@ class Silent(Transient):
     """A stream from which nothing came for too long."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Which objects of a kind: a label selector, one namespace, one name; empty for all."""
+
+    selector: str = ""
+    namespace: str = ""
+    name: str = ""
+
+    @property
+    def query(self) -> dict[str, str]:
+        found = {"labelSelector": self.selector, "fieldSelector": f"metadata.name={self.name}" if self.name else ""}
+        return {name: value for name, value in found.items() if value}
+
+
 class Source(Protocol):
     """Where lists and streams come from; `cluster.Cluster` is one."""
 
     def lines(
-        self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool
+        self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool, namespace: str
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The lines of a watch. Raises our errors while it opens, Silent or Transient while it is read."""
         ...
 
-    async def page(self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool) -> dict[str, Any]:
+    async def page(
+        self, resource: Resource, query: Mapping[str, str], *, metadata_only: bool, namespace: str = ""
+    ) -> dict[str, Any]:
         """One page of a list."""
         ...
 
@@ -57,8 +74,8 @@ class Source(Protocol):
 async def follow(
     source: Source,
     resource: Resource,
+    where: Where,
     *,
-    selector: str,
     metadata_only: bool,
     delays: Callable[[], Iterator[float]],
 ) -> AsyncIterator[WatchEvent]:
@@ -76,12 +93,13 @@ async def follow(
         problem: FlotillaError | None = None
         try:
             if not version and not streaming:
-                listed = _listed(source, resource, selector=selector, metadata_only=metadata_only)
+                listed = _listed(source, resource, where, metadata_only=metadata_only)
                 async for event, listed_at in listed:
                     yield event
                     version = listed_at
-            query = _query(selector, version)
-            async with source.lines(resource, query, metadata_only=metadata_only) as lines:
+            query = _query(where, version)
+            opened = source.lines(resource, query, metadata_only=metadata_only, namespace=where.namespace)
+            async with opened as lines:
                 synced = bool(version)
                 async for line in lines:
                     heard = True
@@ -112,12 +130,12 @@ async def follow(
 
 
 async def _listed(
-    source: Source, resource: Resource, *, selector: str, metadata_only: bool
+    source: Source, resource: Resource, where: Where, *, metadata_only: bool
 ) -> AsyncIterator[tuple[WatchEvent, str]]:
     """The initial events from a list, and SYNCED with the resourceVersion to go on from; "" with the others."""
-    query = {"labelSelector": selector, "limit": str(_PAGE)}
+    query = {**where.query, "limit": str(_PAGE)}
     while True:
-        page = await source.page(resource, query, metadata_only=metadata_only)
+        page = await source.page(resource, query, metadata_only=metadata_only, namespace=where.namespace)
         for item in page.get("items") or ():
             yield WatchEvent(kind="ADDED", resource=resource, object=item), ""
         metadata = page["metadata"]
@@ -127,11 +145,11 @@ async def _listed(
         query["continue"] = metadata["continue"]
 
 
-def _query(selector: str, version: str) -> dict[str, str]:
+def _query(where: Where, version: str) -> dict[str, str]:
     query = {
         "watch": "true",
         "allowWatchBookmarks": "true",
-        "labelSelector": selector,
+        **where.query,
         # Spread, so that watches opened together do not all reopen together.
         "timeoutSeconds": str(int(_SESSION_S * random.uniform(0.8, 1.2))),
     }
