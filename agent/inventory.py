@@ -145,7 +145,7 @@ class Inventory:
             bundles, self._changed_bundles = self._changed_bundles, set()
             slices, self._slice_changed = self._slice_changed, False
             rows = [_row(self._entries[key]) for key in changed if key in self._entries]
-            gone = [astuple(key) for key in changed if key not in self._entries]
+            gone = [_identity(key) for key in changed if key not in self._entries]
             applied = [(name, *astuple(self._applied[name])) for name in bundles if name in self._applied]
             removed = [(name,) for name in bundles if name not in self._applied]
             position = (self.commit, self.seq) if slices else None
@@ -244,12 +244,14 @@ def _create(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _identity(key: ObjectKey) -> tuple[str, str, str, str]:
+    return key.group, key.kind, key.namespace, key.name
+
+
 def _row(entry: Entry) -> _ObjectRow:
-    key = entry.key
     known = None if entry.baseline is None else msgspec.msgpack.encode(astuple(entry.baseline))
-    identity = (key.group, key.kind, key.namespace, key.name)
     finished = str(entry.health) if entry.finished else ""
-    return (*identity, entry.bundle, entry.api_version, entry.blob, entry.unsettled, finished, known)
+    return (*_identity(entry.key), entry.bundle, entry.api_version, entry.blob, entry.unsettled, finished, known)
 
 
 _BaselineRow = tuple[str, str, int, int, int | None, int]

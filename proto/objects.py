@@ -6,8 +6,7 @@ Assumes that objects were validated (`apiVersion`, `kind`, `metadata.name` are s
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 
@@ -18,9 +17,12 @@ CLUSTER_SCOPE = "_cluster"
 """Folder of cluster-scoped objects; `_` cannot start a namespace's name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class ObjectKey:
-    """What identifies an object through all versions of its API: group, kind, namespace ("" if none), name."""
+class ObjectKey(NamedTuple):
+    """What identifies an object through all versions of its API: group, kind, namespace ("" if none), name.
+
+    A tuple, because it is looked up more than all else: hashed and compared by the interpreter itself, in a third of a
+    dataclass's time [m].
+    """
 
     group: str
     kind: str
