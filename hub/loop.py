@@ -296,7 +296,7 @@ class Loop:
             if isinstance(event, Command):
                 raise InvalidInput(f"rollout {rollout}", "is not under way", "see 'flotilla rollouts'")
             return
-        view = self.live.views(state.members, self._next_seq())
+        view = self.live.views(state.members, self._next_seq(), {})
         turn.states[rollout], effects = rollouts.decide(
             state, event, view, turn.now, heartbeat_s=self._heartbeat_s, settle_until=self._settle_until
         )

@@ -275,6 +275,9 @@ class Member:
     soak_from: float = 0.0
     last_current_at: float = 0.0
     resets: int = 0
+    suspended: bool = False
+    """A bundle of the rollout is suspended here: nothing counts until somebody resumes it (rule 13)."""
+    resumed_at: float = 0.0
     reason: str = ""
 
 
@@ -295,12 +298,14 @@ class State:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
     """What the hub knows of one cluster when it decides. `last_seen` is the time of its last report (0: never);
-    `next_seq` the seq that a move decided now will get; `bundles` its latest word on each bundle."""
+    `next_seq` the seq that a move decided now will get; `bundles` its latest word on each bundle; `suspended` who
+    suspended a bundle there, and why."""
 
     next_seq: int
     last_seen: float = 0.0
     seq: int = 0
     bundles: Mapping[BundleName, BundleReport] = field(default_factory=dict)
+    suspended: Mapping[BundleName, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,11 +329,12 @@ class Left:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A person's word, with a reason."""
+    """A person's word, with a reason; `cluster` is whom `skip` leaves out."""
 
-    verb: Literal["pause", "resume", "abort", "rollback"]
+    verb: Literal["pause", "resume", "abort", "rollback", "skip"]
     actor: str
     reason: str
+    cluster: str = ""
 
 
 Event = Reported | Tick | Left | Command

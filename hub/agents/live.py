@@ -63,19 +63,25 @@ class Live:
             live.last_seen = min(live.last_seen, now)
 
     def views(
-        self, clusters: Iterable[ClusterName], next_seq: Mapping[ClusterName, int]
+        self,
+        clusters: Iterable[ClusterName],
+        next_seq: Mapping[ClusterName, int],
+        suspended: Mapping[ClusterName, Mapping[BundleName, str]],
     ) -> dict[ClusterName, ClusterView]:
-        """What `rollouts.decide` may know of `clusters`; `next_seq` defaults to 1 for a cluster without a slice."""
+        """What `rollouts.decide` may know of `clusters`; `next_seq` defaults to 1 for a cluster without a slice.
+        `suspended` is what people here suspended; what is suspended in a cluster its agent says."""
         found = {}
         for cluster in clusters:
-            live = self.clusters.get(cluster)
+            live, here = self.clusters.get(cluster), suspended.get(cluster, {})
             if live is None:
-                found[cluster] = ClusterView(next_seq=next_seq.get(cluster, 1))
+                found[cluster] = ClusterView(next_seq=next_seq.get(cluster, 1), suspended=here)
             else:
+                there = {bundle: word.suspended for bundle, word in live.bundles.items() if word.suspended}
                 found[cluster] = ClusterView(
                     next_seq=next_seq.get(cluster, 1),
                     last_seen=live.last_seen,
                     seq=live.seq,
                     bundles=dict(live.bundles),
+                    suspended={**there, **here},
                 )
         return found

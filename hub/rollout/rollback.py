@@ -42,16 +42,22 @@ def tick(turn: Turn) -> None:
     """Pure: deadlines, then the next ones."""
     for cluster, member in list(turn.members.items()):
         if member.phase is M.REVERTING and turn.settled and turn.now - member.moved_at > turn.rollout.deadline_s:
-            reason = f"not back after {turn.rollout.deadline_s:.0f} s"
+            why = turn.suspended(cluster)
+            reason = f"not back after {turn.rollout.deadline_s:.0f} s" + (f", suspended: {why}" if why else "")
             turn.put(cluster, M.REVERT_FAILED, reason=reason)
             turn.note("cluster-revert-failed", f"{cluster} is {reason}", cluster=cluster)
     proceed(turn)
 
 
 def _order(turn: Turn) -> list[ClusterName]:
-    """Who still has to go back: the failed first, then from the last wave to the first."""
+    """Who still has to go back: the failed first, then from the last wave to the first. Whose move was decided a moment
+    ago, by another event of the same turn, has no slice commit yet, and goes back when it has."""
     backwards = [cluster for wave in reversed(turn.rollout.waves) for cluster in wave.clusters]
-    moved = [cluster for cluster in backwards if turn.members[cluster].phase in MOVED]
+    moved = [
+        cluster
+        for cluster in backwards
+        if (member := turn.members[cluster]).phase in MOVED and member.seq < turn.view[cluster].next_seq
+    ]
     return sorted(moved, key=lambda cluster: turn.members[cluster].phase is not M.FAILED)
 
 

@@ -23,8 +23,11 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
 10. A rollback, whole or failed, and an abort put the bundles on hold: planning again would start the same anew.
 11. Until `settle_until` nothing is called failed, offline or soaked, silence before it does not count, and a soak that
     was cut by it starts again without counting as a reset. Proof without a soak guesses nothing and counts at once.
-12. A leaver drops out of every count. A wave that loses its last member before it was done is as good as an empty one:
-    the rollout pauses, unless the wave may be empty or is the last.
+12. A leaver drops out of every count, and so does who is skipped by a person. A wave that loses its last member before
+    it was done is as good as an empty one: the rollout pauses, unless the wave may be empty or is the last.
+13. Where a bundle of it is suspended, from here or in the cluster, nothing counts: no move, proof, failure or deadline;
+    the wave waits and says so. Once resumed its deadline counts from then, and its soak starts again, not as a reset.
+    A rollback waits for nobody: a suspended cluster is sent back, and fails to be back by the deadline.
 
 A decision depends on its arguments alone, so one that was lost before it was journaled is made again, and none moves
 a cluster that the journal calls moved: only PENDING members are moved. Left out here: the pause of all rollouts when
@@ -51,7 +54,7 @@ from hub.model import (
     Tick,
     Wave,
 )
-from hub.rollout import rollback, transitions
+from hub.rollout import rollback, suspension, transitions
 from hub.rollout.proof import Verdict, judge, sick, why_failed
 from hub.rollout.transitions import BACK, IN_FLIGHT, UNMOVED, IllegalEvent
 from hub.rollout.turn import Turn
@@ -102,8 +105,10 @@ def decide(
         return state, ()
     match event:
         case Reported(cluster=cluster):
+            suspension.heed(turn, [cluster])
             _reported(turn, cluster)
         case Tick():
+            suspension.heed(turn, turn.members)
             _tick(turn)
         case Left(cluster=cluster):
             _left(turn, cluster)
@@ -128,17 +133,11 @@ def alive(state: State) -> bool:
 
 
 def stalled(state: State) -> bool:
-    """Pure: does it wait for clusters that are offline or for proof that none in flight can give? Then a newer
+    """Pure: does it wait for clusters that are offline or suspended, or for proof that none can give? Then a newer
     rollout loses nothing by taking its place, and everybody else would lose by waiting."""
     if state.phase is not P.RUNNING or state.wave == len(state.rollout.waves) or not state.wave_opened_at:
         return False
-    phases = {
-        state.members[cluster].phase for wave in state.rollout.waves[: state.wave + 1] for cluster in wave.clusters
-    }
-    return (
-        not phases & {M.PENDING, M.MOVING, M.SOAKING}
-        and transitions.waits_for(state.members, state.rollout.waves[state.wave]) != ""
-    )
+    return suspension.stands_still(state)
 
 
 def frees(before: State, after: State) -> bool:
@@ -168,10 +167,10 @@ def empty_wave_reason(rollout: Rollout) -> str:
 def _reported(turn: Turn, cluster: ClusterName) -> None:
     phase = turn.members[cluster].phase
     if phase in IN_FLIGHT:
-        if turn.phase is not P.ROLLING_BACK:
+        if turn.phase is not P.ROLLING_BACK and not turn.members[cluster].suspended:
             _hear(turn, cluster)
     elif phase is M.FAILED:
-        if turn.phase in (P.RUNNING, P.PAUSED):
+        if turn.phase in (P.RUNNING, P.PAUSED) and not turn.suspended(cluster):
             _hear_failed(turn, cluster)
     elif phase is M.OFFLINE:
         _advance(turn)
@@ -185,8 +184,8 @@ def _tick(turn: Turn) -> None:
         return
     deadline_s, overdue = turn.rollout.deadline_s, []
     for cluster, member in turn.members.items():
-        since = member.last_current_at or member.moved_at
-        if member.phase in IN_FLIGHT and turn.settled and turn.now - since > deadline_s:
+        since = max(member.last_current_at or member.moved_at, member.resumed_at)
+        if member.phase in IN_FLIGHT and not member.suspended and turn.settled and turn.now - since > deadline_s:
             overdue.append(cluster)
             silent = "" if turn.view[cluster].last_seen > since else ", silent all the time"
             _fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
@@ -197,8 +196,13 @@ def _tick(turn: Turn) -> None:
 def _left(turn: Turn, cluster: ClusterName) -> None:
     if turn.members[cluster].phase is M.LEFT:
         return
-    turn.put(cluster, M.LEFT, reason="left")
     turn.note("cluster-left", f"{cluster} left rollout {turn.rollout.id}", cluster=cluster)
+    _leave(turn, cluster, "left")
+
+
+def _leave(turn: Turn, cluster: ClusterName, reason: str) -> None:
+    """Drop a member out of every count (rule 12)."""
+    turn.put(cluster, M.LEFT, reason=reason)
     if turn.phase is P.ROLLING_BACK:
         rollback.proceed(turn)
         return
@@ -237,6 +241,17 @@ def _commanded(turn: Turn, command: Command) -> None:
             rollback.hold(turn, f"aborted by {by}")
         case "rollback":
             rollback.begin(turn, by)
+        case "skip":
+            skipped = ClusterName(command.cluster)
+            member = turn.members.get(skipped)
+            if member is None or (member.phase not in UNMOVED and member.phase not in IN_FLIGHT):
+                cause = f"is {member.phase} in rollout {turn.rollout.id}" if member else f"is not in {turn.rollout.id}"
+                raise IllegalEvent(
+                    f"cluster {command.cluster}", cause, "skip one that is pending, offline or in flight"
+                )
+            text = f"{command.cluster} is skipped in rollout {turn.rollout.id} by {by}"
+            turn.note("cluster-skipped", text, cluster=command.cluster)
+            _leave(turn, skipped, f"skipped by {by}")
 
 
 # --- forward ------------------------------------------------------------------------------------------------------
@@ -277,7 +292,8 @@ def _fill(turn: Turn, wave: Wave) -> None:
         if turn.heard(cluster):
             if phase is M.OFFLINE:
                 turn.put(cluster, M.PENDING, reason="")
-            if room > 0:
+                suspension.heed(turn, [cluster])
+            if room > 0 and not turn.suspended(cluster):
                 _move(turn, cluster, wave)
                 room -= 1
         elif phase is M.PENDING and turn.silent(cluster):

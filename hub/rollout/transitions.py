@@ -61,12 +61,13 @@ def count(state: State, clusters: Iterable[ClusterName], phases: frozenset[Membe
 def waits_for(members: Mapping[ClusterName, Member], wave: Wave) -> str:
     """Pure: what keeps `wave` from being done (rules 1, 6), for people; "" when it is done."""
     phases = [members[cluster].phase for cluster in wave.clusters]
-    unfinished = {
-        phase: [cluster for cluster, its in zip(wave.clusters, phases, strict=True) if its is phase]
-        for phase in (M.MOVING, M.SOAKING, M.PENDING)
-    }
+    unfinished: dict[str, list[ClusterName]] = {phase: [] for phase in (M.MOVING, M.SOAKING, M.PENDING)}
+    for cluster in wave.clusters:
+        member = members[cluster]
+        if member.phase in unfinished:
+            unfinished.setdefault(member.reason if member.suspended else member.phase, []).append(cluster)
     if any(unfinished.values()):
-        told = ", ".join(f"{some(clusters)} ({phase})" for phase, clusters in unfinished.items() if clusters)
+        told = ", ".join(f"{some(clusters)} ({what})" for what, clusters in unfinished.items() if clusters)
         return f"wave {wave.name} waits for {told}"
     offline = [c for c, p in zip(wave.clusters, phases, strict=True) if p is M.OFFLINE]
     if len(offline) > wave.offline_budget:
@@ -111,6 +112,7 @@ def check(state: State, view: Mapping[ClusterName, ClusterView]) -> None:
     d. Who was moved has the seq of its move; who was not has none; none is beyond the cluster's next.
     e. Clusters go back in a rollback only; after it none that was moved is left.
     f. A completed rollout has no wave left.
+    g. Only who is pending or in flight is called suspended.
     """
     rollout, members = state.rollout, state.members
 
@@ -141,6 +143,8 @@ def check(state: State, view: Mapping[ClusterName, ClusterView]) -> None:
                 raise broken("d", f"{cluster} is {member.phase} without a move")
             if cluster in view and member.seq > view[cluster].next_seq:
                 raise broken("d", f"{cluster} has seq {member.seq}, its next is {view[cluster].next_seq}")
+        if member.suspended and member.phase is not M.PENDING and member.phase not in IN_FLIGHT:
+            raise broken("g", f"{cluster} is {member.phase} and called suspended")
         if member.phase in BACK and not backward:
             raise broken("e", f"{cluster} is {member.phase} while the rollout is {state.phase}")
         if state.phase in (P.ROLLED_BACK, P.ROLLBACK_FAILED) and (member.phase in MOVED or member.phase is M.REVERTING):

@@ -76,8 +76,11 @@ class Turn:
     def put(self, cluster: ClusterName, phase: MemberPhase, **changes: Any) -> None:
         """Put one member into `phase`, which the table has to allow; staying in a phase is no transition."""
         member = self.members[cluster]
-        if phase is not member.phase and phase not in MEMBER[member.phase]:
-            raise BrokenInvariant(f"rollout {self.rollout.id}", f"{cluster} cannot go from {member.phase} to {phase}")
+        if phase is not member.phase:
+            if phase not in MEMBER[member.phase]:
+                cause = f"{cluster} cannot go from {member.phase} to {phase}"
+                raise BrokenInvariant(f"rollout {self.rollout.id}", cause)
+            changes.setdefault("suspended", False)
         self.members[cluster] = replace(member, phase=phase, **changes)
 
     def enter(self, phase: Phase, reason: str) -> None:
@@ -95,6 +98,11 @@ class Turn:
 
     def wave_of(self, cluster: ClusterName) -> Wave:
         return next(wave for wave in self.rollout.waves if cluster in wave.clusters)
+
+    def suspended(self, cluster: ClusterName) -> str:
+        """Who suspended a bundle of the rollout on the cluster, and why; "" when none is."""
+        told = self.view[cluster].suspended
+        return next((told[bundle] for bundle in self.rollout.targets[cluster].after if told.get(bundle)), "")
 
     def heard(self, cluster: ClusterName) -> bool:
         """Was the cluster seen lately enough to be given a move?"""

@@ -16,7 +16,7 @@ def test_rollouts_keep_their_rules_whatever_fails(seed: int) -> None:
 
 def test_the_faults_really_happen() -> None:
     seen: set[str] = set()
-    for seed in range(30):
+    for seed in range(60):
         world = World(seed)
         world.run()
         seen |= world.seen
@@ -30,5 +30,6 @@ def test_the_faults_really_happen() -> None:
         "proven",
         "failed",
         "rolled back",
+        "suspended",
         "completed without the offline",
     }

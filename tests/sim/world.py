@@ -2,9 +2,9 @@
 
 No sockets, no threads, no clock: one step is `STEP_S` seconds. Faults: agents that are away, reports that are lost or
 told twice, health that flaps, commits that fail, hang or cut the connection, commits in the middle of a rollout,
-clusters that join and leave, and a hub that dies between a decision and its journal (everything of that turn is
-lost) or after it (memory is lost). What is asserted uses what agents really run and the effects that the hub carried
-out, not the engine's own `check`.
+clusters that join and leave, bundles that somebody suspends on a cluster, at the hub or there, and a hub that dies
+between a decision and its journal (everything of that turn is lost) or after it (memory is lost). What is asserted uses
+what agents really run and the effects that the hub carried out, not the engine's own `check`.
 """
 
 import random
@@ -62,6 +62,9 @@ class Agent:
     slow_s: float = 0.0
     away_until: float = 0.0
     flaps_until: float = 0.0
+    suspended_until: dict[BundleName, float] = field(default_factory=dict)
+    told_hub: bool = False
+    """Was it suspended at the hub? Else in the cluster, and its reports say so."""
     was_current: set[tuple[BundleName, Oid]] = field(default_factory=set)
 
 
@@ -189,6 +192,7 @@ class World:
         self.faults = False
         for agent in self.agents.values():
             agent.away_until = agent.flaps_until = agent.slow_s = 0.0
+            agent.suspended_until = {}
         self._commit(everything=True)
         for _ in range(QUIET_STEPS):
             self._nobody_stays_paused()
@@ -206,6 +210,9 @@ class World:
                 agent.flaps_until = self.now + self.random.choice([50.0, 200.0])
             if chance() < 0.02:
                 agent.slow_s = self.random.choice([0.0, 20.0, 90.0])
+            if chance() < 0.01:
+                agent.suspended_until = {self.random.choice(BUNDLES): self.now + self.random.choice([40.0, 400.0])}
+                agent.told_hub = chance() < 0.5
         if chance() < 0.02:
             self._commit()
         if chance() < 0.01:
@@ -248,8 +255,11 @@ class World:
         if self.now < agent.away_until:
             return
         due = self.stored.slices.get(name)
-        if due and due.seq > agent.seq:
-            agent.seq, agent.runs, agent.taken_at = due.seq, dict(due.bundles), self.now
+        frozen = self._suspended(agent)
+        runs = {bundle: subtree for bundle, subtree in agent.runs.items() if bundle in frozen}
+        runs |= {bundle: subtree for bundle, subtree in (due.bundles if due else {}).items() if bundle not in frozen}
+        if due and (due.seq > agent.seq or runs != agent.runs):
+            agent.seq, agent.runs, agent.taken_at = due.seq, runs, self.now
             if self.faults and any(self.kinds[subtree] == "cuts" for subtree in agent.runs.values()):
                 # Until somebody repairs the network by hand; nothing that the hub does can reach it.
                 agent.away_until = self.now + 600.0
@@ -258,7 +268,12 @@ class World:
         words = {}
         for bundle, subtree in agent.runs.items():
             health = self._health(agent, subtree)
-            words[bundle] = BundleReport(subtree=subtree, health=health, converged=health is Health.CURRENT)
+            words[bundle] = BundleReport(
+                subtree=subtree,
+                health=health,
+                converged=health is Health.CURRENT,
+                suspended="" if agent.told_hub else frozen.get(bundle, ""),
+            )
             if health is Health.CURRENT:
                 agent.was_current.add((bundle, subtree))
         if self.faults and self.random.random() < 0.08:
@@ -266,6 +281,9 @@ class World:
             return
         for _ in range(2 if self.faults and self.random.random() < 0.08 else 1):
             self.inbox.append((name, agent.seq, words))
+
+    def _suspended(self, agent: Agent) -> dict[BundleName, str]:
+        return {bundle: "ann" for bundle, until in agent.suspended_until.items() if self.now < until}
 
     # --- the hub ---
 
@@ -283,13 +301,16 @@ class World:
 
     def _view(self, states: Mapping[RolloutId, State]) -> dict[ClusterName, ClusterView]:
         names = {name for state in states.values() for name in state.members} | self.fleet.clusters.keys()
-        return {
-            name: replace(
-                self.views.get(name, ClusterView(next_seq=0)),
+        found = {}
+        for name in names:
+            seen, agent = self.views.get(name, ClusterView(next_seq=0)), self.agents[name]
+            there = {bundle: word.suspended for bundle, word in seen.bundles.items() if word.suspended}
+            found[name] = replace(
+                seen,
                 next_seq=self.stored.slices.get(name, Slice()).seq + 1,
+                suspended={**there, **(self._suspended(agent) if agent.told_hub else {})},
             )
-            for name in names
-        }
+        return found
 
     def _turn(self) -> None:
         told, self.inbox = self.inbox, []
@@ -423,10 +444,13 @@ class World:
                             and subtrees == states[name].rollout.targets[cluster].after
                         ):
                             self.seen.add("proven")
+                            self._watch_suspended(states[name], cluster, "proven")
                             members.discard(cluster)
                             was = self.agents[cluster].was_current
                             assert set(subtrees.items()) <= was, f"{cluster} was called proven and never was Current"
                 case Notice(kind="cluster-failed" | "cluster-left", cluster=name, rollout=rollout):
+                    if effect.kind == "cluster-failed":
+                        self._watch_suspended(states[RolloutId(rollout)], ClusterName(name), "failed")
                     self.flying[RolloutId(rollout)].discard(ClusterName(name))
                     self.seen.add("failed")
         for name, state in states.items():
@@ -434,6 +458,8 @@ class World:
                 self.flying[name] &= {c for c, m in state.members.items() if m.phase is MemberPhase.MOVING}
             if state.phase is Phase.ROLLED_BACK:
                 self._watch_rolled_back(state)
+            if any(member.suspended for member in state.members.values()):
+                self.seen.add("suspended")
             if state.phase is Phase.COMPLETED and any(m.phase is MemberPhase.OFFLINE for m in state.members.values()):
                 self.seen.add("completed without the offline")
 
@@ -446,6 +472,7 @@ class World:
             assert move.subtrees == state.rollout.targets[cluster].before
             assert self.moves[name, cluster, False] == 1, f"{name} took {cluster} back from where it never was"
             return
+        self._watch_suspended(state, cluster, "moved")
         self.flying[name].add(cluster)
         index = next(i for i, wave in enumerate(state.rollout.waves) if cluster in wave.clusters)
         wave = state.rollout.waves[index]
@@ -453,6 +480,12 @@ class World:
         assert flying <= wave.max_concurrent, f"{flying} of {name} in flight in wave {wave.name}"
         for earlier in state.rollout.waves[:index]:
             self._watch_done(state, earlier, cluster)
+
+    def _watch_suspended(self, state: State, cluster: ClusterName, what: str) -> None:
+        agent = self.agents[cluster]
+        if agent.told_hub:
+            frozen = self._suspended(agent).keys() & state.rollout.targets[cluster].after.keys()
+            assert not frozen, f"{cluster} was {what} in {state.rollout.id} while {frozen} was suspended there"
 
     def _watch_done(self, state: State, wave: Wave, cluster: ClusterName) -> None:
         """A cluster of a later wave is moved: `wave` must really be done, by what its agents really did."""

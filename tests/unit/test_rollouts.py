@@ -38,6 +38,7 @@ SHOP = BundleName("shop")
 OLD, NEW = Oid("a" * 40), Oid("b" * 40)
 HEARTBEAT_S = 10.0
 E = TypeVar("E", bound=Effect)
+M = MemberPhase
 
 
 def wave(name: str, *clusters: str, **changes: Any) -> Wave:
@@ -128,6 +129,11 @@ class Hub:
             view, last_seen=self.now, seq=view.next_seq - 1 if seq is None else seq, bundles=bundles
         )
         return self.tell(Reported(cluster=cluster))
+
+    def suspend(self, name: str, why: str = "ann: a migration runs") -> None:
+        """From the next event on the bundle is suspended on the cluster; "" resumes it."""
+        cluster = ClusterName(name)
+        self.view[cluster] = replace(self.view[cluster], suspended={SHOP: why} if why else {})
 
     def phase(self, cluster: str) -> MemberPhase:
         return self.state.members[ClusterName(cluster)].phase
@@ -797,6 +803,164 @@ def test_a_replaced_rollout_is_over_and_a_rollback_cannot_be_replaced() -> None:
         rollouts.supersede(hub.state, hub.now, by=RolloutId("shop-2"))
 
 
+def test_a_move_that_is_decided_but_not_stored_yet_is_taken_back_in_the_next_turn() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", "c3", max_concurrent=2)))
+    hub.tick()
+    views = dict(hub.view)
+    assert moves(hub.report("c1")) == ["c3"]
+    # The other report of the same turn: the slices are still where they were when the turn began.
+    c3 = ClusterName("c3")
+    hub.view[c3] = views[c3]
+    assert moves(hub.report("c2", health=Health.FAILED)) == ["c2", "c1"]
+    assert (hub.phase("c3"), hub.whole()) == (M.MOVING, Phase.ROLLING_BACK)
+    hub.view[c3] = replace(views[c3], next_seq=views[c3].next_seq + 1)
+    hub.report("c1", OLD)
+    assert hub.phase("c3") is M.REVERTING
+    hub.report("c2", OLD)
+    hub.report("c3", OLD)
+    assert hub.whole() is Phase.ROLLED_BACK
+
+
+# --- suspended bundles (rule 13) ---
+
+
+def test_a_suspended_cluster_gets_no_move_and_the_wave_waits_in_words_until_it_is_resumed() -> None:
+    hub = Hub(rollout(wave("canary", "c1", "c2", min_proof=1), wave("rest", "c3")))
+    hub.suspend("c2")
+    assert moves(hub.tick()) == ["c1"]
+    hub.report("c1")
+    assert hub.state.reason == "wave canary waits for c2 (suspended: ann: a migration runs)"
+    assert hub.member("c2").suspended
+    hub.tick(after_s=3600)
+    assert (hub.phase("c2"), hub.phase("c3"), hub.whole()) == (M.PENDING, M.PENDING, Phase.RUNNING)
+    hub.suspend("c2", "")
+    assert moves(hub.tick(after_s=1)) == ["c2"]
+    hub.report("c2")
+    assert hub.phase("c3") is M.MOVING
+
+
+def test_who_is_suspended_and_why_is_told_once_and_again_when_it_changes() -> None:
+    hub = Hub(rollout(wave("one", "c1")))
+    hub.suspend("c1")
+    assert kinds(hub.tick()) == ["cluster-suspended", "rollout-started", "wave-opened"]
+    before = hub.state
+    assert kinds(hub.tick(after_s=1)) == []
+    assert hub.state is before
+    hub.suspend("c1", "bob: another reason")
+    assert kinds(hub.tick(after_s=1)) == ["cluster-suspended"]
+    assert hub.member("c1").reason == "suspended: bob: another reason"
+
+
+def test_nothing_that_a_suspended_cluster_says_counts_and_its_deadline_stands_still() -> None:
+    hub = Hub(rollout(wave("one", "c1"), wave("two", "c2"), deadline_s=100.0))
+    hub.tick()
+    hub.suspend("c1")
+    hub.tick(after_s=90)
+    assert of(MarkGood, hub.report("c1")) == []
+    hub.report("c1", health=Health.FAILED)
+    hub.tick(after_s=1000)
+    assert (hub.phase("c1"), hub.member("c1").suspended, hub.whole()) == (M.MOVING, True, Phase.RUNNING)
+    hub.suspend("c1", "")
+    hub.tick(after_s=1)
+    hub.tick(after_s=99)
+    assert hub.phase("c1") is M.MOVING
+    hub.tick(after_s=2)
+    assert hub.phase("c1") in (M.FAILED, M.REVERTING)
+
+
+def test_a_soak_that_was_suspended_starts_again_and_that_is_no_reset() -> None:
+    hub = soaking()
+    for _ in range(5):
+        hub.suspend("c1")
+        hub.report("c1", after_s=10)
+        hub.tick(after_s=500)
+        hub.suspend("c1", "")
+        hub.report("c1", after_s=1)
+    assert (hub.phase("c1"), hub.member("c1").resets) == (M.SOAKING, 0)
+    hub.report("c1", after_s=20)
+    assert hub.phase("c1") is M.SOAKING
+    hub.report("c1", after_s=11)
+    assert hub.phase("c1") is M.PROVEN
+
+
+def test_a_failed_cluster_that_is_suspended_proves_nothing_until_it_is_resumed() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", failure_budget=1), action="pause"))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    hub.suspend("c1")
+    hub.report("c1")
+    assert hub.phase("c1") is M.FAILED
+    hub.suspend("c1", "")
+    hub.report("c1")
+    assert hub.phase("c1") is M.PROVEN
+
+
+def test_a_suspended_cluster_is_sent_back_with_the_others_and_is_told_of_when_it_does_not_come() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2"), deadline_s=100.0))
+    hub.tick()
+    hub.suspend("c1")
+    hub.report("c2", health=Health.FAILED)
+    assert [hub.phase("c1"), hub.phase("c2")] == [M.REVERTING, M.REVERTING]
+    hub.report("c2", OLD)
+    hub.tick(after_s=101)
+    assert hub.whole() is Phase.ROLLBACK_FAILED
+    assert hub.member("c1").reason == "not back after 100 s, suspended: ann: a migration runs"
+
+
+def test_a_rollout_that_waits_for_the_suspended_alone_is_stalled() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", "c3", max_concurrent=1)))
+    hub.tick()
+    assert not rollouts.stalled(hub.state)
+    hub.suspend("c1")
+    before = hub.state
+    hub.tick(after_s=1)
+    assert rollouts.stalled(hub.state), "c2 and c3 wait for the room that c1 has"
+    assert rollouts.frees(before, hub.state)
+
+
+def test_another_bundle_that_is_suspended_there_concerns_nobody() -> None:
+    hub = Hub(rollout(wave("one", "c1")))
+    cluster = ClusterName("c1")
+    hub.view[cluster] = replace(hub.view[cluster], suspended={BundleName("notes"): "ann: other"})
+    assert moves(hub.tick()) == ["c1"]
+
+
+# --- skip (rule 12) ---
+
+
+def skip(cluster: str) -> Command:
+    return Command(verb="skip", actor="ann", reason="its owner is away", cluster=cluster)
+
+
+def test_a_skipped_cluster_drops_out_and_the_rollout_goes_on() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2"), wave("two", "c3")))
+    hub.suspend("c2")
+    hub.tick()
+    hub.report("c1")
+    assert "cluster-skipped" in kinds(hub.tell(skip("c2")))
+    assert (hub.phase("c2"), hub.member("c2").reason) == (M.LEFT, "skipped by ann: its owner is away")
+    assert hub.phase("c3") is M.MOVING
+
+
+def test_skipping_the_only_canary_pauses_instead_of_going_on_unproven() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2")))
+    hub.tick()
+    hub.tell(skip("c1"))
+    assert hub.whole() is Phase.PAUSED
+    assert hub.phase("c2") is M.PENDING
+
+
+@pytest.mark.parametrize("cluster", [pytest.param("c1", id="proven"), pytest.param("c9", id="no member")])
+def test_only_who_still_has_to_prove_can_be_skipped(cluster: str) -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2")))
+    hub.tick()
+    hub.report("c1")
+    before = hub.state
+    with pytest.raises(IllegalEvent, match=f"cluster {cluster}"):
+        hub.tell(skip(cluster))
+    assert hub.state is before
+
+
 def test_every_phase_is_in_the_tables() -> None:
     assert MEMBER.keys() == set(MemberPhase)
     assert PHASE.keys() == set(Phase)
@@ -820,6 +984,9 @@ def test_every_phase_is_in_the_tables() -> None:
         pytest.param({"c1": Member(phase=MemberPhase.MOVING)}, "d", id="in flight without a move"),
         pytest.param({"c1": Member(phase=MemberPhase.MOVING, seq=99)}, "d", id="a seq from the future"),
         pytest.param({"c1": Member(seq=4)}, "d", id="pending with a move"),
+        pytest.param(
+            {"c1": Member(phase=MemberPhase.PROVEN, seq=4, suspended=True)}, "g", id="suspended after its proof"
+        ),
         pytest.param({"c1": Member(phase=MemberPhase.REVERTING, seq=4)}, "e", id="going back in a forward rollout"),
         pytest.param(
             {"c1": Member(phase=MemberPhase.PROVEN, seq=4), "phase": Phase.ROLLED_BACK}, "e", id="left behind"
