@@ -188,6 +188,18 @@ class ClusterApi(Protocol):
 
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]: ...
 
+    async def list(
+        self,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 500,
+    ) -> tuple[dict[str, Any], ...]:
+        """The first `limit` whole objects that are selected, without their apiVersion and kind."""
+        ...
+
     async def json_patch(
         self, resource: Resource, key: ObjectKey, operations: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]: ...

@@ -113,6 +113,28 @@ class FakeCluster:
             raise NotFound(str(key), "does not exist")
         return deepcopy(self.objects[key])
 
+    async def list(
+        self,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 500,
+    ) -> tuple[dict[str, Any], ...]:
+        """Selectors are pairs of `name=value`, with commas between."""
+        await self._request("list", ObjectKey(group=resource.group, kind=resource.kind, namespace=namespace, name=""))
+        labels = dict(pair.split("=") for pair in label_selector.split(",") if pair)
+        fields = [pair.split("=") for pair in field_selector.split(",") if pair]
+        found = [
+            deepcopy(live)
+            for key, live in self.objects.items()
+            if (key.group, key.kind) == (resource.group, resource.kind) and namespace in ("", key.namespace)
+            if labels.items() <= (live["metadata"].get("labels") or {}).items()
+            if all(_at(live, path.split(".")) == value for path, value in fields)
+        ]
+        return tuple(found[:limit])
+
     async def json_patch(
         self, resource: Resource, key: ObjectKey, operations: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
@@ -344,6 +366,12 @@ def _fields(paths: Any) -> dict[str, Any]:
         for element in path:
             node = node.setdefault(f"f:{element}", {})
     return root
+
+
+def _at(obj: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        obj = obj.get(name) if isinstance(obj, Mapping) else None
+    return obj
 
 
 def _set(obj: dict[str, Any], path: Sequence[str], value: Any) -> None:

@@ -138,6 +138,21 @@ class Cluster:
         )
         return answer
 
+    async def list(
+        self,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 500,
+    ) -> tuple[dict[str, Any], ...]:
+        """The first `limit` whole objects that are selected, without their apiVersion and kind."""
+        query = {"labelSelector": label_selector, "fieldSelector": field_selector, "limit": str(limit)}
+        query = {name: value for name, value in query.items() if value}
+        page = await self.page(resource, query, metadata_only=False, namespace=namespace)
+        return tuple(page.get("items") or ())
+
     async def json_patch(
         self, resource: Resource, key: ObjectKey, operations: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:

@@ -209,6 +209,19 @@ class Fence:
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]:
         return await self._api.get(resource, key, metadata_only=metadata_only)
 
+    async def list(
+        self,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 500,
+    ) -> tuple[dict[str, Any], ...]:
+        return await self._api.list(
+            resource, namespace=namespace, label_selector=label_selector, field_selector=field_selector, limit=limit
+        )
+
     async def json_patch(
         self, resource: Resource, key: ObjectKey, operations: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
