@@ -1,4 +1,5 @@
 """Changes that were not ours: `kinds` (watches) → `observe` (events) → `suspects` (which, when) → `guard` → `revert`.
 
-`drift` has the rules: what an event means, and what a repair brought back. All but `guard`, `kinds`, `revert` are pure.
+`drift` has the rules: what an event means, and what a repair brought back; `flight` which events are not to be judged,
+`values` what fields were and are. All but `guard`, `kinds`, `observe`, `revert` are pure.
 """

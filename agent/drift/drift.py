@@ -18,21 +18,17 @@ Assumes objects as the API server sends them, whole or their metadata alone. Nex
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
-from copy import deepcopy
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import orjson
 
-from agent.fields import ownership
-from agent.fields.ownership import CONTROLLERS, Paths
+from agent.fields import ownership, steal
+from agent.fields.ownership import CONTROLLERS, FieldPath, Paths
 from agent.model import Baseline
-from proto.objects import ObjectKey
-from proto.slices import DriftPolicy, IgnoreRule
-
-_ABSENT: Any = object()
+from proto.slices import DriftPolicy
 
 Mode = Literal["revert", "report", "ignore"]
 
@@ -155,36 +151,80 @@ def is_drift(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     )
 
 
-def attribute(before: Mapping[str, Any], missing: Paths, *, instead: Paths = frozenset()) -> Attribution:
-    """Pure: who holds the lost paths, else something below them, else what is there `instead`; the latest of several.
+def attribute(
+    before: Mapping[str, Any], missing: Paths, *, instead: Paths = frozenset()
+) -> list[tuple[Paths, Attribution]]:
+    """Pure: who changed the lost paths: a part of them for each writer, together all of them; at least one.
 
+    Whoever holds a path, else something below it, else what stands in its place (`instead`); the latest of several.
     Who holds a parent is no answer: whoever made a map owns it for ever, and others may take keys out of it.
     """
-    held = [(entry, ownership.owned(entry)) for entry in ownership.foreign(before)]
-    exactly = [entry for entry, theirs in held if theirs & missing]
-    below = [entry for entry, theirs in held if any(ownership.under(path, lost) for path in theirs for lost in missing)]
-    replacing = [entry for entry, theirs in held if theirs & instead]
-    holders = exactly or below or replacing
-    rendered = ownership.render(missing)
-    return _attribution(max(holders, key=_time), rendered) if holders else Attribution(fields=rendered)
+    writers = [_Writer.of(entry) for entry in sorted(ownership.foreign(before), key=_time, reverse=True)]
+    above = _above(missing)
+    anchors = {path: max((one for one in _above((path,)) & above), key=len, default=()) for path in instead}
+    parts: dict[int, set[FieldPath]] = {}
+    for lost in missing:
+        parts.setdefault(_holder(lost, writers, anchors), set()).add(lost)
+    if not missing:
+        parts[next((at for at, writer in enumerate(writers) if writer.paths & instead), -1)] = set()
+    return [
+        (frozenset(part), _attribution(writers[at].entry if at >= 0 else None, ownership.render(part)))
+        for at, part in sorted(parts.items(), key=lambda item: (item[0] < 0, item[0]))
+    ]
 
 
-def addition(obj: Mapping[str, Any], *, controllers: Collection[str] = CONTROLLERS) -> Attribution | None:
-    """Pure: the latest fields that someone who is not a controller added beside ours; None when there are none."""
-    ours = ownership.owned(ownership.own_entry(obj))
-    others = (entry for entry in ownership.foreign(obj) if entry.get("manager") not in controllers)
-    theirs = [entry for entry in others if ownership.owned(entry) - ours]
-    if not theirs:
-        return None
-    latest = max(theirs, key=_time)
-    return _attribution(latest, ownership.render(ownership.owned(latest) - ours))
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """An entry of another, its paths, and all that lie above one of them."""
+
+    entry: Mapping[str, Any]
+    paths: Paths
+    above: Paths
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        paths = ownership.owned(entry)
+        return cls(entry, paths, _above(paths))
+
+
+def _above(paths: Iterable[FieldPath]) -> Paths:
+    return frozenset(path[:size] for path in paths for size in range(1, len(path)))
+
+
+def _holder(lost: FieldPath, writers: Sequence[_Writer], anchors: Mapping[FieldPath, FieldPath]) -> int:
+    """Who of `writers` has `lost`, by number; -1 for nobody. `anchors`: the list or struct that each path which stands
+    in the place of something shares with what is missing."""
+    rules: tuple[Callable[[_Writer], bool], ...] = (
+        lambda writer: lost in writer.paths,
+        lambda writer: lost in writer.above,
+        lambda writer: any(
+            path in writer.paths and anchor and ownership.under(lost, anchor) for path, anchor in anchors.items()
+        ),
+    )
+    return next((at for rule in rules for at, writer in enumerate(writers) if rule(writer)), -1)
+
+
+def additions(
+    obj: Mapping[str, Any],
+    *,
+    controllers: Collection[str] = CONTROLLERS,
+    kept: Callable[[FieldPath], bool] = lambda path: False,
+) -> list[tuple[Paths, Attribution]]:
+    """Pure: the fields that those who are not controllers added beside ours, by writer; not the `kept` ones."""
+    found = []
+    for entry, paths in steal.additions(obj, controllers=controllers):
+        if added := frozenset(path for path in paths if not kept(path)):
+            found.append((added, _attribution(entry, ownership.render(added))))
+    return found
 
 
 def _time(entry: Mapping[str, Any]) -> str:
     return str(entry.get("time", ""))
 
 
-def _attribution(entry: Mapping[str, Any], fields: tuple[str, ...]) -> Attribution:
+def _attribution(entry: Mapping[str, Any] | None, fields: tuple[str, ...]) -> Attribution:
+    if entry is None:
+        return Attribution(fields=fields)
     operation = str(entry.get("operation", ""))
     if subresource := entry.get("subresource"):
         operation = f"{operation} ({subresource})"
@@ -197,52 +237,3 @@ def _hash(value: Any) -> int:
     """Eight bytes, signed as SQLite's integers are."""
     data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
-
-
-# --- ignored paths ------------------------------------------------------------------------------------------------
-
-
-def ignored(rules: Iterable[IgnoreRule], key: ObjectKey) -> tuple[str, ...]:
-    """Pure: the JSON pointers at which drift of an object is left alone."""
-    return tuple(
-        pointer
-        for rule in rules
-        if rule.group in (None, key.group)
-        and rule.kind in (None, key.kind)
-        and rule.namespace in (None, key.namespace)
-        and rule.name in (None, key.name)
-        for pointer in rule.paths
-    )
-
-
-def with_live(desired: Mapping[str, Any], live: Mapping[str, Any], pointers: Iterable[str]) -> dict[str, Any]:
-    """Pure: `desired` with what `live` has at the pointers (and without them where it has nothing): applying it
-    changes nothing there."""
-    merged: dict[str, Any] = deepcopy(dict(desired))
-    for pointer in pointers:
-        *above, last = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]] or [""]
-        target: Any = merged
-        source: Any = live
-        for part in above:
-            source = _at(source, part)
-            if isinstance(target, dict) and isinstance(source, Mapping):
-                target = target.setdefault(part, {})
-            else:
-                target = _at(target, part)
-        value = _at(source, last)
-        if isinstance(target, dict):
-            if value is _ABSENT:
-                target.pop(last, None)
-            else:
-                target[last] = value
-        elif isinstance(target, list) and last.isdigit() and int(last) < len(target) and value is not _ABSENT:
-            target[int(last)] = value
-    return merged
-
-
-def _at(node: Any, part: str) -> Any:
-    if isinstance(node, Mapping):
-        return node.get(part, _ABSENT)
-    if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-        return node[int(part)]
-    return _ABSENT

@@ -1,7 +1,7 @@
 """Takes in what the watches say: keeps the health and baselines of our objects, and tells what may be drift.
 
     event                                                       what is done
-    of an object with a write of ours under way                 kept until that is answered (`revert.Flight`)
+    of an object with a write of ours under way                 kept until that is answered (`flight`)
     older than what our last write was answered                 nothing, unless the watch began anew since
     of an object we never wrote                                 nothing; but see below
     harmless, or of a write of ours                             new baseline, new health
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agent.drift import drift
-from agent.drift.revert import Flight
+from agent.drift.flight import Flight
 from agent.fields import ownership
 from agent.inventory import Inventory
 from agent.model import Entry, WatchEvent

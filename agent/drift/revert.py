@@ -5,129 +5,106 @@
     report    one dry run of it                                     the same
     ignore    nothing
 
-Beyond that one request: a DELETED event is looked at first (it may only mean a removed label); ignored paths need the
-live values; fields that stand in the place of ours are taken over before the apply, and after a refusal (`steal`).
+Beyond that one request: the object is looked at first when there was no event, when it is said to be deleted (it may
+only have lost a label), when paths of it are ignored, and when values may have been changed that the event does not
+show; fields that stand in the place of ours are taken over before the apply, and after a refusal (`steal`).
+`additions: revert` then takes what others added over and applies once more; when that is refused, it is theirs again.
+
+What one repair undid is told as one drift for each writer. Drift that stays is told with the same id each time.
 Assumes that the caller has judged the event with `drift.suspicion`, limits how often this runs, and marks the object as
-having a write under way in a `Flight`. `additions: revert` is not done in this version: it reports. Next: `report`.
+having a write under way (`flight`). Next: `guard`.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import anyio
 import orjson
 
-from agent.drift import drift
-from agent.fields import ownership, steal
+from agent.drift import drift, values
+from agent.drift.drift import Attribution, Mode, Suspicion
+from agent.fields import ignored, ownership, steal
+from agent.fields.ownership import FieldPath, Paths
 from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import Baseline, ClusterApi, Entry, Resource, WatchEvent
 from proto import objects
-from proto.errors import Permanent, Transient
-from proto.messages import DriftReport
-from proto.objects import ObjectKey
+from proto.errors import FlotillaError, Permanent, Transient
+from proto.messages import DriftReport, FieldValue
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, DriftPolicy
 
 _TRIES = 5
-"""How often managedFields are rewritten when others (a busy rollout's status) write the object in between."""
+"""How often a write that names a resourceVersion is tried when others (a busy rollout's status) write in between."""
+
+_NOBODY = Attribution(fields=())
 
 
-_NOBODY = drift.Attribution(fields=())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """What came of it: the object's new baseline (None: it is gone), what is to be told, and the values of the fields
+    by a report's id. `stands`: there is drift that was not undone."""
 
-
-class Flight:
-    """Which objects have a write of ours under way, and what of their events is not to be judged.
-
-    An event of our own write usually comes before its response: judged then, against the old baseline, it would be a
-    suspicion. And what others did before our write was answered is undone by it, but its event may come after: judged
-    then, it would be told twice. So: `begin`, write, take over the new baseline, `end`, and judge what `end` returns.
-    """
-
-    def __init__(self) -> None:
-        self._writes: Counter[ObjectKey] = Counter()
-        self._kept: dict[ObjectKey, WatchEvent] = {}
-        self._answered: dict[ObjectKey, int] = {}
-
-    def begin(self, key: ObjectKey) -> None:
-        self._writes[key] += 1
-
-    def keeps(self, key: ObjectKey, event: WatchEvent) -> bool:
-        """Whether an event is not to be judged now: a write of its object is under way (the event is kept, in place of
-        an earlier one), or it is older than the answer to the last one (it is dropped)."""
-        if key in self._writes:
-            self._kept[key] = event
-            return True
-        return self._is_old(key, event)
-
-    def end(self, key: ObjectKey, answer: Baseline | None = None) -> WatchEvent | None:
-        """The write was answered, or failed (`answer` None). Returns the event to judge once no other write of the
-        object is under way."""
-        if answer is not None and answer.resource_version.isdecimal():
-            self._answered[key] = int(answer.resource_version)
-        self._writes[key] -= 1
-        if self._writes[key] > 0:
-            return None
-        del self._writes[key]
-        event = self._kept.pop(key, None)
-        return None if event is None or self._is_old(key, event) else event
-
-    def restarted(self, group: str, kind: str) -> None:
-        """A watch began anew: only now may resourceVersions be lower than before (a restored etcd), so none is old."""
-        self._answered = {key: at for key, at in self._answered.items() if (key.group, key.kind) != (group, kind)}
-
-    def _is_old(self, key: ObjectKey, event: WatchEvent) -> bool:
-        answered = self._answered.get(key)
-        version = str(event.object["metadata"].get("resourceVersion", ""))
-        if answered is None or not version.isdecimal():
-            return False
-        if int(version) < answered:
-            return True
-        # The watch has caught up with our write; everything after this is news.
-        del self._answered[key]
-        return False
+    baseline: Baseline | None
+    reports: tuple[DriftReport, ...] = ()
+    values: Mapping[str, tuple[FieldValue, ...]] = field(default_factory=dict)
+    stands: bool = False
 
 
 async def confirm(
     api: ClusterApi,
     entry: Entry,
-    event: WatchEvent,
+    event: WatchEvent | None,
     *,
     desired: bytes,
     policy: DriftPolicy,
     observed: str,
     seen_at: float,
+    mode: Mode | None = None,
+    stays_as: str = "reported",
+    why: str = "",
     controllers: Collection[str] = ownership.CONTROLLERS,
-) -> tuple[Baseline | None, DriftReport | None]:
-    """Whether a suspicious event is drift, undone or only told as `policy` says.
+) -> Confirmed:
+    """Whether a suspicious event (None: nothing was seen, look) is drift, undone or only told as `mode` says.
 
-    `desired` is the canonical JSON that was applied last; `observed` the wall time (RFC 3339) and `seen_at` the event
-    loop's time at which the event came. Returns the object's new baseline (None: it is gone) and what to report; drift
-    that stays (`report`, additions) is told again, with the same id, whenever something else happens to the object.
-    Raises Transient when the API server could not be asked: nothing is known then, and the same call can be repeated.
+    `desired` is the canonical JSON that was applied last; `mode` that of the object unless given; `observed` the wall
+    time (RFC 3339) and `seen_at` the event loop's time at which the event came. Drift that is not undone is told as
+    `stays_as`, with `why` it is not. Raises Transient when the API server could not be asked: nothing is known then,
+    and the same call can be repeated.
     """
+    wanted = orjson.loads(desired)
     case = _Case(
         api=api,
         entry=entry,
         desired=desired,
+        wanted=wanted,
+        pointers=ignored.pointers(policy.ignore, wanted),
         policy=policy,
+        mode=mode or drift.mode_of(policy, wanted),
         observed=observed,
         seen_at=seen_at,
+        stays_as=stays_as,
+        why=why,
         controllers=controllers,
         resource=await api.resource(entry.api_version, entry.key.kind),
     )
-    before: Mapping[str, Any] | None = event.object
-    if event.kind == "DELETED":
-        before = await case.look()
-    if policy.mode == "ignore":
-        return (drift.baseline(before) if before else None), None
-    if before is None:
-        return await case.deleted(event.object)
+    before: Mapping[str, Any] | None = event.object if event is not None else None
+    if before is None or (event is not None and event.kind == "DELETED") or case.is_worth_a_look(before):
+        last, before = before or {}, await case.look()
+        if before is None:
+            return await case.deleted(last)
     if before["metadata"].get("deletionTimestamp"):
         # Nothing brings it back before it is gone, and then a DELETED event comes.
-        return drift.baseline(before), None
-    return await (case.revert(before) if policy.mode == "revert" else case.report(before))
+        return Confirmed(baseline=drift.baseline(before))
+    match case.mode:
+        case "revert":
+            return await case.revert(before)
+        case "report":
+            return await case.report(before)
+        case _:
+            return Confirmed(baseline=drift.baseline(before))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,84 +114,127 @@ class _Case:
     api: ClusterApi
     entry: Entry
     desired: bytes
+    wanted: Mapping[str, Any]
+    pointers: tuple[str, ...]
     policy: DriftPolicy
+    mode: Mode
     observed: str
     seen_at: float
+    stays_as: str
+    why: str
     controllers: Collection[str]
     resource: Resource
 
-    async def look(self) -> dict[str, Any] | None:
-        """The object's metadata as it is now; None when it is gone."""
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def is_worth_a_look(self, before: Mapping[str, Any]) -> bool:
+        """Whether the event shows less than is needed: values that may have been changed, or are ignored."""
+        if self.mode == "ignore" or _is_whole(before):
+            return False
+        known = self.entry.baseline
+        changed = known is None or drift.suspicion(known, before) is not Suspicion.FIELDS
+        return bool(self.pointers) or (changed and self.entry.key.gk != "Secret")
+
+    async def look(self) -> Mapping[str, Any] | None:
+        """The object as it is now, None when it is gone; of a Secret only what is not secret, if that is enough."""
         try:
-            return await self._now()
+            return await self._now(metadata_only=self.entry.key.gk == "Secret" and not self.pointers)
         except NotFound:
             return None
 
-    async def _now(self) -> dict[str, Any]:
-        return await self.api.get(self.resource, self.entry.key, metadata_only=True)
+    async def _now(self, *, metadata_only: bool = False) -> Mapping[str, Any]:
+        return await self.api.get(self.resource, self.entry.key, metadata_only=metadata_only)
 
-    async def deleted(self, last: Mapping[str, Any]) -> tuple[Baseline | None, DriftReport | None]:
-        if self.policy.mode == "report":
-            return None, self._report(last, "deleted", action="reported")
+    # --- what is done ---------------------------------------------------------------------------------------------
+
+    async def deleted(self, last: Mapping[str, Any]) -> Confirmed:
+        if self.mode == "ignore":
+            return Confirmed(baseline=None)
+        if self.mode == "report":
+            return self._gone(last, action=self.stays_as, error=self.why)
         try:
-            _, after = await self.api.apply(self.resource, self.entry.key, self.desired, force=True)
+            _, after = await self.api.apply(self.resource, self.entry.key, self._body(None), force=True)
         except Permanent as error:
-            return None, self._report(last, "deleted", action="failed", error=str(error))
-        return drift.baseline(after), self._report(last, "deleted", action="reverted")
+            return self._gone(last, action="failed", error=str(error))
+        told = self._report(last, "deleted", action="reverted")
+        return Confirmed(baseline=drift.baseline(after), reports=(told,))
 
-    async def revert(self, before: Mapping[str, Any]) -> tuple[Baseline | None, DriftReport | None]:
+    async def revert(self, before: Mapping[str, Any]) -> Confirmed:
         try:
-            body = await self._body()
             taken = self._lost_ownership(before) and await self._take(before, wide=False)
             try:
-                created, after = await self.api.apply(self.resource, self.entry.key, body, force=True)
+                created, after = await self._apply(before)
             except Invalid:
                 if not await self._take(await self._now(), wide=True):
                     raise
                 taken = True
-                created, after = await self.api.apply(self.resource, self.entry.key, body, force=True)
+                created, after = await self._apply(before)
         except Permanent as error:
-            what = self._what(before)
-            return drift.baseline(before), self._report(before, what, action="failed", error=str(error))
+            return self._refused(before, action="failed", error=str(error))
         if created:
-            return drift.baseline(after), self._report(before, "deleted", action="reverted")
+            told = self._report(before, "deleted", action="reverted")
+            return Confirmed(baseline=drift.baseline(after), reports=(told,))
         drifted = taken or (drift.repaired(before, after) and drift.is_drift(before, after))
-        told = self._drift_or_addition(before, after, drifted=drifted, action="reverted")
-        return drift.baseline(await self._sole_owner(after)), told
+        found = self._drift(before, after, action="reverted") if drifted else {}
+        with suppress(FlotillaError):  # What was reverted is told in any case; the next confirmation heals the rest.
+            after = await self._sole_owner(after)
+        stands = False
+        if self.policy.additions == "revert":
+            after, more, stands = await self._remove_additions(before, after)
+            found |= more
+        elif self.policy.additions == "report":
+            found |= self._additions(before, after, action="reported")
+        return self._confirmed(after, found, stands=stands)
 
-    async def report(self, before: Mapping[str, Any]) -> tuple[Baseline | None, DriftReport | None]:
+    async def report(self, before: Mapping[str, Any]) -> Confirmed:
         try:
-            body = await self._body()
-            created, after = await self.api.apply(self.resource, self.entry.key, body, force=True, dry_run=True)
+            created, after = await self._apply(before, dry_run=True)
         except Invalid:
             # What we want cannot even be merged with what is there: it was changed.
-            who = drift.attribute(before, frozenset(), instead=self._instead(before, wide=True))
-            return drift.baseline(before), self._report(before, self._what(before), who, action="reported")
+            return self._refused(before, action=self.stays_as, error=self.why)
         except Permanent as error:
-            return drift.baseline(before), self._report(before, self._what(before), action="failed", error=str(error))
+            return self._refused(before, action="failed", error=str(error))
         if created:
-            return None, self._report(before, "deleted", action="reported")
+            return self._gone(before, action=self.stays_as, error=self.why)
         drifted = drift.repaired(before, after, dry_run=True) and drift.is_drift(before, after)
-        told = self._drift_or_addition(before, after, drifted=drifted, action="reported")
-        return drift.baseline(before), told
+        found = self._drift(before, after, action=self.stays_as) if drifted else {}
+        if self.policy.additions != "tolerate":
+            removable = self.policy.additions == "revert"
+            added = self._additions(before, after, action=self.stays_as if removable else "reported")
+            drifted = drifted or bool(added and removable)
+            found |= added
+        return self._confirmed(before, found, stands=drifted)
 
-    async def _body(self) -> bytes:
-        """The desired bytes, with the live values at ignored paths."""
-        pointers = drift.ignored(self.policy.ignore, self.entry.key)
-        if not pointers:
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def _body(self, live: Mapping[str, Any] | None) -> bytes:
+        """What is applied to the object as it is."""
+        if not self.pointers:
             return self.desired
-        try:
-            live = await self.api.get(self.resource, self.entry.key)
-        except NotFound:
-            return self.desired
-        return objects.canonical(drift.with_live(orjson.loads(self.desired), live, pointers))
+        return objects.canonical(ignored.body_for(self.wanted, live, self.pointers))
+
+    async def _apply(self, before: Mapping[str, Any], *, dry_run: bool = False) -> tuple[bool, Mapping[str, Any]]:
+        """Apply, with what is live at ignored paths: others may write in between, then look again."""
+        live: Mapping[str, Any] | None = before if self.pointers else None
+        for last in (False,) * (_TRIES - 1) + (True,):
+            try:
+                return await self.api.apply(
+                    self.resource, self.entry.key, self._body(live), force=True, dry_run=dry_run
+                )
+            except Conflict as error:
+                if not self.pointers:
+                    raise
+                if last:
+                    raise Transient(str(self.entry.key), f"was written by others {_TRIES} times in a row") from error
+                live = await self.look()
+        raise AssertionError("the last try returns or raises")
 
     def _lost_ownership(self, before: Mapping[str, Any]) -> bool:
         known = self.entry.baseline
         return known is None or known.own != drift.baseline(before).own
 
-    def _instead(self, before: Mapping[str, Any], *, wide: bool = False) -> ownership.Paths:
-        return steal.siblings(before, orjson.loads(self.desired), controllers=self.controllers, wide=wide)
+    def _instead(self, before: Mapping[str, Any], *, wide: bool = False) -> Paths:
+        return steal.siblings(before, self.wanted, controllers=self.controllers, wide=wide)
 
     async def _take(self, before: Mapping[str, Any], *, wide: bool) -> bool:
         """Make ours what stands in the place of lost fields; False when there is nothing of that kind."""
@@ -228,6 +248,25 @@ class _Case:
         """After someone emptied `managedFields`, the server names an owner of all fields beside us: take ours back, or
         what Git removes later would stay."""
         return await self._rewrite(after, lambda seen: steal.unshare(seen, {ownership.WIPED})) or after
+
+    async def _remove_additions(
+        self, before: Mapping[str, Any], live: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], "_Found", bool]:
+        """Take over what others added, and apply, which removes it. What cannot be removed is given back to them, and
+        told. Returns the object after, what was found, and whether anything of it stands."""
+        steal_all = partial(steal.steal_additions, controllers=self.controllers, kept=self._is_ignored)
+        patched = await self._rewrite(live, steal_all)
+        if patched is None:
+            return live, self._additions(live, live, action="reported"), False
+        try:
+            _, after = await self._apply(patched)
+        except Permanent as error:
+            # Ours in name, they would make every later apply fail, too.
+            after = await self._rewrite(await self._now(), lambda seen: steal.give_back(seen, live)) or live
+            return after, self._additions(before, live, action="failed", error=str(error)), True
+        left = self._additions(live, after, action="reported")
+        there = frozenset[FieldPath]().union(*(paths for _, paths in steal.additions(after, controllers=())))
+        return after, {**self._additions(live, live, action="reverted", still=there), **left}, False
 
     async def _rewrite(
         self, seen: Mapping[str, Any], patch_of: Callable[[Mapping[str, Any]], steal.JsonPatch | None]
@@ -243,44 +282,88 @@ class _Case:
                 seen = await self._now()
         raise Transient(f"{self.entry.key} managedFields", f"were written by others {_TRIES} times in a row meanwhile")
 
-    def _what(self, before: Mapping[str, Any]) -> str:
+    # --- what is told ---------------------------------------------------------------------------------------------
+
+    def _what(self, before: Mapping[str, Any], paths: Paths = frozenset(), *, several: bool = False) -> str:
+        """`paths` is one of several parts of what was changed: a part is relabelled if a label of ours is in it."""
         known = self.entry.baseline
         if known is not None and known.uid != before["metadata"].get("uid"):
             return "deleted"
-        wanted = orjson.loads(self.desired)["metadata"].get("labels") or {}
+        wanted = self.wanted["metadata"].get("labels") or {}
         labels = before["metadata"].get("labels") or {}
-        if any(labels.get(name) != wanted.get(name) for name in (BUNDLE_LABEL, PART_OF_LABEL)):
-            return "relabelled"
-        return "changed"
+        lost = [name for name in (BUNDLE_LABEL, PART_OF_LABEL) if labels.get(name) != wanted.get(name)]
+        if several:
+            lost = [name for name in lost if ("f:metadata", "f:labels", f"f:{name}") in paths]
+        return "relabelled" if lost else "changed"
 
-    def _drift_or_addition(
-        self, before: Mapping[str, Any], after: Mapping[str, Any], *, drifted: bool, action: str
-    ) -> DriftReport | None:
-        if drifted:
-            who = drift.attribute(before, drift.changed(before, after), instead=self._instead(before))
-            return self._report(before, self._what(before), who, action=action)
-        known = self.entry.baseline
-        if self.policy.additions == "tolerate" or known is None or self._lost_ownership(before):
-            return None
-        if known.managed == drift.baseline(before).managed:
-            return None
-        added = drift.addition(before, controllers=self.controllers)
-        return self._report(before, "added", added, action="reported") if added else None
+    def _drift(self, before: Mapping[str, Any], after: Mapping[str, Any], *, action: str) -> "_Found":
+        """What a repair undid, or would: one drift for each writer; one for all if the object is another."""
+        changed = drift.changed(before, after)
+        parts = drift.attribute(before, changed, instead=self._instead(before))
+        if not changed and _is_whole(before):
+            # Where ownership tells nothing, only the values do, and not whose they are.
+            changed = values.difference(before, after, self.wanted)
+        if len(parts) == 1 or self._what(before) == "deleted":
+            parts = [(changed, replace(parts[0][1], fields=ownership.render(changed)))]
+        found: _Found = {}
+        for paths, who in parts:
+            what = self._what(before, paths, several=len(parts) > 1)
+            told = self._report(before, what, who, action=action, error="" if action == "reverted" else self.why)
+            found[told.id] = told, self._values(before, paths)
+        return found
 
-    def _report(
+    def _additions(
         self,
         before: Mapping[str, Any],
-        what: str,
-        who: drift.Attribution = _NOBODY,
+        after: Mapping[str, Any],
         *,
         action: str,
         error: str = "",
+        still: Paths = frozenset(),
+    ) -> "_Found":
+        """What others have in `after` beside us, but for what is there `still`, with its values; `before` names the
+        object."""
+        found: _Found = {}
+        added = drift.additions(
+            after, controllers=self.controllers, kept=lambda path: path in still or self._is_ignored(path)
+        )
+        for paths, who in added:
+            told = self._report(before, "added", who, action=action, error=error)
+            found[told.id] = told, self._values(after, paths)
+        return found
+
+    def _is_ignored(self, path: FieldPath) -> bool:
+        return any(ignored.covers(pointer, path) for pointer in self.pointers)
+
+    def _values(self, live: Mapping[str, Any], paths: Paths) -> tuple[FieldValue, ...]:
+        return values.of_fields(self.entry.key, paths, wanted=self.wanted, live=live)
+
+    def _gone(self, last: Mapping[str, Any], *, action: str, error: str = "") -> Confirmed:
+        told = self._report(last, "deleted", action=action, error=error)
+        return Confirmed(baseline=None, reports=(told,), stands=True)
+
+    def _refused(self, before: Mapping[str, Any], *, action: str, error: str) -> Confirmed:
+        """The API server does not take what we want; whoever put something in the place of it is known."""
+        ((_, who),) = drift.attribute(before, frozenset(), instead=self._instead(before, wide=True))
+        told = self._report(before, self._what(before), who, action=action, error=error)
+        return Confirmed(baseline=drift.baseline(before), reports=(told,), stands=True)
+
+    def _confirmed(self, after: Mapping[str, Any], found: "_Found", *, stands: bool) -> Confirmed:
+        return Confirmed(
+            baseline=drift.baseline(after),
+            reports=tuple(told for told, _ in found.values()),
+            values={told.id: seen for told, seen in found.values()},
+            stands=stands,
+        )
+
+    def _report(
+        self, before: Mapping[str, Any], what: str, who: Attribution = _NOBODY, *, action: str, error: str = ""
     ) -> DriftReport:
         metadata = before.get("metadata") or {}
         # What stays is met again whenever something else happens to the object: then it has the same id.
-        stays = (who.fields, who.manager, who.operation, who.time)
-        state = stays if action == "reported" else (metadata.get("resourceVersion"),)
-        seed = repr((str(self.entry.key), metadata.get("uid"), what, *state))
+        state = (metadata.get("resourceVersion"),) if action == "reverted" else ()
+        uid = metadata.get("uid") or (self.entry.baseline.uid if self.entry.baseline is not None else "")
+        seed = repr((str(self.entry.key), uid, what, who.fields, who.manager, who.operation, *state))
         return DriftReport(
             id=hashlib.sha256(seed.encode()).hexdigest()[:16],
             bundle=self.entry.bundle,
@@ -291,7 +374,16 @@ class _Case:
             operation=who.operation,
             time=who.time,
             observed=self.observed,
+            first_seen=self.observed,
             action=action,
             error=error,
             revert_ms=(anyio.current_time() - self.seen_at) * 1000 if action == "reverted" else 0.0,
         )
+
+
+_Found = dict[str, tuple[DriftReport, tuple[FieldValue, ...]]]
+"""Reports and their values, by the reports' ids."""
+
+
+def _is_whole(obj: Mapping[str, Any]) -> bool:
+    return not obj.keys() <= {"apiVersion", "kind", "metadata"}

@@ -53,6 +53,15 @@ def is_aggregated(desired: Mapping[str, Any]) -> bool:
     return desired.get("kind") == "ClusterRole" and bool(desired.get("aggregationRule"))
 
 
+def covers(pointer: str, path: FieldPath) -> bool:
+    """Pure: whether a field is at an ignored path or below it. Any item of a list counts as the one of an index."""
+    tokens = _tokens(pointer)
+    return 0 < len(tokens) <= len(path) and all(
+        element == f"f:{token}" or (not element.startswith("f:") and token.isdecimal())
+        for token, element in zip(tokens, path, strict=False)
+    )
+
+
 def body_for(desired: Mapping[str, Any], live: Mapping[str, Any] | None, pointers: Iterable[str]) -> Mapping[str, Any]:
     """Pure: what is to be applied, see the module's table; `desired` itself when nothing is left to others.
 

@@ -85,10 +85,11 @@ def additions(
 ) -> list[tuple[Mapping[str, Any], Paths]]:
     """Pure: the entries of others, controllers not counted, with what each has beyond ours.
 
-    Status, finalizers and owners are controllers' by right, whoever they are; and who inherits all fields after
-    somebody emptied `managedFields` added none of them.
+    Status, finalizers and owners are controllers' by right, whoever they are; who inherits all fields after somebody
+    emptied `managedFields` added none of them; and a map or item that ours lie in is no addition.
     """
     ours = ownership.owned(ownership.own_entry(obj))
+    ours |= {path[:size] for path in ours for size in range(1, len(path))}
     found = (
         (entry, frozenset(path for path in ownership.owned(entry) - ours if not _is_controllers(path)))
         for entry in ownership.foreign(obj)
@@ -124,8 +125,18 @@ def steal_additions(
 
 
 def give_back(obj: Mapping[str, Any], before: Mapping[str, Any]) -> JsonPatch:
-    """Pure: a JSON patch that undoes `steal_additions` of `before`, for an object that was not changed by it since."""
-    return _replace(obj, ownership.entries(before))
+    """Pure: a JSON patch that undoes `steal_additions` of `before`, whatever others wrote since."""
+    left = {_writer(entry): entry for entry in ownership.entries(obj) if not ownership.is_own(entry)}
+    for entry in ownership.foreign(before):
+        seen = left.get(_writer(entry))
+        left[_writer(entry)] = _with(seen or entry, ownership.owned(entry) | ownership.owned(seen))
+    own = ownership.own_entry(before)
+    return _replace(obj, [*([own] if own else []), *left.values()])
+
+
+def _writer(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes an entry of `managedFields` one of its own."""
+    return tuple(entry.get(name) for name in ("manager", "operation", "apiVersion", "subresource"))
 
 
 def _is_controllers(path: FieldPath) -> bool:

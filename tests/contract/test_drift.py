@@ -14,12 +14,13 @@ import pytest
 import yaml
 
 from agent.drift import drift, revert
+from agent.drift.flight import Flight
 from agent.fields import ownership
 from agent.kube.cluster import Cluster
 from agent.model import Entry, Resource, WatchEvent
 from proto import objects, slices
 from proto.errors import Transient
-from proto.messages import DriftReport
+from proto.messages import DriftReport, FieldValue
 from proto.slices import DriftPolicy, IgnoreRule
 from tests.kube import Kube
 
@@ -75,7 +76,8 @@ class Rig:
     entry: Entry = field(init=False)
     resource: Resource = field(init=False)
     desired: bytes = b""
-    flight: revert.Flight = field(default_factory=revert.Flight)
+    flight: Flight = field(default_factory=Flight)
+    values: dict[str, tuple[FieldValue, ...]] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -151,13 +153,19 @@ class Events:
             if self.is_suspicious(event):
                 return event
 
-    async def confirm(self, event: WatchEvent) -> DriftReport | None:
+    async def confirm(self, event: WatchEvent | None) -> DriftReport | None:
+        """The one drift that an event tells of, None for none."""
+        reports = await self.confirm_all(event)
+        assert len(reports) <= 1, reports
+        return reports[0] if reports else None
+
+    async def confirm_all(self, event: WatchEvent | None) -> tuple[DriftReport, ...]:
         rig = self.rig
         rig.flight.begin(rig.entry.key)
         while True:
             # A busy controller may win every race for the object; the loop, too, asks again then.
             with suppress(Transient):
-                rig.entry.baseline, report = await revert.confirm(
+                confirmed = await revert.confirm(
                     rig.api,
                     rig.entry,
                     event,
@@ -167,22 +175,22 @@ class Events:
                     seen_at=anyio.current_time(),
                 )
                 break
+        rig.entry.baseline = confirmed.baseline
+        rig.values |= confirmed.values
         kept = rig.flight.end(rig.entry.key, rig.entry.baseline)
         if kept is not None:
             self.kept.append(kept)
-        return report
+        return confirmed.reports
 
     async def settle(self) -> list[DriftReport]:
         """Do all that is left to do, until the object's last state has been judged; returns what was told."""
         rig = self.rig
         rig.edit({"metadata": {"annotations": {"mark": uuid4().hex}}}, manager="mark")
-        reports = []
+        reports: list[DriftReport] = []
         while True:
             event = await self.next()
             if self.is_suspicious(event):
-                report = await self.confirm(event)
-                if report is not None and report.manager != "mark":
-                    reports.append(report)
+                reports += [report for report in await self.confirm_all(event) if report.manager != "mark"]
             if event.object["metadata"]["resourceVersion"] == (await rig.live())["metadata"]["resourceVersion"]:
                 return reports
 
@@ -261,7 +269,7 @@ APP = "/spec/template/spec/containers/0"
             DEPLOYMENT,
             {"spec": {"template": {"spec": {"$setElementOrder/containers": [{"name": "side"}, {"name": "app"}]}}}},
             "changed",
-            (),
+            (".spec.template.spec.containers",),
             drift.UNKNOWN,
             id="a reordered list",
         ),
@@ -348,7 +356,7 @@ APP = "/spec/template/spec/containers/0"
             SERVICE,
             {"spec": {"$setElementOrder/ports": [{"port": 9090}, {"port": 80}]}},
             "changed",
-            (),
+            (".spec.ports",),
             drift.UNKNOWN,
             id="a reordered list of a kind without generation",
         ),
@@ -441,7 +449,7 @@ async def test_an_object_replaced_by_another_of_its_name_counts_as_deleted(rig: 
         )
         report = await events.confirm(await events.suspicious())
     assert report is not None
-    assert (report.what, report.action) == ("deleted", "reverted")
+    assert (report.what, report.action, report.manager) == ("deleted", "reverted", "kubectl-replace")
     assert (await rig.live())["data"] == {"mode": "prod", "level": "3"}
 
 
@@ -662,13 +670,29 @@ async def test_our_own_events_are_kept_until_our_write_was_answered(rig: Rig) ->
             assert drift.suspicion(rig.entry.baseline, event.object) is None
 
 
-async def test_an_edit_that_our_write_already_undid_is_not_told_twice(rig: Rig) -> None:
+async def test_two_edits_before_the_revert_are_told_as_the_one_that_undid_both(rig: Rig) -> None:
     await rig.put(CONFIG)
     async with rig.watching() as events:
         rig.edit({"data": {"mode": "test"}})
         rig.edit({"data": {"level": "9"}})
-        first = await events.suspicious()
-        report = await events.confirm(first)
+        report = await events.confirm(await events.suspicious())
         assert report is not None
-        assert report.fields == (".data.mode",)
+        assert report.fields == (".data.level", ".data.mode")
+        assert await events.settle() == []
+
+
+async def test_what_several_managers_changed_before_the_revert_is_told_of_each(rig: Rig) -> None:
+    before = wanted(await rig.put(CONFIG))
+    async with rig.watching() as events:
+        rig.edit({"data": {"mode": "test"}}, manager="alice")
+        rig.edit({"data": {"level": "9"}}, manager="bob")
+        rig.edit([{"op": "remove", "path": "/metadata/annotations/note"}], manager="carol")
+        reports = await events.confirm_all(await events.suspicious())
+        assert {(report.manager, report.fields) for report in reports} == {
+            ("alice", (".data.mode",)),
+            ("bob", (".data.level",)),
+            (drift.UNKNOWN, (".metadata.annotations.note",)),
+        }
+        assert len({report.id for report in reports}) == 3
+        assert wanted(await rig.live()) == before
         assert await events.settle() == []

@@ -8,8 +8,7 @@ import yaml
 from agent.drift import drift
 from agent.drift.drift import Suspicion
 from agent.fields import ownership, steal
-from proto.objects import ObjectKey
-from proto.slices import DriftPolicy, IgnoreRule
+from proto.slices import DriftPolicy
 
 OURS = "{manager: flotilla, operation: Apply, apiVersion: apps/v1, time: '2026-01-01T00:00:00Z', fieldsV1: %s}"
 EDIT = "{manager: kubectl-edit, operation: Update, apiVersion: apps/v1, time: '2026-01-02T00:00:00Z', fieldsV1: %s}"
@@ -244,18 +243,53 @@ def test_healed_ownership_is_told_from_drift(before: dict[str, Any], after: dict
     ],
 )
 def test_a_change_is_attributed(entries: list[str], lost: str, instead: str, expected: str) -> None:
-    who = drift.attribute(obj(OURS % "{}", *entries), paths(lost), instead=paths(instead))
+    ((_, who),) = drift.attribute(obj(OURS % "{}", *entries), paths(lost), instead=paths(instead))
     assert who.manager == expected
     assert (who.time == "") == (expected == drift.UNKNOWN)
 
 
-def test_an_addition_is_the_latest_of_those_who_are_no_controllers() -> None:
+def test_each_writer_of_what_was_lost_is_named_with_its_part() -> None:
+    bob = (EDIT % "{f:spec: {f:image: {}}}").replace("kubectl-edit", "bob").replace("01-02", "01-05")
+    carol = (EDIT % "{f:spec: {f:ports: {f:other: {}}}}").replace("kubectl-edit", "carol")
+    found = drift.attribute(
+        obj(OURS % "{}", EDIT % SPEC, bob, carol),
+        paths("{f:spec: {f:replicas: {}, f:image: {}, f:ports: {f:http: {}}}, f:metadata: {f:labels: {f:a: {}}}}"),
+        instead=paths("{f:spec: {f:ports: {f:other: {}}}}"),
+    )
+    assert [(who.manager, who.fields) for _, who in found] == [
+        ("bob", (".spec.image",)),
+        ("kubectl-edit", (".spec.replicas",)),
+        ("carol", (".spec.ports.http",)),
+        (drift.UNKNOWN, (".metadata.labels.a",)),
+    ]
+
+
+def test_additions_are_told_of_each_who_is_no_controller() -> None:
     hpa = (EDIT % SPEC).replace("kubectl-edit", "kube-controller-manager").replace("01-02", "01-06")
-    live = obj(OURS % "{f:spec: {f:image: {}}}", EDIT % "{f:spec: {f:image: {}, f:paused: {}}}", hpa)
-    found = drift.addition(live)
-    assert found is not None
-    assert (found.manager, found.fields) == ("kubectl-edit", (".spec.paused",))
-    assert drift.addition(live, controllers={"kubectl-edit", "kube-controller-manager"}) is None
+    late = (EDIT % "{f:metadata: {f:labels: {f:x: {}}}}").replace("kubectl-edit", "late")
+    live = obj(OURS % "{f:spec: {f:image: {}}}", EDIT % "{f:spec: {f:image: {}, f:paused: {}}}", hpa, late)
+    found = [(who.manager, who.fields) for _, who in drift.additions(live)]
+    assert found == [("kubectl-edit", (".spec.paused",)), ("late", (".metadata.labels.x",))]
+    some = drift.additions(live, kept=lambda path: path[0] == "f:spec")
+    assert [who.manager for _, who in some] == ["late"]
+    assert not drift.additions(live, controllers={"kubectl-edit", "kube-controller-manager", "late"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param("{f:metadata: {f:finalizers: {.: {}, 'v:\"a/b\"': {}}}}", id="finalizers"),
+        pytest.param('{f:metadata: {f:ownerReferences: {\'k:{"uid":"u"}\': {}}}}', id="owners"),
+        pytest.param("{f:status: {f:x: {}}, f:spec: {.: {}}}", id="status, and the struct that ours is in"),
+        pytest.param("{f:spec: {f:image: {}}}", id="what is ours, too"),
+    ],
+)
+def test_what_is_a_controllers_by_right_is_no_addition(fields: str) -> None:
+    assert not drift.additions(obj(OURS % "{f:spec: {f:image: {}}}", EDIT % fields))
+
+
+def test_the_heir_of_emptied_managed_fields_added_nothing() -> None:
+    assert not drift.additions(obj(OURS % "{}", (EDIT % SPEC).replace("kubectl-edit", ownership.WIPED)))
 
 
 # --- steal --------------------------------------------------------------------------------------------------------
@@ -386,48 +420,29 @@ def test_what_we_share_with_the_heir_of_emptied_managed_fields_becomes_ours_alon
     assert steal.unshare(obj(OURS % SPEC), {ownership.WIPED}) is None
 
 
-# --- ignored paths ------------------------------------------------------------------------------------------------
-
-WEB = ObjectKey(group="apps", kind="Deployment", namespace="shop", name="web")
-
-
-@pytest.mark.parametrize(
-    ("rule", "matches"),
-    [
-        pytest.param(IgnoreRule(paths=("/a",)), True, id="everything"),
-        pytest.param(IgnoreRule(kind="Deployment", paths=("/a",)), True, id="kind"),
-        pytest.param(IgnoreRule(kind="Service", paths=("/a",)), False, id="another kind"),
-        pytest.param(IgnoreRule(group="", paths=("/a",)), False, id="another group"),
-        pytest.param(IgnoreRule(namespace="shop", name="web", paths=("/a",)), True, id="name"),
-        pytest.param(IgnoreRule(namespace="shop", name="db", paths=("/a",)), False, id="another name"),
-    ],
-)
-def test_an_ignore_rule_matches_by_what_it_says(rule: IgnoreRule, matches: bool) -> None:
-    assert drift.ignored([rule], WEB) == (("/a",) if matches else ())
-
-
-@pytest.mark.parametrize(
-    ("pointer", "expected"),
-    [
-        pytest.param("/spec/replicas", "{spec: {replicas: 7, list: [{a: 1}]}}", id="a value"),
-        pytest.param("/spec/added", "{spec: {replicas: 1, list: [{a: 1}], added: x}}", id="only live has it"),
-        pytest.param("/spec/list/0/a", "{spec: {replicas: 1, list: [{a: 2}]}}", id="inside a list"),
-        pytest.param("/spec/list/9/a", "{spec: {replicas: 1, list: [{a: 1}]}}", id="beyond the list"),
-        pytest.param("/spec/list", "{spec: {replicas: 1, list: [{a: 2}]}}", id="a whole list"),
-        pytest.param(
-            "/metadata/annotations/a~1b",
-            "{spec: {replicas: 1, list: [{a: 1}]}, metadata: {annotations: {a/b: y}}}",
-            id="an escaped name",
+def test_additions_become_ours_to_be_removed_and_can_be_given_back() -> None:
+    other = (EDIT % "{f:metadata: {f:labels: {f:b: {}}}, f:spec: {f:paused: {}}}").replace("apps/v1", "apps/v2")
+    live = obj(OURS % SPEC, EDIT % "{f:spec: {f:replicas: {}, f:paused: {}}}", other, STATUS, version=7)
+    patch = steal.steal_additions(live)
+    assert patch is not None
+    test, replace = patch
+    assert test == {"op": "test", "path": "/metadata/resourceVersion", "value": "7"}
+    entries = [(entry["manager"], entry["apiVersion"], entry["fieldsV1"]) for entry in replace["value"]]
+    assert entries == [
+        (
+            "flotilla",
+            "apps/v1",
+            yaml.safe_load("{f:metadata: {f:labels: {f:b: {}}}, f:spec: {f:replicas: {}, f:paused: {}}}"),
         ),
-    ],
-)
-def test_ignored_paths_take_the_live_values(pointer: str, expected: str) -> None:
-    desired = yaml.safe_load("{spec: {replicas: 1, list: [{a: 1}]}}")
-    live = yaml.safe_load("{spec: {replicas: 7, list: [{a: 2}], added: x}, metadata: {annotations: {a/b: y}}}")
-    assert drift.with_live(desired, live, [pointer]) == yaml.safe_load(expected)
-    assert desired == yaml.safe_load("{spec: {replicas: 1, list: [{a: 1}]}}")
-
-
-def test_an_ignored_path_that_is_not_live_is_not_applied() -> None:
-    desired = yaml.safe_load("{spec: {replicas: 1, image: x}}")
-    assert drift.with_live(desired, {"spec": {"image": "x"}}, ["/spec/replicas"]) == {"spec": {"image": "x"}}
+        ("kubectl-edit", "apps/v1", {"f:spec": {"f:replicas": {}}}),
+        # What `paused` is in another version nobody can tell.
+        ("kubectl-edit", "apps/v2", {"f:spec": {"f:paused": {}}}),
+        ("kube-controller-manager", "apps/v1", {"f:status": {"f:replicas": {}}}),
+    ]
+    stolen = {"metadata": {**live["metadata"], "resourceVersion": "8", "managedFields": replace["value"]}}
+    test, replace = steal.give_back(stolen, live)
+    assert test["value"] == "8"
+    assert {entry["manager"] + entry["apiVersion"]: entry["fieldsV1"] for entry in replace["value"]} == {
+        entry["manager"] + entry["apiVersion"]: entry["fieldsV1"] for entry in live["metadata"]["managedFields"]
+    }
+    assert steal.steal_additions(live, kept=lambda path: True) is None

@@ -7,6 +7,8 @@ import anyio
 import pytest
 
 from agent.drift import drift, revert
+from agent.drift.flight import Flight
+from agent.drift.revert import Confirmed
 from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import Baseline, Entry, Resource, WatchEvent
 from proto import objects
@@ -32,7 +34,7 @@ def live(
         for name, fields in others
     ]
     metadata = {"uid": uid, "resourceVersion": str(version), "labels": DESIRED["metadata"]["labels"]}
-    return {"metadata": {**metadata, "managedFields": [ours, *theirs]}}
+    return {"metadata": {**metadata, "managedFields": [ours, *theirs]}, "data": {}}
 
 
 GOOD = live(1, OWN)
@@ -84,6 +86,15 @@ class Api:
 async def confirm(
     api: Api, obj: Mapping[str, Any], *, kind: Any = "MODIFIED", policy: DriftPolicy | None = None
 ) -> tuple[Baseline | None, DriftReport | None]:
+    """The new baseline and the one drift that was told; events show the whole object."""
+    confirmed = await confirm_all(api, obj, kind=kind, policy=policy)
+    assert len(confirmed.reports) <= 1
+    return confirmed.baseline, confirmed.reports[0] if confirmed.reports else None
+
+
+async def confirm_all(
+    api: Api, obj: Mapping[str, Any], *, kind: Any = "MODIFIED", policy: DriftPolicy | None = None, **more: Any
+) -> Confirmed:
     return await revert.confirm(
         api,
         Entry(key=KEY, bundle="shop", api_version="v1", baseline=drift.baseline(GOOD)),
@@ -92,6 +103,7 @@ async def confirm(
         policy=policy or DriftPolicy(),
         observed="2026-01-01T00:00:00Z",
         seen_at=anyio.current_time(),
+        **more,
     )
 
 
@@ -236,11 +248,11 @@ def event(version: int, kind: Any = "MODIFIED") -> WatchEvent:
 
 
 def test_events_pass_when_nothing_is_under_way() -> None:
-    assert not revert.Flight().keeps(KEY, event(1))
+    assert not Flight().keeps(KEY, event(1))
 
 
 def test_the_latest_event_is_judged_when_the_write_was_answered() -> None:
-    flight = revert.Flight()
+    flight = Flight()
     flight.begin(KEY)
     assert flight.keeps(KEY, event(5))
     latest = event(7)
@@ -250,7 +262,7 @@ def test_the_latest_event_is_judged_when_the_write_was_answered() -> None:
 
 
 def test_two_writes_of_one_object_end_with_the_second() -> None:
-    flight = revert.Flight()
+    flight = Flight()
     flight.begin(KEY)
     flight.begin(KEY)
     latest = event(7)
@@ -261,7 +273,7 @@ def test_two_writes_of_one_object_end_with_the_second() -> None:
 
 
 def test_what_came_before_our_answer_is_old_wherever_it_arrives() -> None:
-    flight = revert.Flight()
+    flight = Flight()
     flight.begin(KEY)
     assert flight.keeps(KEY, event(5))
     assert flight.end(KEY, drift.baseline(live(6, OWN))) is None
@@ -272,7 +284,7 @@ def test_what_came_before_our_answer_is_old_wherever_it_arrives() -> None:
 
 
 def test_after_a_restarted_watch_lower_versions_are_news() -> None:
-    flight = revert.Flight()
+    flight = Flight()
     flight.begin(KEY)
     assert flight.end(KEY, drift.baseline(live(600, OWN))) is None
     flight.restarted("apps", "Deployment")
@@ -282,7 +294,7 @@ def test_after_a_restarted_watch_lower_versions_are_news() -> None:
 
 
 def test_versions_that_are_no_numbers_are_never_old() -> None:
-    flight = revert.Flight()
+    flight = Flight()
     flight.begin(KEY)
     odd = event(5)
     flight.keeps(KEY, WatchEvent(kind="MODIFIED", resource=MAPS, object={"metadata": {"resourceVersion": "abc"}}))
