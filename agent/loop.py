@@ -49,6 +49,9 @@ from proto.slices import PARENT_API_VERSION, PARENT_ID_LABEL, PARENT_KIND
 
 COALESCE_S: Final = 0.02
 """Events come in bursts; one plan for all that came in this time costs less than one each."""
+REST: Final = 5.0
+"""A plan costs time by the number of objects, so after each this many times its own duration passes before the next:
+however many events come, planning takes a sixth of the time."""
 SAVE_S: Final = 5.0
 DRAIN_S: Final = 10.0
 """For what is under way to finish; with `FAREWELL_S` well within the 30 s that a pod is given."""
@@ -275,6 +278,7 @@ class Loop:
         await self._parents_known.wait()
         while True:
             self._changed = anyio.Event()
+            began = anyio.current_time()
             grace_ends = self._observer.end_graces()
             plan = planning.plan(
                 self._desired,
@@ -293,9 +297,11 @@ class Loop:
                     if not one.idle and name not in self._running:
                         self._running.add(name)
                         group.start_soon(self._execute, one, name=f"bundle {name}")
+            ended = anyio.current_time()
+            rested = ended + REST * (ended - began)
             with anyio.move_on_after(due_at - anyio.current_time() if due_at < math.inf else None):
                 await self._changed.wait()
-            await anyio.sleep(COALESCE_S)
+            await anyio.sleep(max(COALESCE_S, rested - anyio.current_time()))
 
     async def _execute(self, plan: BundlePlan) -> None:
         desired = self._desired
@@ -333,9 +339,10 @@ class Loop:
                 self._reports[name] = report
                 self._reporter.set_bundle(name, report)
             self._note_progress(name, one, report)
-        self._reconciler.forget_failures(
-            entries.keys() | self._wanted | {planning.parent_key(name) for name in plan.bundles}
-        )
+        if failures:
+            self._reconciler.forget_failures(
+                entries.keys() | self._wanted | {planning.parent_key(name) for name in plan.bundles}
+            )
 
     def _note_progress(self, name: str, plan: BundlePlan, report: BundleReport) -> None:
         """Keep which subtrees were applied completely, and mark when they became healthy."""
