@@ -1,34 +1,80 @@
 """In which order the objects of a slice are applied, and what each has to wait for.
 
-Pure. The order is by three things, the first that differs decides:
+Pure. The order is by four things, the first that differs decides:
 
-    wave    `flotilla.dev/phase`, else `argocd.argoproj.io/sync-wave` (integers, 0 if absent). Namespaces and
-            CustomResourceDefinitions come before every wave.
+    stage   Namespaces and CustomResourceDefinitions, then hooks that come before, then the rest, then hooks that come
+            after
+    wave    `flotilla.dev/phase`, else `argocd.argoproj.io/sync-wave`, else `helm.sh/hook-weight` of a hook (integers,
+            0 if absent); Namespaces and CustomResourceDefinitions have none
     depth   how long the chain of `config.kubernetes.io/depends-on` is below the object, within its wave
     rank    by kind: what others need (accounts, rights, configuration) before workloads, before custom resources,
             before what can stand in everybody's way (webhooks, APIServices)
 
 A dependency in a later wave lifts the object into that wave. Objects of equal position form a phase and are applied
-at the same time. An object waits for others to be Current, and not just for its turn, in these cases only: an earlier
-wave of its bundle, what its annotation names, its namespace and the definition of its kind, whichever bundle has them.
+at the same time; the phases of one wave of one stage form a step. An object waits for others to be done, and not just
+for its turn, in these cases only: an earlier step of its bundle (that of the Namespaces and definitions excepted), what
+its annotation names, its namespace and the definition of its kind, whichever bundle has them.
 
-A cycle, or a dependency that is nowhere in the slice, stops the objects in it and what depends on them, and nothing
-else. Pruning goes through the ranks backwards. Next: `plan`.
+    `helm.sh/hook`                                       `argocd.argoproj.io/hook`, which wins      stage
+    pre-install, pre-upgrade                             PreSync                                    before
+    crd-install                                          Sync                                       the rest
+    post-install, post-upgrade                           PostSync                                   after
+    both before and after                                                                           after
+    only test*, *-delete, *-rollback                     only SyncFail, Skip, *Delete               left out: not ours
+
+Of an install and an upgrade that come to the same in Git, "before" would wait for ever for what the first install
+makes: hence "after". A hook runs when its content is new, not with each revision. Jobs and Pods among the hooks (`hook`
+below) are made anew then, are done once they succeeded, and with the deletion policy `hook-succeeded` (`HookSucceeded`)
+are deleted after that. One that failed stays for people to look at, whatever its policy says. Other kinds are applied
+as ever and stay: they do not run.
+
+A cycle, or a dependency that is nowhere in the slice, stops the objects in it and what depends on them or comes in a
+later step, and nothing else. Pruning goes through the ranks backwards. Next: `plan`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal, NamedTuple, cast, get_args
 
-from proto.objects import ObjectKey
+from agent.drift.drift import MODE_ANNOTATION, Mode
+from proto.objects import ObjectKey, group_of
 
 PHASE_ANNOTATION = "flotilla.dev/phase"
 SYNC_WAVE_ANNOTATION = "argocd.argoproj.io/sync-wave"
 DEPENDS_ON_ANNOTATION = "config.kubernetes.io/depends-on"
+HELM_HOOK_ANNOTATION = "helm.sh/hook"
+HELM_WEIGHT_ANNOTATION = "helm.sh/hook-weight"
+HELM_DELETION_ANNOTATION = "helm.sh/hook-delete-policy"
+ARGO_HOOK_ANNOTATION = "argocd.argoproj.io/hook"
+ARGO_DELETION_ANNOTATION = "argocd.argoproj.io/hook-delete-policy"
 
 NAMESPACE_GK = "Namespace"
 CRD_GK = "CustomResourceDefinition.apiextensions.k8s.io"
+RUNNING_GKS = frozenset({"Job.batch", "Pod"})
+"""Kinds that run to an end, and whose content nobody can change."""
+
+
+class Stage(IntEnum):
+    """When in the life of its bundle an object is applied; the module's table."""
+
+    FIRST = 0
+    BEFORE = 1
+    MAIN = 2
+    AFTER = 3
+    NEVER = 4
+
+
+_WORDS: Mapping[Stage, str] = {
+    Stage.BEFORE: "pre-install pre-upgrade presync",
+    Stage.MAIN: "crd-install sync",
+    Stage.AFTER: "post-install post-upgrade postsync",
+    Stage.NEVER: "test test-success test-failure pre-delete post-delete pre-rollback post-rollback "
+    "syncfail skip predelete postdelete",
+}
+"""What the words of both tools mean, in lower case: Helm does not mind, either."""
+_STAGES = {word: stage for stage, words in _WORDS.items() for word in words.split()}
 
 _RANKS: Sequence[Sequence[str]] = (
     (NAMESPACE_GK,),
@@ -89,34 +135,55 @@ _RANKS: Sequence[Sequence[str]] = (
 )
 _RANK = {gk: rank for rank, kinds in enumerate(_RANKS) for gk in kinds}
 _CUSTOM_RANK = _RANKS.index(())
-_FIRST_WAVE = -(1 << 63)
-"""Before every wave that an annotation can name in practice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """All of a manifest that its order and its request need. `defines` is the `Kind.group` of a CRD; `problem` says
-    why an annotation cannot be followed."""
+    """All of a manifest that its order and its request need. `defines` is the `Kind.group` of a CRD; `hook`: a Job or
+    Pod that a hook runs, `cleanup`: it is deleted once it succeeded; `mode` is its own drift mode ("": its bundle's);
+    `problem` says why an annotation cannot be followed."""
 
     api_version: str
+    stage: Stage = Stage.MAIN
     wave: int = 0
     depends_on: tuple[ObjectKey, ...] = ()
     defines: str = ""
+    hook: bool = False
+    cleanup: bool = False
+    mode: Mode | Literal[""] = ""
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """`phases` by bundle; `needs` are the objects that have to be applied and Current before one is applied (absent:
-    none); `stopped` says in a whole sentence why an object can never have its turn."""
+class Step:
+    """One wave of one stage of a bundle. `phases` are applied one after the other, once all of `after` is done, and
+    what the steps before wait for."""
 
-    phases: Mapping[str, tuple[tuple[ObjectKey, ...], ...]] = field(default_factory=dict)
+    phases: tuple[tuple[ObjectKey, ...], ...]
+    after: frozenset[ObjectKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """By bundle: its `steps`, its `hooks` (Jobs and Pods that they run), what is `left_out` of it, and the `kinds` and
+    `namespaces` that the rest is in. By object: `needs`, what has to be applied and done before it is applied (absent:
+    nothing); `stopped`, in a whole sentence why it can never have its turn; `modes`, its own drift mode; `shared`, the
+    bundle that has it when several name it. `cleanups` are the hooks that are deleted once they succeeded."""
+
+    steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
+    hooks: Mapping[str, frozenset[ObjectKey]] = field(default_factory=dict)
+    left_out: Mapping[str, frozenset[ObjectKey]] = field(default_factory=dict)
+    kinds: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    namespaces: Mapping[str, frozenset[str]] = field(default_factory=dict)
     needs: Mapping[ObjectKey, frozenset[ObjectKey]] = field(default_factory=dict)
     stopped: Mapping[ObjectKey, str] = field(default_factory=dict)
+    modes: Mapping[ObjectKey, Mode] = field(default_factory=dict)
+    shared: Mapping[ObjectKey, str] = field(default_factory=dict)
+    cleanups: frozenset[ObjectKey] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Position:
+class _Position(NamedTuple):
+    stage: Stage
     wave: int
     depth: int
     rank: int
@@ -130,26 +197,52 @@ def rank(key: ObjectKey) -> int:
 def traits(manifest: Mapping[str, Any]) -> Traits:
     """Pure: what the order needs to know of a manifest."""
     annotations = manifest["metadata"].get("annotations") or {}
-    wave, problem = 0, ""
+    group, kind = group_of(manifest["apiVersion"]), manifest["kind"]
+    stage, wave, problem = Stage.MAIN, 0, ""
     depends_on: tuple[ObjectKey, ...] = ()
+    hooked = ARGO_HOOK_ANNOTATION in annotations or HELM_HOOK_ANNOTATION in annotations
     try:
+        stage = _stage(annotations)
         wave = _wave(annotations)
         depends_on = tuple(_reference(text) for text in _list(annotations.get(DEPENDS_ON_ANNOTATION, "")))
     except ValueError as error:
         problem = str(error)
     spec = manifest.get("spec") or {}
-    is_crd = manifest["kind"] == "CustomResourceDefinition"
+    is_crd = kind == "CustomResourceDefinition"
+    hook = hooked and stage is not Stage.NEVER and (f"{kind}.{group}" if group else kind) in RUNNING_GKS
+    mode = annotations.get(MODE_ANNOTATION)
     return Traits(
         api_version=manifest["apiVersion"],
+        stage=stage,
         wave=wave,
         depends_on=depends_on,
         defines=f"{spec['names']['kind']}.{spec['group']}" if is_crd and "names" in spec and "group" in spec else "",
+        hook=hook,
+        cleanup=hook and _is_cleaned_up(annotations),
+        mode=cast(Mode, mode) if mode in get_args(Mode) else "",
         problem=problem,
     )
 
 
+def _stage(annotations: Mapping[str, str]) -> Stage:
+    for name in (ARGO_HOOK_ANNOTATION, HELM_HOOK_ANNOTATION):
+        words = list(_list(annotations.get(name, "")))
+        if unknown := [word for word in words if word.lower() not in _STAGES]:
+            raise ValueError(f"annotation {name} has {unknown[0]!r}, which is no hook")
+        if words:
+            stages = {_STAGES[word.lower()] for word in words}
+            return max(stages - {Stage.NEVER}, default=Stage.NEVER)
+    return Stage.MAIN
+
+
+def _is_cleaned_up(annotations: Mapping[str, str]) -> bool:
+    policies = (annotations.get(name, "") for name in (HELM_DELETION_ANNOTATION, ARGO_DELETION_ANNOTATION))
+    return any(word in ("hook-succeeded", "HookSucceeded") for policy in policies for word in _list(policy))
+
+
 def _wave(annotations: Mapping[str, str]) -> int:
-    for name in (PHASE_ANNOTATION, SYNC_WAVE_ANNOTATION):
+    weighed = (HELM_WEIGHT_ANNOTATION,) if HELM_HOOK_ANNOTATION in annotations else ()
+    for name in (PHASE_ANNOTATION, SYNC_WAVE_ANNOTATION, *weighed):
         if name in annotations:
             try:
                 return int(annotations[name])
@@ -176,56 +269,91 @@ def _reference(text: str) -> ObjectKey:
 
 
 def order(bundles: Mapping[str, Mapping[ObjectKey, Traits]]) -> Order:
-    """Pure: the order of a whole slice."""
-    owner = {key: bundle for bundle, objects in bundles.items() for key in objects}
-    every = {key: own for objects in bundles.values() for key, own in objects.items()}
-    definitions = {own.defines: key for key, own in every.items() if own.defines}
-    namespaces = {key.name: key for key in every if key.gk == NAMESPACE_GK}
-    waits = {
-        key: frozenset(own.depends_on).union(
-            found for found in (definitions.get(key.gk), namespaces.get(key.namespace)) if found is not None
-        )
-        for key, own in every.items()
+    """Pure: the order of a whole slice. Of an object in two bundles the first one's traits count, by name."""
+    left_out = {
+        name: frozenset(key for key, own in objects.items() if own.stage is Stage.NEVER)
+        for name, objects in bundles.items()
     }
-    stopped = _unreadable(every)
+    kept = {name: [key for key in objects if key not in left_out[name]] for name, objects in bundles.items()}
+    owner: dict[ObjectKey, str] = {}
+    shared: dict[ObjectKey, str] = {}
+    for name in sorted(kept):
+        for key in kept[name]:
+            if owner.setdefault(key, name) != name:
+                shared[key] = owner[key]
+    every = {key: bundles[name][key] for key, name in owner.items()}
+    waits = _waits(every)
+    stopped = _unreadable(every, left_out=frozenset().union(*left_out.values()))
     turns = _turns(waits, stopped)
-    positions: dict[ObjectKey, _Position] = {}
+    positions = {key: _own_position(key, every[key]) for key in stopped}
     for key in turns:
-        own = every[key]
-        found = _Position(_FIRST_WAVE if key.gk in (NAMESPACE_GK, CRD_GK) else own.wave, 0, rank(key))
+        found = _own_position(key, every[key])
         for dependency in waits[key]:
             if owner[dependency] == owner[key]:
                 below = positions[dependency]
-                step = 1 if dependency in own.depends_on else 0
-                found = max(found, _Position(below.wave, below.depth + step, found.rank))
+                step = 1 if dependency in every[key].depends_on else 0
+                found = max(found, _Position(below.stage, below.wave, below.depth + step, found.rank))
         positions[key] = found
-
-    phases: dict[str, tuple[tuple[ObjectKey, ...], ...]] = {}
-    needs: dict[ObjectKey, frozenset[ObjectKey]] = {}
-    for bundle, objects in bundles.items():
-        ready = sorted((key for key in objects if key in positions), key=lambda key: (positions[key], key))
-        phases[bundle] = tuple(tuple(group) for _, group in groupby(ready, key=lambda key: positions[key]))
-        earlier: frozenset[ObjectKey] = frozenset()
-        for wave, group in groupby(ready, key=lambda key: positions[key].wave):
-            members = tuple(group)
-            for key in members:
-                if earlier or waits[key]:
-                    needs[key] = earlier | waits[key] if waits[key] else earlier
-            if wave != _FIRST_WAVE:
-                earlier = earlier.union(members)
-    return Order(phases=phases, needs=needs, stopped=stopped)
+    return Order(
+        steps={name: _steps(keys, positions, stopped) for name, keys in kept.items()},
+        hooks={name: frozenset(key for key in keys if every[key].hook) for name, keys in kept.items()},
+        left_out=left_out,
+        kinds={name: frozenset(key.gk for key in keys) for name, keys in kept.items()},
+        namespaces={name: frozenset(key.namespace for key in keys if key.namespace) for name, keys in kept.items()},
+        needs={key: waits[key] for key in turns if waits[key]},
+        stopped=stopped,
+        modes={key: own.mode for key, own in every.items() if own.mode},
+        shared=shared,
+        cleanups=frozenset(key for key, own in every.items() if own.cleanup),
+    )
 
 
-def _unreadable(every: Mapping[ObjectKey, Traits]) -> dict[ObjectKey, str]:
+def _waits(every: Mapping[ObjectKey, Traits]) -> dict[ObjectKey, frozenset[ObjectKey]]:
+    """Pure: what each object has to wait for beside the steps before its own; equal sets are one."""
+    definitions = {own.defines: key for key, own in every.items() if own.defines}
+    namespaces = {key.name: key for key in every if key.gk == NAMESPACE_GK}
+    one_of: dict[frozenset[ObjectKey], frozenset[ObjectKey]] = {}
+    waits = {}
+    for key, own in every.items():
+        found = frozenset(own.depends_on).union(
+            other for other in (definitions.get(key.gk), namespaces.get(key.namespace)) if other is not None
+        )
+        waits[key] = one_of.setdefault(found, found)
+    return waits
+
+
+def _own_position(key: ObjectKey, own: Traits) -> _Position:
+    if key.gk in (NAMESPACE_GK, CRD_GK):
+        return _Position(Stage.FIRST, 0, 0, rank(key))
+    return _Position(own.stage, own.wave, 0, rank(key))
+
+
+def _steps(
+    keys: Iterable[ObjectKey], positions: Mapping[ObjectKey, _Position], stopped: Mapping[ObjectKey, str]
+) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    after: frozenset[ObjectKey] = frozenset()
+    for (stage, _), members in groupby(
+        sorted(keys, key=lambda key: (positions[key], key)), key=lambda key: positions[key][:2]
+    ):
+        group = list(members)
+        phases = groupby((key for key in group if key not in stopped), key=positions.__getitem__)
+        steps.append(Step(phases=tuple(tuple(phase) for _, phase in phases), after=after))
+        after = frozenset(group) if stage is not Stage.FIRST else frozenset()
+    return tuple(steps)
+
+
+def _unreadable(every: Mapping[ObjectKey, Traits], *, left_out: Set[ObjectKey]) -> dict[ObjectKey, str]:
     """Pure: the objects whose own annotations cannot be followed, and why."""
     stopped = {}
     for key, own in every.items():
-        missing = [str(dependency) for dependency in own.depends_on if dependency not in every]
+        missing = [dependency for dependency in own.depends_on if dependency not in every]
         if own.problem:
             stopped[key] = f"{key}: {own.problem}"
         elif missing:
+            lack = "is a hook that is left out" if left_out & set(missing) else "this cluster's slice does not have"
             stopped[key] = (
-                f"{key}: depends on {', '.join(missing)}, which this cluster's slice does not have "
+                f"{key}: depends on {', '.join(map(str, missing))}, which {lack} "
                 f"(add it to Git, or correct {DEPENDS_ON_ANNOTATION})"
             )
     return stopped

@@ -5,35 +5,38 @@ what can be done at this moment; what has to wait is named with the reason. So t
 the inventory, and a killed agent goes on where it was.
 
     object                                                             done with it
-    in a bundle, blob is not the one applied, or never answered        applied, when its needs are Current
+    in a bundle, blob is not the one applied, or never answered        applied, when what it needs is done
     in a bundle, blob is the one applied                               nothing
+    in a bundle, ran to its end, and is gone                           nothing
     in a bundle that reverts no drift, and somebody deleted it         nothing
+    in a bundle, a hook that succeeded and is to go then               deleted; it stays in the inventory
+    in a bundle, a hook that is left out (`order`)                     as if the slice did not have it
     in two bundles                                                     the first by name has it; a problem of the other
-    in no bundle, and was ours                                         pruned, once its bundle is applied and Current
-      … of a bundle with `prune: false`, or whose policy is lost       released
-      … Namespace, CRD, PersistentVolume(Claim)                        released, unless `destructivePrune`
+    in no bundle, and was ours                                         pruned (`removal`), once its bundle is settled
+    forbidden by the guard ConfigMap                                   nothing, and told
+    of a suspended bundle                                              nothing, and told
     failed, and not yet due again                                      nothing; due at once when its blob changes
 
-A bundle that left the slice has nothing to wait for: all of it is pruned. A bundle waits as a whole while one that it
-depends on is not applied and Current. Without a slice (no commit) there is never anything to do. `reconcile` executes.
+`progress` says what done and settled mean. A bundle that left the slice waits for nothing. Without a slice (no commit)
+there is never anything to do. `reconcile` executes.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import TypedDict
+from typing import Final
 
-from agent.apply import order as ordering
+from agent.apply import progress, removal
 from agent.apply.order import Order
-from agent.model import Desired, DesiredBundle, Entry
+from agent.apply.progress import State
+from agent.apply.removal import Problem, Removal, Surplus
+from agent.model import Desired, DesiredBundle, Entry, Limits
 from proto.ids import Oid
-from proto.messages import Health
 from proto.objects import ObjectKey
-from proto.slices import PARENT_GROUP, PARENT_KIND, BundlePolicy
+from proto.slices import PARENT_GROUP, PARENT_KIND
 
-KEPT_KINDS = frozenset({"Namespace", ordering.CRD_GK, "PersistentVolume", "PersistentVolumeClaim"})
-"""Deleting one of these takes data or other objects with it, so that needs `destructivePrune`."""
+_NO_LIMITS: Final = Limits()
+_NOBODY: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +64,29 @@ class Membership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundlePlan:
-    """`apply` and `prune` are phases, done one after the other. `waiting` says in a whole sentence why an object is not
-    applied yet, `stopped` why one never can be, `blocked` why the whole bundle has to wait. `surplus` is what was ours
-    and Git does not have. `complete`: every object is applied as the slice has it; `converged`: no surplus is left,
-    either. `members` is what the ApplySet parent has to say before anything of this is done (None: it has to go);
-    `parent_stale` that it does not yet."""
+    """`apply` and `prune` are phases, done one after the other; `finish` are hooks that succeeded and are deleted, but
+    stay in the inventory. `unapplied` are the objects that are not as the slice has them: `waiting` says in a whole
+    sentence why one is not applied yet, `stopped` why one never can be (or must not be pruned), `blocked` why the whole
+    bundle has to wait, `suspended` why nothing of it is written at all. `left_out` are hooks that never run here,
+    `unfinished` those that have not succeeded yet, or are still to be deleted. `surplus` is what was ours and Git does
+    not have; `kept` is why nothing of that is pruned. `complete`: every object is applied as the slice has it;
+    `converged`: nothing is surplus or unfinished, either. `members` is what the ApplySet parent has to say before
+    anything of this is done (None: it has to go); `parent_stale` that it does not yet."""
 
     bundle: str
     apply: tuple[tuple[ObjectKey, ...], ...] = ()
+    finish: tuple[ObjectKey, ...] = ()
     prune: tuple[tuple[ObjectKey, ...], ...] = ()
     release: tuple[ObjectKey, ...] = ()
+    unapplied: frozenset[ObjectKey] = frozenset()
     waiting: Mapping[ObjectKey, str] = field(default_factory=dict)
     stopped: Mapping[ObjectKey, str] = field(default_factory=dict)
     blocked: str = ""
+    suspended: str = ""
+    left_out: frozenset[ObjectKey] = frozenset()
+    unfinished: frozenset[ObjectKey] = frozenset()
     surplus: tuple[ObjectKey, ...] = ()
+    kept: Problem | None = None
     complete: bool = False
     converged: bool = False
     members: Membership | None = None
@@ -82,7 +94,7 @@ class BundlePlan:
 
     @property
     def idle(self) -> bool:
-        return not (self.apply or self.prune or self.release or self.parent_stale)
+        return not (self.apply or self.finish or self.prune or self.release or self.parent_stale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,67 +117,59 @@ def plan(
     failures: Mapping[ObjectKey, Failure],
     parents: Mapping[str, Membership],
     now: float,
+    limits: Limits = _NO_LIMITS,
+    suspended: Mapping[str, str] = _NOBODY,
 ) -> Plan:
-    """Pure: `order` is that of `desired`; `parents` is what the ApplySet parents in the cluster say."""
+    """Pure: `order` is that of `desired`; `parents` is what the ApplySet parents in the cluster say; `suspended` maps a
+    bundle to who suspended it and why."""
     if not desired.commit:
         return Plan()
-    owner: dict[ObjectKey, str] = {}
-    for name in sorted(desired.bundles):
-        for key in desired.bundles[name].objects:
-            owner.setdefault(key, name)
-    leftovers: dict[str, list[ObjectKey]] = {}
-    for key, entry in entries.items():
-        if key not in owner:
-            leftovers.setdefault(entry.bundle, []).append(key)
+    wanted = {name: _wanted(bundle, order) for name, bundle in desired.bundles.items()}
+    surplus = _surplus(desired, wanted, entries, parents)
+    known = sum(map(len, wanted.values())) + sum(len(found.keys) for found in surplus.values())
+    removals = removal.removals(surplus, known=known, limits=limits, suspended=suspended)
+    states = {
+        name: progress.state(bundle, wanted[name], entries, order=order, limits=limits)
+        for name, bundle in desired.bundles.items()
+    }
+    blocked = progress.blocked(desired.bundles, states)
+    unmet = progress.unmet(states, order)
     due = _Due(failures, now)
-    states = {name: _state(bundle, entries) for name, bundle in desired.bundles.items()}
-    blocked = _blocked(desired.bundles, states)
-    unmet = _unmet(states)
     made = {}
-    for name, bundle in desired.bundles.items():
-        surplus, state = leftovers.get(name, []), states[name]
-        stopped = _stopped(bundle, state, owner=owner, order=order)
+    for name in (*desired.bundles, *sorted((surplus.keys() | parents.keys()) - desired.bundles.keys())):
+        bundle = desired.bundles.get(name)
+        state, of, allowed = states.get(name, _GONE), surplus.get(name), removals.get(name, _NO_REMOVAL)
+        keys = of.keys if of is not None else ()
+        free = name not in suspended
         phases, waiting = (
-            _apply(bundle, state.unapplied - stopped.keys(), order=order, unmet=unmet, due=due)
-            if name not in blocked
+            _apply(bundle, state, order=order, unmet=unmet, due=due)
+            if bundle is not None and free and name not in blocked
             else ((), {})
         )
-        prune, release = _prune(surplus, bundle.policy, due) if state.settled else ((), ())
+        ready = free and state.settled
+        members = _members(name, bundle, keys, order=order, parents=parents)
+        parent = parent_key(name)
         made[name] = BundlePlan(
             bundle=name,
             apply=phases,
-            prune=prune,
-            release=release,
+            finish=tuple(key for key in sorted(state.ended) if due(key, "")) if free else (),
+            prune=removal.phases(key for key in allowed.delete if due(key, "")) if ready else (),
+            release=tuple(key for key in allowed.release if due(key, "")) if ready else (),
+            unapplied=state.unapplied,
             waiting=waiting,
-            stopped=stopped,
+            stopped={**state.stopped, **allowed.refused},
             blocked=blocked.get(name, ""),
-            surplus=tuple(surplus),
+            suspended=suspended.get(name, ""),
+            left_out=order.left_out.get(name, frozenset()),
+            unfinished=state.unfinished | state.ended,
+            surplus=tuple(keys),
+            kept=allowed.problem,
             complete=not state.unapplied,
-            converged=not state.unapplied and not surplus,
-            **_parent(name, _membership(bundle.policy, [*bundle.objects, *surplus]), parents, due),
-        )
-    for name in (leftovers.keys() | parents.keys()) - desired.bundles.keys():
-        surplus = leftovers.get(name, [])
-        last = parents.get(name, Membership(prune=False))
-        prune, release = _prune(surplus, last, due)
-        made[name] = BundlePlan(
-            bundle=name,
-            prune=prune,
-            release=release,
-            surplus=tuple(surplus),
-            complete=True,
-            converged=not surplus,
-            **_parent(name, parents.get(name) if surplus else None, parents, due),
+            converged=not (state.unapplied or state.unfinished or state.ended or keys),
+            members=members,
+            parent_stale=(free and parents.get(name) != members and not limits.refuses(parent) and due(parent, "")),
         )
     return Plan(bundles=made, due_at=due.next_at)
-
-
-def is_applied(blob: Oid, entry: Entry | None, policy: BundlePolicy) -> bool:
-    """Pure: the API server answered our apply of this very blob, and nothing of what happened since is to be undone by
-    another one. Without a baseline the object is gone; unsettled, nobody knows."""
-    if entry is None or entry.unsettled or entry.blob != blob:
-        return False
-    return entry.baseline is not None or policy.drift.mode != "revert"
 
 
 class _Due:
@@ -184,144 +188,88 @@ class _Due:
         return False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
-    """Of one bundle: the objects that are not applied, and those that are but not Current."""
-
-    unapplied: frozenset[ObjectKey]
-    unhealthy: frozenset[ObjectKey]
-
-    @property
-    def settled(self) -> bool:
-        return not self.unapplied and not self.unhealthy
+_GONE: Final = State()
+_NO_REMOVAL: Final = Removal()
 
 
-def _state(bundle: DesiredBundle, entries: Mapping[ObjectKey, Entry]) -> _State:
-    unapplied = frozenset(
-        key for key, blob in bundle.objects.items() if not is_applied(blob, entries.get(key), bundle.policy)
-    )
-    return _State(
-        unapplied=unapplied,
-        unhealthy=frozenset(
-            key for key in bundle.objects if key not in unapplied and entries[key].health is not Health.CURRENT
-        ),
-    )
+def _wanted(bundle: DesiredBundle, order: Order) -> Mapping[ObjectKey, Oid]:
+    left_out = order.left_out.get(bundle.name)
+    if not left_out:
+        return bundle.objects
+    return {key: blob for key, blob in bundle.objects.items() if key not in left_out}
 
 
-def _stopped(
-    bundle: DesiredBundle, state: _State, *, owner: Mapping[ObjectKey, str], order: Order
-) -> dict[ObjectKey, str]:
-    """Pure: the objects that can never be applied as the slice is, and why."""
-    stopped = {key: order.stopped[key] for key in state.unapplied if key in order.stopped}
-    for key in state.unapplied:
-        if owner[key] != bundle.name:
-            stopped[key] = f"{key}: bundle {owner[key]} has it too (remove it from one of the two bundles)"
-    return stopped
+def _surplus(
+    desired: Desired,
+    wanted: Mapping[str, Mapping[ObjectKey, Oid]],
+    entries: Mapping[ObjectKey, Entry],
+    parents: Mapping[str, Membership],
+) -> dict[str, Surplus]:
+    """Pure: by bundle, what was ours and is in no bundle of the slice."""
+    keys: dict[str, list[ObjectKey]] = {}
+    for key in sorted(set(entries).difference(*wanted.values())):
+        keys.setdefault(entries[key].bundle, []).append(key)
+    found = {}
+    for name, own in keys.items():
+        bundle = desired.bundles.get(name)
+        if bundle is not None:
+            empty = not wanted[name] and not bundle.policy.allow_empty
+            found[name] = Surplus(keys=own, policy=bundle.policy, empty=empty)
+        else:
+            found[name] = Surplus(keys=own, policy=parents.get(name) or Membership(prune=False))
+    return found
 
 
 def _apply(
     bundle: DesiredBundle,
-    keys: frozenset[ObjectKey],
+    state: State,
     *,
     order: Order,
     unmet: Callable[[frozenset[ObjectKey]], str],
     due: _Due,
 ) -> tuple[tuple[tuple[ObjectKey, ...], ...], dict[ObjectKey, str]]:
     """(phases that can be applied now, why others have to wait)."""
+    keys = state.unapplied - state.stopped.keys()
     waiting = {}
     phases: list[tuple[ObjectKey, ...]] = []
-    for phase in order.phases.get(bundle.name, ()) if keys else ():
-        ready = []
-        for key in phase:
-            if key not in keys:
-                continue
-            if missing := unmet(order.needs.get(key, frozenset())):
-                waiting[key] = f"{key}: waits for {missing}"
-            elif due(key, bundle.objects[key]):
-                ready.append(key)
-        if ready:
-            phases.append(tuple(ready))
+    earlier = ""
+    for step in order.steps.get(bundle.name, ()) if keys else ():
+        earlier = earlier or unmet(step.after)
+        for phase in step.phases:
+            ready = []
+            for key in phase:
+                if key not in keys:
+                    continue
+                if missing := earlier or unmet(order.needs.get(key, progress.NOTHING)):
+                    waiting[key] = f"{key}: waits for {missing}"
+                elif due(key, bundle.objects[key]):
+                    ready.append(key)
+            if ready:
+                phases.append(tuple(ready))
     return tuple(phases), waiting
 
 
-def _membership(policy: BundlePolicy, keys: Sequence[ObjectKey]) -> Membership | None:
-    """Pure: what a parent has to say about these objects; none is needed for no objects."""
-    if not keys:
+def _members(
+    name: str,
+    bundle: DesiredBundle | None,
+    surplus: Sequence[ObjectKey],
+    *,
+    order: Order,
+    parents: Mapping[str, Membership],
+) -> Membership | None:
+    """Pure: what the bundle's ApplySet parent has to say. None is needed for no objects; of a bundle that
+    left the slice, what it said last goes on until the last object is gone."""
+    if bundle is None:
+        return parents.get(name) if surplus else None
+    kinds = order.kinds.get(name, frozenset()).union(key.gk for key in surplus)
+    if not kinds:
         return None
     return Membership(
-        kinds=frozenset(key.gk for key in keys),
-        namespaces=frozenset(key.namespace for key in keys if key.namespace),
-        prune=policy.prune,
-        destructive_prune=policy.destructive_prune,
+        kinds=kinds,
+        namespaces=order.namespaces.get(name, frozenset()).union(key.namespace for key in surplus if key.namespace),
+        prune=bundle.policy.prune,
+        destructive_prune=bundle.policy.destructive_prune,
     )
-
-
-def _prune(
-    surplus: Iterable[ObjectKey], policy: BundlePolicy | Membership, due: _Due
-) -> tuple[tuple[tuple[ObjectKey, ...], ...], tuple[ObjectKey, ...]]:
-    """Pure: (phases to delete, last rank first; what is let go)."""
-    ready = sorted((key for key in surplus if due(key, "")), key=lambda key: (-ordering.rank(key), key))
-    kept = {key for key in ready if not policy.prune or (key.gk in KEPT_KINDS and not policy.destructive_prune)}
-    phases = groupby((key for key in ready if key not in kept), key=ordering.rank)
-    return tuple(tuple(phase) for _, phase in phases), tuple(sorted(kept))
-
-
-def _unmet(states: Mapping[str, _State]) -> Callable[[frozenset[ObjectKey]], str]:
-    """What of a set of needs is not there yet, in words; each distinct set is looked at once."""
-    open_keys = {key: "not applied yet" for state in states.values() for key in state.unapplied}
-    open_keys |= {key: "not Current yet" for state in states.values() for key in state.unhealthy}
-    known: dict[frozenset[ObjectKey], str] = {frozenset(): ""}
-
-    def unmet(needs: frozenset[ObjectKey]) -> str:
-        if needs not in known:
-            missing = sorted(needs & open_keys.keys())
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            known[needs] = f"{missing[0]}, which is {open_keys[missing[0]]}{more}" if missing else ""
-        return known[needs]
-
-    return unmet
-
-
-def _blocked(bundles: Mapping[str, DesiredBundle], states: Mapping[str, _State]) -> dict[str, str]:
-    """Pure: the bundles that have to wait for others as a whole, and why. One with nothing to apply waits for none."""
-    blocked = {}
-    for name, bundle in bundles.items():
-        on = bundle.policy.depends_on if states[name].unapplied else ()
-        absent = [other for other in on if other not in states]
-        circular = [other for other in on if name in _reach(other, bundles)]
-        behind = [other for other in on if other in states and not states[other].settled]
-        if absent:
-            blocked[name] = (
-                f"bundle {name}: depends on bundle {', '.join(absent)}, which this cluster does not run "
-                "(target it at this cluster, or correct dependsOn)"
-            )
-        elif circular:
-            blocked[name] = f"bundle {name}: depends on itself through {', '.join(circular)} (correct dependsOn)"
-        elif behind:
-            blocked[name] = f"bundle {name}: waits for bundle {', '.join(behind)} to be applied and Current"
-    return blocked
-
-
-def _reach(start: str, bundles: Mapping[str, DesiredBundle]) -> set[str]:
-    """Pure: `start` and every bundle that it depends on, however far."""
-    seen = {start}
-    edge = [start]
-    while edge:
-        found = bundles.get(edge.pop())
-        new = set(found.policy.depends_on if found else ()) - seen
-        seen |= new
-        edge += new
-    return seen
-
-
-class _Parent(TypedDict):
-    members: Membership | None
-    parent_stale: bool
-
-
-def _parent(name: str, members: Membership | None, parents: Mapping[str, Membership], due: _Due) -> _Parent:
-    """Pure: what the bundle's ApplySet parent has to say, and whether it is time to write it."""
-    return {"members": members, "parent_stale": parents.get(name) != members and due(parent_key(name), "")}
 
 
 def parent_key(bundle: str) -> ObjectKey:

@@ -20,12 +20,19 @@ def order_of(**bundles: str) -> Order:
     )
 
 
-def names(phases: tuple[tuple[ObjectKey, ...], ...]) -> list[list[str]]:
-    return [[key.name for key in phase] for phase in phases]
+def names(found: Order) -> list[list[str]]:
+    """The phases of bundle shop."""
+    return [[key.name for key in phase] for step in found.steps["shop"] for phase in step.phases]
 
 
 def waits(found: Order, name: str) -> list[str]:
-    return sorted(key.name for needed, keys in found.needs.items() if needed.name == name for key in keys)
+    """What an object of bundle shop has to wait for, beside its turn."""
+    waited: set[ObjectKey] = set()
+    for step in found.steps["shop"]:
+        waited |= step.after
+        for key in (key for phase in step.phases for key in phase if key.name == name):
+            return sorted(other.name for other in waited | found.needs.get(key, frozenset()))
+    raise AssertionError(f"{name} never has its turn")
 
 
 EVERYTHING = """
@@ -70,7 +77,7 @@ metadata: {name: shop}
 
 def test_kinds_come_in_the_order_in_which_they_need_each_other() -> None:
     found = order_of(shop=EVERYTHING)
-    assert names(found.phases["shop"]) == [
+    assert names(found) == [
         ["shop"],
         ["widgets.example.org"],
         ["secret", "account"],
@@ -124,7 +131,7 @@ def test_waves_go_by_number_and_each_waits_for_all_before_it(annotation: str) ->
             object_with("first", annotation, "-3"),
         )
     )
-    assert names(found.phases["shop"]) == [["first"], ["middle"], ["last"]]
+    assert names(found) == [["first"], ["middle"], ["last"]]
     assert waits(found, "first") == []
     assert waits(found, "middle") == ["first"]
     assert waits(found, "last") == ["first", "middle"]
@@ -135,7 +142,7 @@ def test_our_own_phase_wins_over_argos_wave() -> None:
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: shop, annotations: "
         "{flotilla.dev/phase: '1', argocd.argoproj.io/sync-wave: '-1'}}}"
     )
-    assert names(order_of(shop=bundle(text, object_with("b"))).phases["shop"]) == [["b"], ["a"]]
+    assert names(order_of(shop=bundle(text, object_with("b")))) == [["b"], ["a"]]
 
 
 def test_namespaces_and_definitions_come_before_every_wave() -> None:
@@ -145,7 +152,7 @@ def test_namespaces_and_definitions_come_before_every_wave() -> None:
             "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}",
         )
     )
-    assert names(found.phases["shop"]) == [["shop"], ["early"]]
+    assert names(found) == [["shop"], ["early"]]
     assert waits(found, "early") == ["shop"]
 
 
@@ -157,7 +164,7 @@ def test_a_dependency_is_applied_and_waited_for_even_against_the_kind_order() ->
             object_with("other"),
         )
     )
-    assert names(found.phases["shop"]) == [["other"], ["web"], ["settings"]]
+    assert names(found) == [["other"], ["web"], ["settings"]]
     assert waits(found, "settings") == ["web"]
     assert waits(found, "other") == []
 
@@ -169,7 +176,7 @@ def test_a_dependency_in_a_later_wave_lifts_what_depends_on_it() -> None:
             object_with("a", order.DEPENDS_ON_ANNOTATION, "/namespaces/shop/ConfigMap/b"),
         )
     )
-    assert names(found.phases["shop"]) == [["b"], ["a"]]
+    assert names(found) == [["b"], ["a"]]
 
 
 def test_a_dependency_may_be_in_another_bundle() -> None:
@@ -177,7 +184,7 @@ def test_a_dependency_may_be_in_another_bundle() -> None:
         shop=object_with("a", order.DEPENDS_ON_ANNOTATION, "/namespaces/shop/ConfigMap/b"), base=object_with("b")
     )
     assert waits(found, "a") == ["b"]
-    assert names(found.phases["shop"]) == [["a"]]
+    assert names(found) == [["a"]]
 
 
 def test_a_cluster_scoped_dependency_has_the_short_form() -> None:
@@ -244,7 +251,7 @@ CIRCLE = bundle(
 )
 def test_what_can_never_have_its_turn_is_stopped_and_nothing_else(text: str, stopped: dict[str, str]) -> None:
     found = order_of(shop=text)
-    assert names(found.phases["shop"]) == [["free"]]
+    assert names(found) == [["free"]]
     assert {key.name for key in found.stopped} == set(stopped)
     for key, message in found.stopped.items():
         assert message.startswith(f"ConfigMap/shop/{key.name}: ")
@@ -273,7 +280,7 @@ def test_a_chain_of_a_thousand_dependencies_is_no_problem() -> None:
         for n in range(1, 1000)
     )
     found = order_of(shop=bundle(*links, object_with("c0")))
-    assert names(found.phases["shop"]) == [[f"c{n}"] for n in range(1000)]
+    assert names(found) == [[f"c{n}"] for n in range(1000)]
 
 
 def test_pruning_ranks_put_namespaces_and_definitions_last() -> None:

@@ -168,7 +168,7 @@ def test_policy_says_what_is_let_go(policy: dict[str, bool], pruned: list[str], 
         "PersistentVolume/-/volume=1 PersistentVolumeClaim/claim=1",
     )
     gone = made(slice_of(), entries, parents={"shop": Membership(**policy)}).bundles["shop"]  # type: ignore[arg-type]
-    left = made(slice_of(bundle("shop", "", **policy)), entries).bundles["shop"]
+    left = made(slice_of(bundle("shop", "", allow_empty=True, **policy)), entries).bundles["shop"]
     for found in (gone, left):
         assert sorted(names(found.prune)) == sorted(pruned)
         assert sorted(one.name for one in found.release) == sorted(released)
@@ -311,7 +311,7 @@ def test_the_parent_of_a_bundle_that_is_gone_goes_too() -> None:
 def test_a_parent_that_cannot_be_written_waits_for_its_time() -> None:
     failures = {parent_key("shop"): Failure(blob="", error="no", not_before=130.0)}
     found = plan(
-        slice_of(bundle("shop", "")),
+        slice_of(bundle("shop", "", allow_empty=True)),
         inventory("shop", "Secret/old=1", health=Health.CURRENT),
         order=order.Order(),
         failures=failures,

@@ -1,5 +1,7 @@
 """What the hub is told of a bundle."""
 
+from dataclasses import replace
+
 import pytest
 
 from agent.apply.plan import BundlePlan, Failure
@@ -110,6 +112,7 @@ def test_the_worst_object_is_the_health_and_is_named(health: Health) -> None:
 def test_an_object_that_is_not_applied_says_why(
     plan: BundlePlan, failure: Failure | None, health: str, reason: str, message: str
 ) -> None:
+    plan = replace(plan, unapplied=frozenset({B}))
     found = report(plan, entry(A), entry(B, blob="0"), failures={B: failure} if failure else None)
     (problem,) = found.problems
     assert (problem.object, problem.health, problem.reason, problem.message) == (
