@@ -6,15 +6,18 @@ Source of the rules: kubernetes-sigs/cli-utils pkg/kstatus/status. In this order
 |------------------------------------------------------------|-------------------------------------------------|
 | metadata.deletionTimestamp                                 | Terminating                                     |
 | generation below the one we applied, or not observed yet   | InProgress                                      |
+| a check of the bundle's own (`health_checks`)              | its answer                                      |
 | condition Reconciling / Stalled is True                    | InProgress / Failed                             |
 | the kind's own rule (`_RULES`)                             | its answer                                      |
+| condition Ready, of an older generation                    | InProgress                                      |
 | condition Ready is True / False or Unknown                 | Current / InProgress                            |
 | nothing of all this                                        | Current, with reason NO_STATUS where one is due |
 
-As there, a Job that runs and a Pod that failed are Current: what they were to become has come about.
-Beyond it, a ReplicationController is judged like a ReplicaSet. NotFound comes from whoever looks for objects; Unknown
-is a phase of a Pod that we do not know. It is
-here, and not in the agent, because `flotilla health` says the same words offline.
+As there, a Job that runs and a Pod that failed are Current: what they were to become has come about. Beyond it, a
+ReplicationController is judged like a ReplicaSet, an APIService by its condition Available, and a condition that names
+the generation that it is about counts only for that one (cert-manager has no other). NotFound comes from whoever looks
+for objects; Unknown is a phase of a Pod that we do not know. Here, and not in the agent, because `flotilla health`
+says the same words offline. Next: `health_checks` are a bundle's own rules.
 """
 
 import datetime
@@ -29,11 +32,15 @@ NO_STATUS = "NoStatus"
 """Reason of a Current object whose kind reports a status and that has none yet: no proof before a grace period."""
 UNSCHEDULABLE_AFTER_S = 15.0
 """kstatus's ScheduleWindow: how long a new Pod may look unschedulable before it is called so."""
+_UNOBSERVED = "LatestGenerationNotObserved"
 _NO_DEADLINE = 2**31 - 1
 """A Deployment with this progressDeadlineSeconds, or none, gets no Progressing condition."""
 
 Verdict = tuple[Health, str, str]
 """Health, a reason in one CamelCase word, and a sentence."""
+
+Check = Callable[[Mapping[str, Any]], Verdict]
+"""A bundle's own rule for a kind: the health of a whole live object (`health_checks`)."""
 
 _STATUSLESS: Mapping[str, frozenset[str]] = {
     "": frozenset(
@@ -52,6 +59,8 @@ _STATUSLESS: Mapping[str, frozenset[str]] = {
         {"StorageClass", "CSIDriver", "CSINode", "CSIStorageCapacity", "VolumeAttributesClass"}
     ),
     "node.k8s.io": frozenset({"RuntimeClass"}),
+    "resource.k8s.io": frozenset({"DeviceClass", "ResourceClaimTemplate", "ResourceSlice"}),
+    "events.k8s.io": frozenset({"Event"}),
     "coordination.k8s.io": frozenset({"Lease"}),
     "discovery.k8s.io": frozenset({"EndpointSlice"}),
     "admissionregistration.k8s.io": frozenset(
@@ -72,18 +81,25 @@ def needs_status(group: str, kind: str) -> bool:
     return kind not in _STATUSLESS.get(group, frozenset())
 
 
-def health(obj: Mapping[str, Any], *, applied_generation: int = 0, now_s: float = math.inf) -> Verdict:
+def health(
+    obj: Mapping[str, Any], *, applied_generation: int = 0, now_s: float = math.inf, check: Check | None = None
+) -> Verdict:
     """Pure: the health of a live object, or of its metadata where `needs_status` is false.
 
     `applied_generation` is the generation that our last write gave it: a status from before says nothing. `now_s` is
-    Unix seconds by the cluster's clock; without it a Pod has no time left to be scheduled.
+    Unix seconds by the cluster's clock; without it a Pod has no time left to be scheduled. `check` is asked in place of
+    all rules, once the status is one that counts.
     """
     metadata, status = _map(obj, "metadata"), _map(obj, "status")
     kind, group = str(obj.get("kind", "")), group_of(str(obj.get("apiVersion", "")))
     if metadata.get("deletionTimestamp"):
         waiting = ", ".join(str(name) for name in _list(metadata, "finalizers"))
         return Health.TERMINATING, "Deleting", "is being deleted" + (f", waits for {waiting}" if waiting else "")
-    verdict = _unobserved(metadata, status, applied_generation) or _standard_conditions(status)
+    verdict = _unobserved(metadata, status, applied_generation)
+    if verdict is None and check is not None:
+        return check(obj)
+    wanted = max(_int(metadata, "generation", 0), applied_generation)
+    verdict = verdict or _standard_conditions(status, wanted)
     if verdict is not None:
         return verdict
     rule = _RULES.get((group, kind))
@@ -91,7 +107,7 @@ def health(obj: Mapping[str, Any], *, applied_generation: int = 0, now_s: float 
         return rule(obj, status)
     if kind == "Pod" and not group:
         return _pod(obj, status, now_s)
-    return _ready_condition(status) or (
+    return _ready_condition(status, wanted) or (
         (Health.CURRENT, NO_STATUS, "has no status yet")
         if not status and needs_status(group, kind)
         else (Health.CURRENT, "", "")
@@ -102,33 +118,42 @@ def _unobserved(metadata: Mapping[str, Any], status: Mapping[str, Any], applied:
     generation = _int(metadata, "generation", 0)
     wanted = max(generation, applied)
     if 0 < generation < applied:
-        return _progress("LatestGenerationNotObserved", f"generation {applied} was applied, {generation} is shown")
+        return _progress(_UNOBSERVED, f"generation {applied} was applied, {generation} is shown")
     observed = status.get("observedGeneration")
     if wanted and _is_int(observed) and observed != wanted:
-        return _progress(
-            "LatestGenerationNotObserved", f"its controller has seen generation {observed}, not yet {wanted}"
-        )
+        return _progress(_UNOBSERVED, f"its controller has seen generation {observed}, not yet {wanted}")
     return None
 
 
-def _standard_conditions(status: Mapping[str, Any]) -> Verdict | None:
+def _standard_conditions(status: Mapping[str, Any], wanted: int) -> Verdict | None:
     for condition in _conditions(status):
-        if condition["type"] == "Reconciling" and condition["status"] == "True":
+        if condition["status"] != "True" or _is_stale(condition, status, wanted):
+            continue
+        if condition["type"] == "Reconciling":
             return _progress(condition["reason"] or "Reconciling", condition["message"])
-        if condition["type"] == "Stalled" and condition["status"] == "True":
+        if condition["type"] == "Stalled":
             return Health.FAILED, condition["reason"] or "Stalled", condition["message"]
     return None
 
 
-def _ready_condition(status: Mapping[str, Any]) -> Verdict | None:
+def _ready_condition(status: Mapping[str, Any], wanted: int) -> Verdict | None:
     for condition in _conditions(status):
         if condition["type"] != "Ready":
             continue
+        if _is_stale(condition, status, wanted):
+            seen = condition["observedGeneration"]
+            return _progress(_UNOBSERVED, f"its condition Ready is of generation {seen}, not yet of {wanted}")
         if condition["status"] == "True":
             return Health.CURRENT, condition["reason"], condition["message"]
         if condition["status"] in ("False", "Unknown"):
             return _progress(condition["reason"] or "NotReady", condition["message"] or "is not Ready")
     return None
+
+
+def _is_stale(condition: Mapping[str, str], status: Mapping[str, Any], wanted: int) -> bool:
+    """Whether a condition is about an older generation; where the whole status names its generation, that counts."""
+    seen = condition["observedGeneration"]
+    return seen.isdecimal() and int(seen) < wanted and not _is_int(status.get("observedGeneration"))
 
 
 def _always(obj: Mapping[str, Any], status: Mapping[str, Any]) -> Verdict:
@@ -290,6 +315,15 @@ def _job(obj: Mapping[str, Any], status: Mapping[str, Any]) -> Verdict:
     return Health.CURRENT, "JobRunning", f"is running: {counts}"
 
 
+def _api_service(obj: Mapping[str, Any], status: Mapping[str, Any]) -> Verdict:
+    for condition in _conditions(status):
+        if condition["type"] == "Available":
+            if condition["status"] == "True":
+                return Health.CURRENT, "", ""
+            return _progress(condition["reason"] or "NotAvailable", condition["message"] or "does not answer yet")
+    return _progress("NotAvailable", "was not looked at by the API server yet")
+
+
 def _service(obj: Mapping[str, Any], status: Mapping[str, Any]) -> Verdict:
     spec = _map(obj, "spec")
     if spec.get("type") == "LoadBalancer" and not spec.get("clusterIP"):
@@ -326,6 +360,7 @@ _RULES: Mapping[tuple[str, str], Callable[[Mapping[str, Any], Mapping[str, Any]]
     ("extensions", "ReplicaSet"): _replica_set,
     ("batch", "Job"): _job,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): _definition,
+    ("apiregistration.k8s.io", "APIService"): _api_service,
 }
 
 
@@ -363,7 +398,7 @@ def _int(obj: Mapping[str, Any], name: str, default: int) -> int:
 def _conditions(status: Mapping[str, Any]) -> list[dict[str, str]]:
     """The conditions as strings, "" for what is missing; what is no condition is left out."""
     return [
-        {name: str(found.get(name) or "") for name in ("type", "status", "reason", "message")}
+        {name: str(found.get(name) or "") for name in ("type", "status", "reason", "message", "observedGeneration")}
         for found in _list(status, "conditions")
         if isinstance(found, Mapping)
     ]

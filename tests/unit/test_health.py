@@ -289,6 +289,23 @@ status: {{conditions: [{conditions}]}}
             id="PodDisruptionBudget not seen",
         ),
         pytest.param(
+            "{apiVersion: apiregistration.k8s.io/v1, kind: APIService, "
+            "status: {conditions: [{type: Available, status: 'True', reason: Passed}]}}",
+            "Current",
+            id="APIService",
+        ),
+        pytest.param(
+            "{apiVersion: apiregistration.k8s.io/v1, kind: APIService, "
+            "status: {conditions: [{type: Available, status: 'False', reason: MissingEndpoints}]}}",
+            "InProgress MissingEndpoints",
+            id="APIService without a server",
+        ),
+        pytest.param(
+            "{apiVersion: apiregistration.k8s.io/v1, kind: APIService}",
+            "InProgress NotAvailable",
+            id="APIService not looked at",
+        ),
+        pytest.param(
             "{apiVersion: serving.example.org/v1, kind: Service, metadata: {name: x}, spec: {type: LoadBalancer}}",
             "Current NoStatus",
             id="somebody else's Service",
@@ -317,6 +334,26 @@ def test_other_kinds(text: str, expected: str) -> None:
         ),
         pytest.param("{observedGeneration: 1}", "InProgress LatestGenerationNotObserved", id="old generation"),
         pytest.param("{observedGeneration: 2}", "Current", id="this generation"),
+        pytest.param(
+            "{conditions: [{type: Ready, status: 'True', observedGeneration: 1}]}",
+            "InProgress LatestGenerationNotObserved",
+            id="ready, at an old generation",
+        ),
+        pytest.param(
+            "{conditions: [{type: Ready, status: 'True', reason: Ok, observedGeneration: 2}]}",
+            "Current Ok",
+            id="ready, at this generation",
+        ),
+        pytest.param(
+            "{observedGeneration: 2, conditions: [{type: Ready, status: 'True', reason: Ok, observedGeneration: 1}]}",
+            "Current Ok",
+            id="the whole status is of this generation",
+        ),
+        pytest.param(
+            "{conditions: [{type: Stalled, status: 'True', observedGeneration: 1}, {type: Ready, status: 'False'}]}",
+            "InProgress NotReady",
+            id="stalled, at an old generation",
+        ),
         pytest.param("{observedGeneration: x, conditions: [3, {}]}", "Current", id="nonsense"),
         pytest.param("[1]", "Current NoStatus", id="a status that is no mapping"),
     ],
