@@ -90,6 +90,12 @@ def suspicion(known: Baseline, obj: Mapping[str, Any]) -> Suspicion | None:
     return _difference(known, baseline(obj), content=True)
 
 
+def is_older(obj: Mapping[str, Any], known: Baseline) -> bool:
+    """Pure: whether this may be a state from before the baseline; a restored etcd counts anew, so it need not be."""
+    version = str(obj["metadata"].get("resourceVersion", ""))
+    return version.isdecimal() and known.resource_version.isdecimal() and int(version) < int(known.resource_version)
+
+
 def _difference(known: Baseline, seen: Baseline, *, content: bool) -> Suspicion | None:
     """`content`: whether, without generations, a change that left no trace but the resourceVersion counts."""
     if seen.uid != known.uid:

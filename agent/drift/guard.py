@@ -184,8 +184,9 @@ class Guard:
             if stance.mode == "revert" and not self._may_write():
                 self._again(suspect, AGAIN_S)
                 return True
+            account = bundle.policy.service_account
             confirmed = await revert.confirm(
-                self._api,
+                self._api.acting_as(account) if account else self._api,
                 entry,
                 event,
                 desired=desired,

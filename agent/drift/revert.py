@@ -95,6 +95,9 @@ async def confirm(
         last, before = before or {}, await case.look()
         if before is None:
             return await case.deleted(last)
+        if event is not None and case.is_known(before):
+            # An event from before our last write: somebody wrote while we undid something else.
+            return Confirmed(baseline=entry.baseline)
     if before["metadata"].get("deletionTimestamp"):
         # Nothing brings it back before it is gone, and then a DELETED event comes.
         return Confirmed(baseline=drift.baseline(before))
@@ -132,8 +135,16 @@ class _Case:
         if self.mode == "ignore" or _is_whole(before):
             return False
         known = self.entry.baseline
-        changed = known is None or drift.suspicion(known, before) is not Suspicion.FIELDS
-        return bool(self.pointers) or (changed and self.entry.key.gk != "Secret")
+        if self.pointers or known is None or drift.is_older(before, known):
+            return True
+        # Where nothing but the fields of others moved, and the generation would tell of values, there is no change.
+        changed = drift.suspicion(known, before) is not Suspicion.FIELDS or not known.generation
+        return changed and self.entry.key.gk != "Secret"
+
+    def is_known(self, before: Mapping[str, Any]) -> bool:
+        """Whether this is the very state of the baseline."""
+        known = self.entry.baseline
+        return known is not None and known == drift.baseline(before)
 
     async def look(self) -> Mapping[str, Any] | None:
         """The object as it is now, None when it is gone; of a Secret only what is not secret, if that is enough."""
@@ -170,11 +181,14 @@ class _Case:
                 taken = True
                 created, after = await self._apply(before)
         except Permanent as error:
-            return self._refused(before, action="failed", error=str(error))
+            refused = self._refused(before, action="failed", error=str(error))
+            # Another object in its place, that ours cannot be made of: the pass knows what to do.
+            replaced = isinstance(error, Invalid) and self._what(before) == "deleted"
+            return replace(refused, baseline=None) if replaced else refused
         if created:
             told = self._report(before, "deleted", action="reverted")
             return Confirmed(baseline=drift.baseline(after), reports=(told,))
-        drifted = taken or (drift.repaired(before, after) and drift.is_drift(before, after))
+        drifted = taken or self._is_repair(before, after)
         found = self._drift(before, after, action="reverted") if drifted else {}
         with suppress(FlotillaError):  # What was reverted is told in any case; the next confirmation heals the rest.
             after = await self._sole_owner(after)
@@ -196,7 +210,7 @@ class _Case:
             return self._refused(before, action="failed", error=str(error))
         if created:
             return self._gone(before, action=self.stays_as, error=self.why)
-        drifted = drift.repaired(before, after, dry_run=True) and drift.is_drift(before, after)
+        drifted = self._is_repair(before, after, dry_run=True)
         found = self._drift(before, after, action=self.stays_as) if drifted else {}
         if self.policy.additions != "tolerate":
             removable = self.policy.additions == "revert"
@@ -219,7 +233,12 @@ class _Case:
         for last in (False,) * (_TRIES - 1) + (True,):
             try:
                 return await self.api.apply(
-                    self.resource, self.entry.key, self._body(live), force=True, dry_run=dry_run
+                    self.resource,
+                    self.entry.key,
+                    self._body(live),
+                    force=True,
+                    dry_run=dry_run,
+                    conditional=live is not None,
                 )
             except Conflict as error:
                 if not self.pointers:
@@ -284,6 +303,19 @@ class _Case:
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
+    def _is_repair(self, before: Mapping[str, Any], after: Mapping[str, Any], *, dry_run: bool = False) -> bool:
+        """Whether our apply changed values, or would: by the values where they are known, else by what moved."""
+        if not _is_whole(before):
+            return drift.repaired(before, after, dry_run=dry_run) and drift.is_drift(before, after)
+        if before["metadata"].get("uid") != after["metadata"].get("uid"):
+            return True
+        return bool(self._removed(before, after) or values.difference(before, after, self.wanted))
+
+    def _removed(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Paths:
+        """What was put under our name, is not what Git says, and went away."""
+        gone = ownership.owned(ownership.own_entry(before)) - ownership.owned(ownership.own_entry(after))
+        return values.really_changed(gone, before, after)
+
     def _what(self, before: Mapping[str, Any], paths: Paths = frozenset(), *, several: bool = False) -> str:
         """`paths` is one of several parts of what was changed: a part is relabelled if a label of ours is in it."""
         known = self.entry.baseline
@@ -299,10 +331,12 @@ class _Case:
     def _drift(self, before: Mapping[str, Any], after: Mapping[str, Any], *, action: str) -> "_Found":
         """What a repair undid, or would: one drift for each writer; one for all if the object is another."""
         changed = drift.changed(before, after)
+        if _is_whole(before):
+            changed = values.really_changed(changed, before, after)
         parts = drift.attribute(before, changed, instead=self._instead(before))
         if not changed and _is_whole(before):
             # Where ownership tells nothing, only the values do, and not whose they are.
-            changed = values.difference(before, after, self.wanted)
+            changed = values.difference(before, after, self.wanted) or self._removed(before, after)
         if len(parts) == 1 or self._what(before) == "deleted":
             parts = [(changed, replace(parts[0][1], fields=ownership.render(changed)))]
         found: _Found = {}

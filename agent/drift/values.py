@@ -74,6 +74,14 @@ def difference(live: Mapping[str, Any], after: Mapping[str, Any], wanted: Mappin
     return frozenset(path for path in _differences(live, after, ()) if _at(wanted, path) is not _ABSENT)
 
 
+def really_changed(paths: Paths, live: Mapping[str, Any], after: Mapping[str, Any]) -> Paths:
+    """Pure: those of the paths that a repair took back whose values it changed; of an item or map that was there before
+    only what is in it. Ownership alone moves without any change of values, too: defaults, entries that were cut."""
+    moved = frozenset(path for path in paths if _at(live, path) != _at(after, path))
+    above = frozenset(path[:size] for path in moved for size in range(1, len(path)))
+    return frozenset(path for path in moved if path not in above or _at(live, path) is _ABSENT)
+
+
 def _differences(live: Any, after: Any, above: FieldPath) -> Iterator[FieldPath]:
     if isinstance(live, Mapping) and isinstance(after, Mapping):
         for name in live.keys() | after.keys():

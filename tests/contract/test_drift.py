@@ -102,6 +102,10 @@ class Rig:
     async def live(self) -> dict[str, Any]:
         return await self.api.get(self.resource, self.entry.key)
 
+    async def reapplied(self) -> dict[str, Any]:
+        """What one more apply would make of the object."""
+        return (await self.api.apply(self.resource, self.entry.key, self.desired, force=True, dry_run=True))[1]
+
     @asynccontextmanager
     async def watching(self) -> AsyncIterator["Events"]:
         selector = f"{slices.BUNDLE_LABEL}={self.bundle}"
@@ -696,3 +700,321 @@ async def test_what_several_managers_changed_before_the_revert_is_told_of_each(r
         assert len({report.id for report in reports}) == 3
         assert wanted(await rig.live()) == before
         assert await events.settle() == []
+
+
+# --- additions ----------------------------------------------------------------------------------------------------
+
+RESTARTED = {"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}}}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "patch", "fields"),
+    [
+        pytest.param(CONFIG, {"data": {"more": "theirs"}}, (".data.more",), id="a key"),
+        pytest.param(CONFIG, {"metadata": {"labels": {"x": "y"}}}, (".metadata.labels.x",), id="a label"),
+        pytest.param(CONFIG, {"binaryData": {"b": "AAAA"}}, (".binaryData",), id="a map"),
+        pytest.param(
+            DEPLOYMENT, {"metadata": {"annotations": {"x/y": "z"}}}, (".metadata.annotations.x/y",), id="an annotation"
+        ),
+        pytest.param(DEPLOYMENT, RESTARTED, (".spec.template.metadata.annotations",), id="kubectl rollout restart"),
+        pytest.param(
+            DEPLOYMENT,
+            {"spec": {"template": {"spec": {"containers": [{"name": "spy", "image": "evil:1"}]}}}},
+            ('.spec.template.spec.containers[name="spy"]',),
+            id="a container",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            {
+                "spec": {
+                    "template": {"spec": {"containers": [{"name": "app", "env": [{"name": "DEBUG", "value": "1"}]}]}}
+                }
+            },
+            ('.spec.template.spec.containers[name="app"].env[name="DEBUG"]',),
+            id="a variable",
+        ),
+        pytest.param(
+            DEPLOYMENT,
+            {"spec": {"template": {"spec": {"securityContext": {"runAsUser": 0}}}}},
+            (".spec.template.spec.securityContext.runAsUser",),
+            id="a field of a struct that is there by default",
+        ),
+        pytest.param(DEPLOYMENT, {"spec": {"paused": True}}, (".spec.paused",), id="paused"),
+        pytest.param(
+            SERVICE,
+            {"spec": {"ports": [{"name": "spy", "port": 99}]}},
+            ('.spec.ports[port=99,protocol="TCP"]',),
+            id="port",
+        ),
+    ],
+)
+async def test_an_addition_is_removed_and_told_where_the_bundle_says_so(
+    rig: Rig, manifest: str, patch: Any, fields: tuple[str, ...]
+) -> None:
+    rig.policy = DriftPolicy(additions="revert")
+    before = wanted(await rig.put(manifest))
+    async with rig.watching() as events:
+        rig.edit(patch)
+        report = await events.confirm(await events.suspicious())
+        assert report is not None
+        assert (report.what, report.action, report.manager, report.operation) == (
+            "added",
+            "reverted",
+            "kubectl-edit",
+            "Update",
+        )
+        assert report.fields == fields
+        assert report.time
+        live = await rig.live()
+        assert wanted(live) == before
+        assert ownership.owned(ownership.own_entry(live)) == ownership.owned(ownership.own_entry(await rig.reapplied()))
+        assert [again.manager for again in await events.settle()] == []
+
+
+async def test_an_addition_and_a_change_are_both_undone_and_told_apart(rig: Rig) -> None:
+    rig.policy = DriftPolicy(additions="revert")
+    before = wanted(await rig.put(DEPLOYMENT))
+    async with rig.watching() as events:
+        rig.edit({"spec": {"replicas": 9, "paused": True}}, manager="alice")
+        rig.edit({"metadata": {"annotations": {"theirs": "x"}}}, manager="bob")
+        reports = await events.confirm_all(await events.suspicious())
+        assert {(report.manager, report.what, report.fields, report.action) for report in reports} == {
+            ("alice", "changed", (".spec.replicas",), "reverted"),
+            ("alice", "added", (".spec.paused",), "reverted"),
+            ("bob", "added", (".metadata.annotations.theirs",), "reverted"),
+        }
+        assert wanted(await rig.live()) == before
+
+
+@pytest.mark.parametrize(
+    ("patch", "manager"),
+    [
+        pytest.param(
+            {"metadata": {"annotations": {"deployment.kubernetes.io/x": "1"}}}, "kube-controller-manager", id="c"
+        ),
+        pytest.param({"metadata": {"finalizers": ["example.org/keep"]}}, "some-operator", id="a finalizer"),
+    ],
+)
+async def test_what_controllers_put_on_an_object_stays(rig: Rig, patch: Any, manager: str) -> None:
+    rig.policy = DriftPolicy(additions="revert")
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.edit(patch, manager=manager)
+        before = await rig.live()
+        assert await events.confirm_all(await events.suspicious()) == ()
+        assert await rig.live() == before
+    rig.edit([{"op": "remove", "path": "/metadata/finalizers"}] if "finalizers" in patch["metadata"] else {})
+
+
+async def test_an_addition_at_an_ignored_path_stays(rig: Rig) -> None:
+    rig.policy = DriftPolicy(additions="revert", ignore=(IgnoreRule(kind="ConfigMap", paths=("/data/scale",)),))
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.edit({"data": {"scale": "9", "more": "x"}})
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert report.fields == (".data.more",)
+    assert (await rig.live())["data"] == {"mode": "prod", "level": "3", "scale": "9"}
+
+
+async def test_an_addition_that_cannot_be_removed_is_told_as_failed_and_is_theirs_again(rig: Rig) -> None:
+    rig.policy = DriftPolicy(additions="revert")
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.edit({"immutable": True})
+        before = await rig.live()
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.what, report.action, report.fields) == ("added", "failed", (".immutable",))
+    assert "immutable" in report.error
+    live = await rig.live()
+    entries = {(entry["manager"], json.dumps(entry["fieldsV1"])) for entry in live["metadata"]["managedFields"]}
+    assert entries == {
+        (entry["manager"], json.dumps(entry["fieldsV1"])) for entry in before["metadata"]["managedFields"]
+    }
+
+
+SCALER = """
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: web, labels: {app: web}}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
+  maxReplicas: 9
+  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}]
+"""
+
+
+@pytest.mark.unsimulated("an edit in another version takes over fields that it only converted")
+async def test_of_additions_in_another_version_only_metadata_is_removed_and_the_rest_is_told(rig: Rig) -> None:
+    rig.policy = DriftPolicy(additions="revert")
+    await rig.put(SCALER)
+    async with rig.watching() as events:
+        path = rig.path.replace("/v2/", "/v1/")
+        rig.kube.edit(path, {"metadata": {"labels": {"x": "y"}}, "spec": {"minReplicas": 3}}, manager="kubectl-v1")
+        reports = await events.confirm_all(await events.suspicious())
+    assert {(report.what, report.fields, report.action) for report in reports} == {
+        ("added", (".metadata.labels.x",), "reverted"),
+        ("added", (".spec.minReplicas",), "reported"),
+    }
+    live = await rig.live()
+    assert "x" not in live["metadata"]["labels"]
+    assert live["spec"]["minReplicas"] == 3
+
+
+async def test_where_drift_is_only_told_additions_are_too(rig: Rig) -> None:
+    rig.policy = DriftPolicy(mode="report", additions="revert")
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.edit({"data": {"more": "theirs"}})
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.what, report.action, report.fields) == ("added", "reported", (".data.more",))
+    assert (await rig.live())["data"]["more"] == "theirs"
+
+
+# --- ignored paths ------------------------------------------------------------------------------------------------
+
+
+async def test_a_scaled_deployment_with_ignored_replicas_is_neither_touched_nor_told(rig: Rig) -> None:
+    rig.policy = DriftPolicy(ignore=(IgnoreRule(kind="Deployment", labels={"app": "web"}, paths=("/spec/replicas",)),))
+    await rig.put(DEPLOYMENT)
+    async with rig.watching() as events:
+        for replicas in (5, 6, 3):
+            rig.edit({"spec": {"replicas": replicas}}, subresource="/scale", manager="kube-controller-manager")
+            scaled = await rig.live()
+            assert await events.confirm_all(await events.suspicious()) == ()
+            after = await rig.live()
+            assert (after["spec"], after["metadata"]["generation"]) == (
+                scaled["spec"],
+                scaled["metadata"]["generation"],
+            )
+            assert after["metadata"]["managedFields"][0] == scaled["metadata"]["managedFields"][0]
+        rig.edit([{"op": "replace", "path": f"{APP}/image", "value": "evil:1"}])
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert report.fields == ('.spec.template.spec.containers[name="app"].image',)
+    live = await rig.live()
+    assert live["spec"]["replicas"] == 3
+    assert live["spec"]["template"]["spec"]["containers"][0]["image"] == "example.org/app:1"
+
+
+async def test_ignored_replicas_that_another_manager_applies_are_given_up_to_it(rig: Rig) -> None:
+    rig.policy = DriftPolicy(ignore=(IgnoreRule(paths=("/spec/replicas",)),))
+    await rig.put(DEPLOYMENT)
+    theirs = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": rig.namespace},
+        "spec": {"replicas": 7},
+    }
+    async with rig.watching() as events:
+        query = "?fieldManager=keda&force=true"
+        rig.kube.must("PATCH", rig.path + query, theirs, content_type="application/apply-patch+yaml")
+        assert await events.confirm_all(await events.suspicious()) == ()
+        assert ("f:spec", "f:replicas") not in ownership.owned(ownership.own_entry(await rig.live()))
+        rig.edit([{"op": "replace", "path": f"{APP}/image", "value": "evil:1"}])
+        assert [report.manager for report in await events.confirm_all(await events.suspicious())] == ["kubectl-edit"]
+    assert (await rig.live())["spec"]["replicas"] == 7
+
+
+# --- modes of one object ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "action", "level"),
+    [
+        pytest.param("revert", "reverted", "3", id="revert"),
+        pytest.param("report", "reported", "9", id="report"),
+        pytest.param("ignore", None, "9", id="ignore"),
+    ],
+)
+async def test_an_objects_own_mode_wins_over_its_bundles(rig: Rig, mode: str, action: str | None, level: str) -> None:
+    rig.policy = DriftPolicy(mode="report" if mode == "revert" else "revert")
+    await rig.put(CONFIG.replace("note: ours", f"flotilla.dev/drift: {mode}"))
+    async with rig.watching() as events:
+        rig.edit({"data": {"level": "9"}})
+        report = await events.confirm(await events.suspicious())
+        assert (report.action if report else None) == action
+        assert (await rig.live())["data"]["level"] == level
+        rig.kube.must("DELETE", rig.path)
+        event = await events.suspicious()
+        while event.kind != "DELETED":
+            event = await events.suspicious()
+        report = await events.confirm(event)
+        assert (report.what if report else None, report.action if report else None) == (
+            "deleted" if action else None,
+            action,
+        )
+    assert rig.kube.call("GET", rig.path)[0] == (200 if mode == "revert" else 404)
+
+
+async def test_a_mode_in_the_cluster_that_git_does_not_say_counts_for_nothing(rig: Rig) -> None:
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.edit({"metadata": {"annotations": {"flotilla.dev/drift": "ignore"}}, "data": {"level": "9"}})
+        reports = await events.confirm_all(await events.suspicious())
+    assert {report.action for report in reports if report.what == "changed"} == {"reverted"}
+
+
+# --- a full pass --------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_pass_finds_what_no_event_told(rig: Rig) -> None:
+    before = wanted(await rig.put(CONFIG))
+    rig.edit({"data": {"level": "9"}})
+    async with rig.watching() as events:
+        report = await events.confirm(None)
+        assert report is not None
+        assert (report.fields, report.manager, report.action) == ((".data.level",), "kubectl-edit", "reverted")
+        assert wanted(await rig.live()) == before
+        assert await events.confirm(None) is None
+        rig.kube.must("DELETE", rig.path)
+        report = await events.confirm(None)
+        assert report is not None
+        assert (report.what, report.action) == ("deleted", "reverted")
+
+
+async def test_a_full_pass_writes_nothing_when_nothing_changed(rig: Rig) -> None:
+    live = await rig.put(DEPLOYMENT)
+    sent = rig.api.requests.copy()
+    async with rig.watching() as events:
+        assert await events.confirm(None) is None
+    assert (await rig.live())["metadata"]["generation"] == live["metadata"]["generation"]
+    assert (rig.api.requests - sent)["apply"] == 1
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["revert", "report"])
+async def test_wanted_and_live_values_are_kept(rig: Rig, mode: Any) -> None:
+    rig.policy = DriftPolicy(mode=mode)
+    await rig.put(CONFIG)
+    async with rig.watching() as events:
+        rig.edit({"data": {"mode": "test", "level": None}})
+        reports = await events.confirm_all(await events.suspicious())
+    found = {value.path: (value.wanted, value.live) for report in reports for value in rig.values[report.id]}
+    assert found == {".data.mode": ('"prod"', '"test"'), ".data.level": ('"3"', "")}
+
+
+async def test_values_of_a_secret_are_not_even_read(rig: Rig) -> None:
+    await rig.put(
+        """
+        apiVersion: v1
+        kind: Secret
+        metadata: {name: settings, labels: {app: web}}
+        data: {password: aHVudGVyMg==}
+        """
+    )
+    async with rig.watching() as events:
+        rig.edit({"data": {"password": "c3dvcmRmaXNo"}, "metadata": {"labels": {"app": "x"}}})
+        sent = rig.api.requests.copy()
+        report = await events.confirm(await events.suspicious())
+        assert report is not None
+        assert rig.api.requests - sent == {"apply": 1}
+    assert rig.values[report.id] == (
+        FieldValue(path=".data.password", redacted=True),
+        FieldValue(path=".metadata.labels.app", wanted='"web"', live='"x"'),
+    )
+    assert "c3dvcmRmaXNo" not in repr((rig.values, report))

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
+import orjson
 import pytest
 
 from agent.drift import drift, revert
@@ -48,6 +49,8 @@ class Api:
     def __init__(self, **answers: Sequence[Any]) -> None:
         self.answers = {verb: list(given) for verb, given in answers.items()}
         self.calls: list[str] = []
+        self.sent: list[tuple[dict[str, Any], bool]] = []
+        """What was applied, and whether on conditions."""
 
     def _next(self, verb: str) -> Any:
         self.calls.append(verb)
@@ -56,13 +59,25 @@ class Api:
             raise answer
         return answer
 
+    def acting_as(self, account: str) -> "Api":
+        raise AssertionError("the caller decides who asks")
+
     async def resource(self, api_version: str, kind: str) -> Resource:
         return MAPS
 
     async def apply(
-        self, resource: Resource, key: ObjectKey, body: bytes, *, force: bool, dry_run: bool = False
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        body: bytes,
+        *,
+        force: bool,
+        dry_run: bool = False,
+        conditional: bool = False,
+        subresource: str = "",
     ) -> tuple[bool, dict[str, Any]]:
         assert force
+        self.sent.append((orjson.loads(body), conditional))
         answer = self._next("dry_run" if dry_run else "apply")
         return answer if isinstance(answer, tuple) else (False, answer)
 
@@ -79,7 +94,9 @@ class Api:
     async def delete(self, resource: Resource, key: ObjectKey, *, uid: str, resource_version: str = "") -> None:
         raise AssertionError("a revert never deletes")
 
-    def watch(self, resource: Resource, *, selector: str, metadata_only: bool) -> AsyncIterator[WatchEvent]:
+    def watch(
+        self, resource: Resource, *, selector: str, metadata_only: bool, namespace: str = "", name: str = ""
+    ) -> AsyncIterator[WatchEvent]:
         raise AssertionError("a revert never watches")
 
 
