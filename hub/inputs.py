@@ -3,12 +3,13 @@
 Made by `sessions`, `upstream` and `api`; read by `loop` alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
-from hub.journal import EventRow
+from hub.journal import DirectiveKey, DirectiveRow, EventRow
 from hub.model import Command
 from proto.errors import FlotillaError
 from proto.ids import BundleName, ClusterName, RolloutId
@@ -47,6 +48,15 @@ class Release:
     bundle: BundleName
     actor: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Direct:
+    """A person asks something of agents (`directives`): rows by key, None where something is taken back; `event` keeps
+    who and why."""
+
+    rows: Mapping[DirectiveKey, DirectiveRow | None]
+    event: EventRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from proto.errors import FlotillaError, Permanent, Refused, Transient
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.slices import SliceManifest
 
-SCHEMA = 1
 EVENTS_KEPT = 20_000
 """About a week of a busy fleet, 10 MB; older ones are dropped."""
 
@@ -67,6 +67,15 @@ CREATE TABLE events(
     bundle TEXT NOT NULL, rollout TEXT NOT NULL, text TEXT NOT NULL, data BLOB NOT NULL, dedup TEXT UNIQUE
 ) STRICT;
 """
+_DIRECTIVES = """
+CREATE TABLE directives(
+    kind TEXT NOT NULL, cluster TEXT NOT NULL, bundle TEXT NOT NULL, why TEXT NOT NULL, time_s REAL NOT NULL,
+    value REAL NOT NULL, PRIMARY KEY(kind, cluster, bundle)
+) STRICT;
+"""
+_SCHEMAS = (_TABLES, _DIRECTIVES)
+"""What each schema version adds to the one before; a released one never changes."""
+SCHEMA = len(_SCHEMAS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +139,35 @@ class HoldRow:
     refused: Mapping[ClusterName, Oid]
 
 
+class DirectiveKind(StrEnum):
+    """What a person may ask of an agent beside Git (`directives`)."""
+
+    SUSPEND = "suspend"
+    PAUSE = "pause"
+    SYNC = "sync"
+
+
+DirectiveKey = tuple[DirectiveKind, ClusterName, str]
+"""Kind, cluster, bundle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectiveRow:
+    """One directive; `directives` says what `bundle` and `value` are for each kind. `why` is who asked, and for what
+    reason."""
+
+    kind: DirectiveKind
+    cluster: ClusterName
+    bundle: str
+    why: str
+    time_s: float
+    value: float
+
+    @property
+    def key(self) -> DirectiveKey:
+        return self.kind, self.cluster, self.bundle
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRecord:
     """What the hub keeps of a join token; `used_by` is the public key that used it."""
@@ -153,11 +191,12 @@ class Decision:
     released: Sequence[BundleName] = ()
     events: Sequence[EventRow] = ()
     meta: Mapping[str, str] = field(default_factory=dict)
+    directives: Mapping[DirectiveKey, DirectiveRow | None] = field(default_factory=dict)
+    """What changed; None is taken back."""
 
     def __bool__(self) -> bool:
-        return any(
-            (self.rollouts, self.moves, self.good, self.completed, self.holds, self.released, self.events, self.meta)
-        )
+        rows = (self.rollouts, self.moves, self.good, self.completed, self.holds, self.released, self.events, self.meta)
+        return any((*rows, self.directives))
 
 
 class Journal:
@@ -176,11 +215,10 @@ class Journal:
                     raise Permanent(
                         str(path.name), f"has schema {version}, this hub knows up to {SCHEMA}", "upgrade the hub"
                     )
-                if version == 0:
-                    for statement in _TABLES.split(";\n"):
-                        if statement.strip():
-                            db.execute(statement)
-                    db.execute(f"PRAGMA user_version={SCHEMA}")
+                for statement in "".join(_SCHEMAS[version:]).split(";\n"):
+                    if statement.strip():
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version={SCHEMA}")
                 self._epoch = int(self._get(db, "epoch", "0")) + 1
                 db.execute("INSERT OR REPLACE INTO meta VALUES('epoch', ?)", (str(self._epoch),))
 
@@ -210,6 +248,18 @@ class Journal:
             db.executemany(
                 "INSERT OR REPLACE INTO holds VALUES(?,?,?,?,?)",
                 [(h.bundle, h.rollout, h.reason, h.time_s, orjson.dumps(h.refused)) for h in decision.holds],
+            )
+            db.executemany(
+                "DELETE FROM directives WHERE kind=? AND cluster=? AND bundle=?",
+                [key for key, row in decision.directives.items() if row is None],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO directives VALUES(?,?,?,?,?,?)",
+                [
+                    (row.kind, row.cluster, row.bundle, row.why, row.time_s, row.value)
+                    for row in decision.directives.values()
+                    if row is not None
+                ],
             )
             self._events(db, decision.events)
             db.executemany("INSERT OR REPLACE INTO meta VALUES(?,?)", list(decision.meta.items()))
@@ -311,19 +361,41 @@ class Journal:
             for bundle, rollout, reason, time_s, refused in self._read("SELECT * FROM holds")
         }
 
+    def directives(self) -> dict[DirectiveKey, DirectiveRow]:
+        rows = (
+            DirectiveRow(
+                kind=DirectiveKind(kind), cluster=ClusterName(cluster), bundle=bundle, why=why, time_s=at, value=value
+            )
+            for kind, cluster, bundle, why, at, value in self._read("SELECT * FROM directives ORDER BY cluster, bundle")
+        )
+        return {row.key: row for row in rows}
+
+    def event(self, id_: int) -> EventRow | None:
+        """One event by its id, None when there is none or it was dropped."""
+        rows = self.events(since=id_ - 1, until=id_)
+        return rows[0] if rows else None
+
     def events(
-        self, *, since: int = 0, limit: int = 200, kind: str = "", cluster: str = "", bundle: str = ""
+        self,
+        *,
+        since: int = 0,
+        until: int = 2**62,
+        limit: int = 200,
+        kind: str = "",
+        cluster: str = "",
+        bundle: str = "",
     ) -> list[EventRow]:
-        """The newest `limit` events after id `since`, oldest first; "" matches everything."""
+        """The newest `limit` events after id `since` and up to `until`, oldest first; "" matches everything."""
         rows = self._read(
             "SELECT id, time_s, kind, cluster, bundle, rollout, text, data FROM events WHERE id > ?1"
-            " AND (?3 = '' OR kind = ?3) AND (?4 = '' OR cluster = ?4) AND (?5 = '' OR bundle = ?5)"
+            " AND (?3 = '' OR kind = ?3) AND (?4 = '' OR cluster = ?4) AND (?5 = '' OR bundle = ?5) AND id <= ?6"
             " ORDER BY id DESC LIMIT ?2",
             since,
             limit,
             kind,
             cluster,
             bundle,
+            until,
         )
         return [
             EventRow(id=i, time_s=t, kind=k, cluster=c, bundle=b, rollout=r, text=text, data=orjson.loads(data))

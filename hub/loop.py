@@ -30,11 +30,11 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from hub import outcome
+from hub import directives, outcome
 from hub.agents.live import Live
 from hub.desired import Desired
-from hub.inputs import FromAgent, Happened, Input, Release, ToRollout
-from hub.journal import Decision, EventRow, HoldRow, Journal, SliceRow
+from hub.inputs import Direct, FromAgent, Happened, Input, Release, ToRollout
+from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, Journal, SliceRow
 from hub.model import (
     ABSENT,
     FINAL,
@@ -56,7 +56,7 @@ from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from proto.errors import FlotillaError, InvalidInput, Permanent, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
-from proto.messages import GitObject, WakeUp
+from proto.messages import Directives, GitObject, WakeUp
 
 log = logging.getLogger("flotilla.hub")
 
@@ -81,6 +81,7 @@ class Loop:
         journal: Journal,
         store: GitStore,
         wake: Callable[[ClusterName, WakeUp], None],
+        direct: Callable[[ClusterName, Directives], None],
         tracing: Tracing,
         heartbeat_s: float,
         clock: Callable[[], float] = time.time,
@@ -96,7 +97,9 @@ class Loop:
         """Why turns fail at the moment, or ""."""
         self.changed = anyio.Event()
         """Set and replaced after each turn that changed something: what a live view waits for."""
+        self.directives: dict[DirectiveKey, DirectiveRow] = {}
         self._wake = wake
+        self._direct = direct
         self._tracing = tracing
         self._heartbeat_s = heartbeat_s
         self._clock = clock
@@ -195,6 +198,7 @@ class Loop:
         self._look_at_the_clock(turn.now)
         for item in batch:
             self._take(turn, item)
+        self._heed_directives(turn)
         self._decide(turn)
         turn.plan_at = self._plan_at
         freed = any(rollouts.frees(self.states[id_], state) for id_, state in turn.states.items())
@@ -231,6 +235,7 @@ class Loop:
             row.id: rollouts_json.from_json(row.state) for row in self.journal.rollouts(alive=True, limit=100_000)
         }
         self.holds = self.journal.holds()
+        self.directives = self.journal.directives()
 
     def _look_at_the_clock(self, now: float) -> None:
         """While the hub did not run, or when the clock was set, nobody could be heard: agents get time to be."""
@@ -257,10 +262,26 @@ class Loop:
                 turn.released.add(bundle)
                 text = f"{actor} released bundle {bundle}: {reason}"
                 turn.events.append(EventRow(time_s=now, kind="released", bundle=bundle, text=text))
+            case Direct(rows=rows, event=event):
+                turn.directives.update(rows)
+                turn.events.append(event)
             case Happened(event=event):
                 turn.events.append(event)
             case _:
                 raise TypeError(f"the loop does not know {type(item.what).__name__}")
+
+    def _directed(self, turn: Outcome) -> dict[DirectiveKey, DirectiveRow]:
+        """The directives as they are with this turn."""
+        return {key: row for key, row in {**self.directives, **turn.directives}.items() if row is not None}
+
+    def _heed_directives(self, turn: Outcome) -> None:
+        """Let those end that mean nothing any more; the others say what is suspended."""
+        if turn.desired is not None:
+            gone = directives.ended(self._directed(turn), fleet=turn.desired.fleet, slices=self.slices, now=turn.now)
+            for key, why in gone.items():
+                turn.directives[key] = None
+                turn.events.append(EventRow(time_s=turn.now, kind="directive-ended", cluster=key[1], text=why))
+        turn.suspended = directives.suspended(self._directed(turn))
 
     def _decide(self, turn: Outcome) -> None:
         """Each living rollout meets each event that concerns it: rollbacks first, then the oldest."""
@@ -296,7 +317,7 @@ class Loop:
             if isinstance(event, Command):
                 raise InvalidInput(f"rollout {rollout}", "is not under way", "see 'flotilla rollouts'")
             return
-        view = self.live.views(state.members, self._next_seq(), {})
+        view = self.live.views(state.members, self._next_seq(), turn.suspended)
         turn.states[rollout], effects = rollouts.decide(
             state, event, view, turn.now, heartbeat_s=self._heartbeat_s, settle_until=self._settle_until
         )
@@ -391,6 +412,7 @@ class Loop:
         for bundle in decision.released:
             self.holds.pop(bundle, None)
         self.holds.update({hold.bundle: hold for hold in decision.holds})
+        self.directives = self._directed(turn)
         for move in decision.moves:
             self.slices[move.cluster] = SliceRow(
                 cluster=move.cluster, seq=move.seq, commit=move.new, time_s=move.time_s, manifest=move.manifest
@@ -407,6 +429,8 @@ class Loop:
         """Copies of what is stored already: each can be made again, so none may fail the turn."""
         for event in decision.events:
             log.info("%s: %s", event.kind, event.text)
+        for cluster in sorted({cluster for _, cluster, _ in decision.directives}):
+            self._direct(cluster, directives.message(self.directives, cluster))
         moved = {move.cluster: move for move in decision.moves}
         for cluster in sorted(self._unpublished):
             row, move = self.slices[cluster], moved.get(cluster)

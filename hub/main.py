@@ -22,7 +22,7 @@ import click
 from aiohttp import web
 from anyio.abc import TaskStatus
 
-from hub import desired
+from hub import desired, directives
 from hub.agents import sessions
 from hub.agents.keys import HubKeys
 from hub.api import api
@@ -74,6 +74,7 @@ class Hub:
             journal=self.journal,
             store=self.store,
             wake=lambda cluster, wake: self.sessions.wake(cluster, wake),
+            direct=lambda cluster, told: self.sessions.direct(cluster, told),
             tracing=self.tracing,
             heartbeat_s=heartbeat_s,
             clock=clock,
@@ -82,6 +83,7 @@ class Hub:
             self.keys,
             self.journal,
             slice_of=self._slice_of,
+            directives_of=lambda cluster: directives.message(self.loop.directives, cluster),
             is_member=self._is_member,
             on_report=self._on_report,
             on_connect=self._on_connect,

@@ -14,7 +14,7 @@ import msgspec
 
 from hub.desired import Desired
 from hub.inputs import Input, ToRollout
-from hub.journal import Decision, EventRow, HoldRow, MoveRow, RolloutRow, SliceRow
+from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, RolloutRow, SliceRow
 from hub.model import (
     ABSENT,
     Effect,
@@ -48,6 +48,9 @@ class Outcome:
     seen: list[Reported] = field(default_factory=list)
     commands: list[tuple[Input, ToRollout]] = field(default_factory=list)
     released: set[BundleName] = field(default_factory=set)
+    directives: dict[DirectiveKey, DirectiveRow | None] = field(default_factory=dict)
+    """What people asked of agents, or took back (None), in this turn."""
+    suspended: Mapping[ClusterName, Mapping[BundleName, str]] = field(default_factory=dict)
     events: list[EventRow] = field(default_factory=list)
     effects: dict[RolloutId, list[Effect]] = field(default_factory=dict)
     policies: dict[BundleName, RolloutPolicy] | None = None
@@ -182,6 +185,7 @@ def decision(
             *(noticed(notice, outcome.now) for notice in outcome.all_of(Notice)),
         ],
         meta=meta,
+        directives=outcome.directives,
     )
 
 

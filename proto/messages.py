@@ -60,6 +60,7 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     boot_id: str
     agent_version: str
     join_id: str = ""
+    understands: tuple[str, ...] = ()
 
 
 class Challenge(Message, frozen=True, kw_only=True, tag="challenge"):

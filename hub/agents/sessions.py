@@ -11,13 +11,15 @@ proves itself first, and nothing about join tokens or clusters is said to a peer
             anything else                 a full report is asked for
 
 A report is acknowledged only after `on_report` returned: what the agent then drops is safe here. Per session only the
-newest wake-up waits to be sent (the agent fetches what it skipped). Assumes one event loop, and quick synchronous
+newest wake-up waits to be sent (the agent fetches what it skipped), and the newest directives, which are always all of
+them. What an older agent does not understand it is not sent. Assumes one event loop, and quick synchronous
 `identities`. What a report means is decided by the loop behind `on_report`.
 """
 
 import logging
+import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -35,6 +37,9 @@ from proto.messages import (
     Answer,
     AnyMessage,
     Challenge,
+    Directives,
+    DriftDetail,
+    DriftQuery,
     Hello,
     Message,
     Report,
@@ -57,6 +62,10 @@ MAX_PENDING: Final = 256
 PARSE_IN_THREAD_BYTES: Final = 16 << 10
 HUB_TROUBLE_RETRY_S: Final = 10.0
 REPLACED_RETRY_S: Final = 30.0
+ANSWER_S: Final = 10.0
+"""How long a person who asked waits for an agent's answer."""
+MAX_QUESTIONS: Final = 16
+"""That wait for one agent at a time."""
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +86,21 @@ def place(base: Base | None, report: Report) -> Literal["next", "known", "gap"]:
     return "next" if report.full or ahead == 1 else "gap"
 
 
+class _Question:
+    """One that a person waits for; `detail` stays None when the session ends before the answer."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.detail: DriftDetail | None = None
+
+
 class _Session:
     """One accepted stream. `changed` is set when there is something to send."""
 
-    def __init__(self, *, since: float) -> None:
+    def __init__(self, *, since: float, understands: Collection[str] = ()) -> None:
         self.since = since
+        self.understands = frozenset(understands)
+        self.questions: dict[str, _Question] = {}
         self.scope = anyio.CancelScope()
         self.denial: Denial | None = None
         self.base: Base | None = None
@@ -89,6 +108,8 @@ class _Session:
         self.changed = anyio.Event()
         self._wake: WakeUp | None = None
         self._request: ReportRequest | None = None
+        self._directives: Directives | None = None
+        self._queries: list[DriftQuery] = []
 
     def wake(self, wake: WakeUp) -> None:
         if self._wake is None or wake.seq >= self._wake.seq:
@@ -102,6 +123,23 @@ class _Session:
             self._request = ReportRequest(reason=reason)
             self.changed.set()
 
+    def direct(self, directives: Directives) -> None:
+        if _tag(Directives) in self.understands:
+            self._directives = directives
+            self.changed.set()
+
+    def ask(self, query: DriftQuery) -> "_Question":
+        question = self.questions[query.query] = _Question()
+        self._queries.append(query)
+        self.changed.set()
+        return question
+
+    def answered(self, detail: DriftDetail) -> None:
+        """What nobody waits for any more is dropped."""
+        if question := self.questions.pop(detail.query, None):
+            question.detail = detail
+            question.done.set()
+
     def took(self, report: Report) -> None:
         self.base = Base(report.boot_id, report.number)
         self.full_asked = False
@@ -112,8 +150,10 @@ class _Session:
 
     def take(self) -> list[Message]:
         """What waits to be sent."""
-        waiting: list[Message] = [message for message in (self._request, self._wake) if message is not None]
-        self._request = self._wake = None
+        told = (self._request, self._directives, self._wake, *self._queries)
+        waiting: list[Message] = [message for message in told if message is not None]
+        self._request = self._directives = self._wake = None
+        self._queries = []
         self.changed = anyio.Event()
         return waiting
 
@@ -121,7 +161,8 @@ class _Session:
 class Sessions:
     """All agents that are connected to this hub.
 
-    `slice_of` gives (seq, commit) of a cluster's slice, (0, "") before the first; `clock` is the wall clock.
+    `slice_of` gives (seq, commit) of a cluster's slice, (0, "") before the first; `directives_of` what people ask
+    of its agent; `clock` is the wall clock.
     `on_denied(cluster, cause)` may get names that no cluster of the fleet has ("" when none was told): bound what you
     keep of them. `denied` counts by reason.
     """
@@ -132,6 +173,7 @@ class Sessions:
         identities: Identities,
         *,
         slice_of: Callable[[str], tuple[int, str]],
+        directives_of: Callable[[str], Directives],
         is_member: Callable[[str], bool],
         on_report: Callable[[str, Report], Awaitable[None]],
         on_connect: Callable[[str], None],
@@ -142,11 +184,13 @@ class Sessions:
         token_ttl_s: float = TOKEN_TTL_S,
         ping_s: float = PING_S,
         handshake_s: float = HANDSHAKE_S,
+        answer_s: float = ANSWER_S,
         limit: HandshakeLimit | None = None,
     ) -> None:
         self._keys = keys
         self._identities = identities
         self._slice_of = slice_of
+        self._directives_of = directives_of
         self._is_member = is_member
         self._on_report = on_report
         self._on_connect = on_connect
@@ -157,6 +201,7 @@ class Sessions:
         self._token_ttl_s = token_ttl_s
         self._ping_s = ping_s
         self._handshake_s = handshake_s
+        self._answer_s = answer_s
         self._limit = limit if limit is not None else HandshakeLimit()
         self._pending = 0
         self._sessions: dict[str, _Session] = {}
@@ -170,6 +215,40 @@ class Sessions:
         """Tell an agent that its slice moved; nothing when it is not connected (its Welcome will say so)."""
         if session := self._sessions.get(cluster):
             session.wake(wake)
+
+    def direct(self, cluster: str, directives: Directives) -> None:
+        """Tell an agent what people ask of it; nothing when it is not connected (it is told after its Welcome)."""
+        if session := self._sessions.get(cluster):
+            session.direct(directives)
+
+    def deaf(self, cluster: str) -> str:
+        """Why the agent does not hear directives at the moment, with what to do; "" when it does."""
+        session = self._sessions.get(cluster)
+        if session is None:
+            return "its agent is not connected: it is told when it is back"
+        return "" if _tag(Directives) in session.understands else "its agent is too old to be told: upgrade it"
+
+    async def drift_detail(self, cluster: str, drift: str) -> DriftDetail:
+        """Ask an agent for the values of one drift. Raises Transient when it is away, does not answer or is asked too
+        much, InvalidInput when it is too old."""
+        what, session = f"agent of cluster {cluster}", self._sessions.get(cluster)
+        if session is None:
+            raise Transient(what, "is not connected", f"ask again when it is back; see 'flotilla clusters {cluster}'")
+        if _tag(DriftQuery) not in session.understands:
+            raise InvalidInput(what, "is too old to be asked for values", "upgrade the agent")
+        if len(session.questions) >= MAX_QUESTIONS:
+            raise Transient(what, f"is asked {MAX_QUESTIONS} questions already", "ask again in a moment")
+        query = DriftQuery(query=secrets.token_hex(8), id=drift)
+        question = session.ask(query)
+        try:
+            with anyio.move_on_after(self._answer_s) as limit:
+                await question.done.wait()
+        finally:
+            session.questions.pop(query.query, None)
+        if question.detail is None:
+            late = f"did not answer within {self._answer_s:g} s"
+            raise Transient(what, late if limit.cancelled_caught else "went away", "see its log, and ask again")
+        return question.detail
 
     def request_full(self, cluster: str, reason: str) -> None:
         """Ask an agent for a full report, once until one arrives."""
@@ -198,7 +277,7 @@ class Sessions:
                     raise Denial("timeout", thing="handshake", cause="was not finished in time", retry_after_s=5.0)
             finally:
                 self._pending -= 1
-            denial = await self._serve(ws, cluster, source)
+            denial = await self._serve(ws, hello, source)
         except Exception as error:
             denial = _why(error, cluster)
         if denial is not None:
@@ -256,9 +335,10 @@ class Sessions:
             raise admission.not_member(hello.cluster)
         admission.admit(self._identities, hello, mac=answer.join_mac, transcript=transcript, now=self._clock())
 
-    async def _serve(self, ws: web.WebSocketResponse, cluster: str, source: str) -> Denial | None:
+    async def _serve(self, ws: web.WebSocketResponse, hello: Hello, source: str) -> Denial | None:
         """An accepted session until its end; returns why the hub ended it, None when the agent did."""
-        session = _Session(since=self._clock())
+        cluster = hello.cluster
+        session = _Session(since=self._clock(), understands=hello.understands)
         if older := self._sessions.get(cluster):
             older.end(_replaced(cluster, source))
         self._sessions[cluster] = session
@@ -272,6 +352,7 @@ class Sessions:
                     token=token, token_ttl_s=self._token_ttl_s, heartbeat_s=self._heartbeat_s, seq=seq, commit=commit
                 )
                 await ws.send_bytes(wire.encode(welcome))
+                session.direct(self._directives_of(cluster))
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._tell, ws, session, cluster, name=f"tell {cluster}")
                     try:
@@ -280,6 +361,8 @@ class Sessions:
                         session.denial = _why(error, cluster)
                     group.cancel_scope.cancel()
         finally:
+            for question in session.questions.values():
+                question.done.set()
             if self._sessions.get(cluster) is session:
                 del self._sessions[cluster]
                 self._on_disconnect(cluster)
@@ -289,8 +372,11 @@ class Sessions:
     async def _listen(self, ws: web.WebSocketResponse, session: _Session, cluster: str) -> None:
         while True:
             report = await _receive(ws)
+            if isinstance(report, DriftDetail):
+                session.answered(report)
+                continue
             if not isinstance(report, Report):
-                raise ProtocolError(f"cluster {cluster}", f"sent a {type(report).__name__} where only reports are due")
+                raise ProtocolError(f"cluster {cluster}", f"sent a {type(report).__name__} where a report is due")
             if not self._is_member(cluster):
                 raise admission.not_member(cluster)
             match place(session.base, report):
@@ -317,6 +403,11 @@ class Sessions:
                     await ws.send_bytes(wire.encode(Token(token=token, token_ttl_s=self._token_ttl_s)))
         except ConnectionError:
             session.scope.cancel()
+
+
+def _tag(kind: type[Message]) -> str:
+    """The name of a message on the wire."""
+    return str(kind.__struct_config__.tag)
 
 
 async def _receive(ws: web.WebSocketResponse) -> AnyMessage:

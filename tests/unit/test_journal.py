@@ -1,11 +1,14 @@
 """The journal: one transaction per decision, compare-and-swap on slices, one hub at a time."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from hub.journal import Decision, EventRow, HoldRow, Journal, MoveRow, RolloutRow
+from hub import journal as module
+from hub.journal import Decision, DirectiveKind, DirectiveRow, EventRow, HoldRow, Journal, MoveRow, RolloutRow
 from proto.errors import Permanent, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.slices import BundleEntry, SliceManifest
@@ -135,6 +138,52 @@ def test_a_hold_ends_when_it_is_released(journal: Journal) -> None:
     )
     journal.commit(Decision(released=[SHOP]))
     assert journal.holds() == {}
+
+
+def suspension(cluster: str, why: str = "ann: a migration") -> DirectiveRow:
+    return DirectiveRow(
+        kind=DirectiveKind.SUSPEND, cluster=ClusterName(cluster), bundle="shop", why=why, time_s=1.0, value=0.0
+    )
+
+
+def test_directives_survive_a_restart_and_end_when_they_are_taken_back(tmp_path: Path, journal: Journal) -> None:
+    first, second = suspension("eu-1"), suspension("us-1")
+    journal.commit(Decision(directives={first.key: first, second.key: second}))
+    again = suspension("eu-1", "bob: another reason")
+    journal.commit(Decision(directives={again.key: again, second.key: None}))
+    journal.close()
+    opened = Journal(tmp_path / "journal.db")
+    assert opened.directives() == {again.key: again}
+    opened.close()
+
+
+def test_a_directive_of_a_turn_that_is_refused_is_not_stored(journal: Journal) -> None:
+    row = suspension("eu-1")
+    with pytest.raises(Refused):
+        journal.commit(Decision(directives={row.key: row}, moves=[move(7, FIRST, SECOND)]))
+    assert journal.directives() == {}
+
+
+def test_a_journal_of_the_first_schema_is_brought_up_to_date_and_keeps_what_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(module._SCHEMAS[0])
+        db.execute("INSERT INTO meta VALUES('tip', 'abc')")
+        db.execute("PRAGMA user_version=1")
+        db.commit()
+    opened = Journal(path)
+    assert (opened.meta("tip"), opened.directives()) == ("abc", {})
+    opened.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (module.SCHEMA,)
+
+
+def test_one_event_is_found_by_its_id(journal: Journal) -> None:
+    journal.commit(Decision(events=[EventRow(time_s=1.0, kind="drift", text=text) for text in ("a", "b", "c")]))
+    found = journal.event(2)
+    assert found is not None
+    assert found.text == "b"
+    assert journal.event(9) is None
 
 
 def test_a_join_token_enrolls_one_key_and_the_same_key_again(journal: Journal) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import anyio
+import msgspec
 import pytest
 
+from hub import directives
 from hub.desired import Desired
-from hub.inputs import FromAgent, Input, Release, ToRollout
-from hub.journal import Decision, Journal
+from hub.inputs import Direct, FromAgent, Input, Release, ToRollout
+from hub.journal import Decision, EventRow, Journal
 from hub.loop import Loop
 from hub.model import (
     Amount,
@@ -35,7 +37,7 @@ from hub.tracing import Tracing
 from proto import telemetry
 from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
-from proto.messages import BundleReport, DriftReport, Health, Report, WakeUp
+from proto.messages import BundleReport, Directives, DriftReport, Health, Report, WakeUp
 from proto.objects import canonical, key_of
 from proto.slices import BundlePolicy, to_file, with_membership
 
@@ -77,11 +79,13 @@ class Hub:
         self.store = GitStore.open(path) if path.exists() else GitStore.create(path)
         self.journal = Journal(folder / "journal.db")
         self.woken: list[tuple[ClusterName, WakeUp]] = []
+        self.directed: list[tuple[ClusterName, Directives]] = []
         self.tracing = Tracing(telemetry.provider("test", ""))
         self.loop = Loop(
             journal=self.journal,
             store=self.store,
             wake=lambda cluster, wake: self.woken.append((cluster, wake)),
+            direct=lambda cluster, told: self.directed.append((cluster, told)),
             tracing=self.tracing,
             heartbeat_s=HEARTBEAT_S,
             clock=self.clock,
@@ -334,6 +338,88 @@ async def test_a_command_to_nothing_fails_alone_and_a_good_one_is_kept_with_its_
 
 def drift(number: int) -> DriftReport:
     return DriftReport(id=f"boot/{number}", bundle="shop", object="ConfigMap/shop/settings", what="changed")
+
+
+def suspended(hub: Hub, *clusters: ClusterName, why: str = "ann: a migration") -> Direct:
+    made = directives.suspend(SHOP, clusters, why=why, now=hub.clock())
+    event = EventRow(time_s=hub.clock(), kind="command", bundle=SHOP, text=why)
+    return Direct(rows={row.key: row for row in made}, event=event)
+
+
+def resumed(hub: Hub, *clusters: ClusterName) -> Direct:
+    asked = suspended(hub, *clusters)
+    return Direct(rows=dict.fromkeys(asked.rows), event=asked.event)
+
+
+async def test_a_suspension_is_stored_with_its_reason_told_to_its_agent_and_keeps_a_commit_away(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        before = hub.seqs()
+        # In the very turn in which the commit arrives, too.
+        await hub.turn(suspended(hub, EU), hub.desired("b", {SHOP: hub.subtree("shop", "two")}), hub.says(CANARY))
+        assert hub.directed == [(EU, Directives(suspended={"shop": "ann: a migration"}))]
+        assert [row.why for row in hub.journal.directives().values()] == ["ann: a migration"]
+        assert hub.journal.events(kind="command")[-1].text == "ann: a migration"
+        for _ in range(3):
+            hub.clock.now += 25
+            await hub.turn(hub.says(CANARY), hub.says(EU))
+        assert hub.seqs() == {CANARY: before[CANARY] + 1, EU: before[EU]}
+        [state] = hub.loop.states.values()
+        assert (state.phase, state.reason) == (Phase.RUNNING, "wave eu waits for eu-1 (suspended: ann: a migration)")
+    async with running(tmp_path) as again:
+        await again.turn(again.desired("b", {SHOP: again.subtree("shop", "two")}), again.says(CANARY), again.says(EU))
+        assert again.seqs()[EU] == before[EU], "a hub that was restarted still means it"
+        await again.turn(resumed(again, EU))
+        assert again.directed == [(EU, Directives())]
+        await again.turn(again.says(EU))
+        await again.turn(again.says(EU))
+        assert again.seqs()[EU] == before[EU] + 1
+        assert set(again.phases().values()) == {"completed"}
+
+
+async def test_a_cluster_that_says_that_its_owner_suspended_a_bundle_is_waited_for(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        told = hub.says(EU)
+        word = msgspec.structs.replace(
+            told.report.bundles["shop"], suspended="flotilla.dev/suspend of AppliedBundle shop"
+        )
+        told = replace(told, report=msgspec.structs.replace(told.report, bundles={"shop": word}))
+        await hub.turn(told, hub.desired("b", {SHOP: hub.subtree("shop", "two")}), hub.says(CANARY))
+        await hub.turn(hub.says(CANARY))
+        [state] = hub.loop.states.values()
+        assert state.reason == "wave eu waits for eu-1 (suspended: flotilla.dev/suspend of AppliedBundle shop)"
+
+
+async def test_a_directive_that_cannot_be_stored_is_not_told_and_not_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        with monkeypatch.context() as broken:
+            broken.setattr(hub.journal, "commit", raising(Transient("journal.db", "database or disk is full")))
+            with pytest.raises(Transient):
+                await hub.turn(suspended(hub, EU))
+        assert (hub.directed, hub.loop.directives) == ([], {})
+
+
+async def test_directives_of_a_bundle_that_is_gone_and_pauses_that_are_over_end_by_themselves(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        pause = directives.pause(EU, until_s=hub.clock() + 50, why="bob: new nodes", now=hub.clock())
+        await hub.turn(
+            Direct(rows={pause.key: pause}, event=EventRow(time_s=1.0, kind="command", text="x")),
+            suspended(hub, CANARY),
+        )
+        assert len(hub.loop.directives) == 2
+        hub.clock.now += 51
+        await hub.turn(hub.says(CANARY), hub.says(EU))
+        assert [row.kind for row in hub.journal.directives().values()] == ["suspend"]
+        assert hub.directed[-1] == (EU, Directives())
+        await hub.turn(resumed(hub, CANARY), suspended(hub, EU), hub.desired("b", {}))
+        assert [key[1] for key in hub.loop.directives] == [EU], "it still runs there"
+        [event] = hub.journal.events(kind="directive-ended")
+        assert event.text == "the maintenance pause of eu-1 is over"
 
 
 async def test_drift_is_kept_once_however_often_it_is_told(tmp_path: Path) -> None:

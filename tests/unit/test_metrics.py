@@ -30,6 +30,7 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
         journal=journal,
         store=GitStore.create(tmp_path / "slices.git"),
         wake=lambda *_: None,
+        direct=lambda *_: None,
         tracing=tracing,
         heartbeat_s=10.0,
         clock=lambda: NOW,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import anyio
@@ -20,7 +21,7 @@ from hub.agents.admission import HandshakeLimit
 from hub.agents.keys import HubKeys
 from hub.agents.sessions import Base, Sessions, place
 from proto import identity, wire
-from proto.errors import Refused, Transient
+from proto.errors import InvalidInput, Refused, Transient
 from proto.identity import JoinToken
 from proto.messages import (
     Answer,
@@ -28,6 +29,10 @@ from proto.messages import (
     BundleReport,
     Challenge,
     Denied,
+    Directives,
+    DriftDetail,
+    DriftQuery,
+    FieldValue,
     Health,
     Hello,
     Message,
@@ -78,6 +83,7 @@ class Hub:
     sessions: Sessions
     members: set[str]
     slices: dict[str, tuple[int, str]]
+    directives: dict[str, Directives]
     log: list[str]
     reports: list[Report]
     fail_next: list[Exception] = field(default_factory=list)
@@ -101,9 +107,15 @@ class Hub:
 
 @asynccontextmanager
 async def hub_on(
-    folder: Path, *, limit: HandshakeLimit | None = None, token_ttl_s: float = 300.0, handshake_s: float = 10.0
+    folder: Path,
+    *,
+    limit: HandshakeLimit | None = None,
+    token_ttl_s: float = 300.0,
+    handshake_s: float = 10.0,
+    answer_s: float = 10.0,
 ) -> AsyncIterator[Hub]:
     identities, members, slices = MemoryIdentities(), {"eu-1", "eu-2"}, {"eu-1": (7, "c" * 40)}
+    directives: dict[str, Directives] = {}
     reports: list[Report] = []
 
     async def on_report(cluster: str, report: Report) -> None:
@@ -116,6 +128,7 @@ async def hub_on(
         keys := HubKeys.load_or_create(folder / "hub"),
         identities,
         slice_of=lambda cluster: slices.get(cluster, (0, "")),
+        directives_of=lambda cluster: directives.get(cluster, Directives()),
         is_member=members.__contains__,
         on_report=on_report,
         on_connect=lambda cluster: hub.note(f"connect {cluster}"),
@@ -124,6 +137,7 @@ async def hub_on(
         clock=lambda: NOW,
         token_ttl_s=token_ttl_s,
         handshake_s=handshake_s,
+        answer_s=answer_s,
         limit=limit,
     )
     app = web.Application()
@@ -139,6 +153,7 @@ async def hub_on(
         sessions=made,
         members=members,
         slices=slices,
+        directives=directives,
         log=[],
         reports=reports,
     )
@@ -199,11 +214,11 @@ class Raw:
     async def receive(self) -> AnyMessage:
         return wire.decode(await self.ws.receive_bytes(timeout=20))
 
-    def hello(self, **changes: str) -> Hello:
+    def hello(self, **changes: Any) -> Hello:
         said = {"cluster": "eu-1", "public_key": self.public_key, "nonce": identity.new_nonce()}
         return Hello(**{**said, "boot_id": "b", "agent_version": "1", **changes})
 
-    async def shake(self, token: JoinToken | None = None, *, secret: str = "", **changes: str) -> AnyMessage:
+    async def shake(self, token: JoinToken | None = None, *, secret: str = "", **changes: Any) -> AnyMessage:
         hello = self.hello(**({"join_id": token.join_id} if token else {}), **changes)
         await self.send(hello)
         challenge = await self.receive()
@@ -647,6 +662,103 @@ async def test_a_fresh_token_comes_at_half_life(tmp_path: Path) -> None:
             token = await agent.receive()
             assert isinstance(token, Token)
             assert hub.keys.check_token(token.token, now_s=NOW - 1) == "eu-1"
+
+
+NEW = ("directives", "drift-query")
+"""What an agent of this build understands beyond the first messages."""
+SUSPENDED = Directives(suspended={"shop": "ann: a migration runs"})
+
+
+async def test_directives_come_after_the_welcome_and_at_each_change_always_whole(hub: Hub, raw: RawAgent) -> None:
+    hub.directives["eu-1"] = SUSPENDED
+    agent = await raw()
+    assert isinstance(await agent.shake(hub.token(), understands=NEW), Welcome)
+    assert await agent.receive() == SUSPENDED
+    hub.sessions.direct("eu-1", Directives(sync={"*": 1}))
+    hub.sessions.direct("eu-1", Directives(sync={"*": 2}))
+    assert await agent.receive() == Directives(sync={"*": 2}), "only the newest waits"
+    assert hub.sessions.deaf("eu-1") == ""
+
+
+async def test_an_agent_is_told_that_nothing_is_asked_of_it_any_more(hub: Hub, raw: RawAgent) -> None:
+    agent = await raw()
+    await agent.shake(hub.token(), understands=NEW)
+    assert await agent.receive() == Directives()
+
+
+async def test_an_older_agent_is_never_sent_what_it_does_not_understand(hub: Hub, raw: RawAgent) -> None:
+    hub.directives["eu-1"] = SUSPENDED
+    agent = await raw()
+    assert isinstance(await agent.shake(hub.token()), Welcome)
+    hub.sessions.direct("eu-1", SUSPENDED)
+    assert isinstance(await agent.told(1, full=True), ReportAck), "the next message is the answer to ours"
+    assert "too old" in hub.sessions.deaf("eu-1")
+    with pytest.raises(InvalidInput, match="agent of cluster eu-1: is too old"):
+        await hub.sessions.drift_detail("eu-1", "d1")
+
+
+async def test_a_question_is_answered_by_its_own_answer_while_reports_go_on(hub: Hub, raw: RawAgent) -> None:
+    agent = await raw()
+    await agent.shake(hub.token(), understands=NEW)
+    assert await agent.receive() == Directives()
+    value = FieldValue(path=".spec.replicas", wanted="3", live="5")
+    async with anyio.create_task_group() as tasks:
+        answers: list[DriftDetail] = []
+
+        async def ask(drift: str) -> None:
+            answers.append(await hub.sessions.drift_detail("eu-1", drift))
+
+        for drift in ("d1", "d2"):
+            tasks.start_soon(ask, drift)
+        queries = {}
+        for _ in range(2):
+            query = await agent.receive()
+            assert isinstance(query, DriftQuery)
+            queries[query.id] = query.query
+        await agent.send(DriftDetail(query="of nobody", id="d1"))
+        await agent.send(DriftDetail(query=queries["d2"], id="d2", problem="too long ago"))
+        assert isinstance(await agent.told(1, full=True), ReportAck)
+        await agent.send(DriftDetail(query=queries["d1"], id="d1", values=(value,)))
+    assert {answer.id: (answer.values, answer.problem) for answer in answers} == {
+        "d1": ((value,), ""),
+        "d2": ((), "too long ago"),
+    }
+
+
+async def test_a_question_to_an_agent_that_is_away_silent_or_goes_away_fails_with_the_reason(tmp_path: Path) -> None:
+    async with hub_on(tmp_path, answer_s=0.1) as hub, raw_agents(hub) as raw:
+        with pytest.raises(Transient, match="agent of cluster eu-1: is not connected"):
+            await hub.sessions.drift_detail("eu-1", "d1")
+        agent = await raw()
+        await agent.shake(hub.token(), understands=NEW)
+        with pytest.raises(Transient, match=r"did not answer within 0\.1 s"):
+            await hub.sessions.drift_detail("eu-1", "d1")
+    async with hub_on(tmp_path / "patient") as hub, raw_agents(hub) as raw:
+        agent = await raw()
+        await agent.shake(hub.token(), understands=NEW)
+        assert await agent.receive() == Directives()
+
+        async def ask() -> None:
+            with pytest.raises(Transient, match="went away"):
+                await hub.sessions.drift_detail("eu-1", "d1")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            assert isinstance(await agent.receive(), DriftQuery)
+            await agent.ws.close()
+
+
+async def test_an_agent_is_asked_only_so_much_at_a_time(hub: Hub, raw: RawAgent) -> None:
+    agent = await raw()
+    await agent.shake(hub.token(), understands=NEW)
+    async with anyio.create_task_group() as tasks:
+        for number in range(sessions.MAX_QUESTIONS):
+            tasks.start_soon(hub.sessions.drift_detail, "eu-1", f"d{number}")
+        assert await agent.receive() == Directives()
+        assert isinstance(await agent.receive(), DriftQuery)
+        with pytest.raises(Transient, match="is asked 16 questions already"):
+            await hub.sessions.drift_detail("eu-1", "one more")
+        tasks.cancel_scope.cancel()
 
 
 def test_the_handshake_limit_is_a_bounded_bucket() -> None:
