@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from agent.apply.plan import BundlePlan, Failure
+from agent.apply.removal import Problem
 from agent.model import Baseline, DesiredBundle, Entry
 from agent.status import bundle_report
 from proto.ids import Oid
@@ -150,3 +151,60 @@ def test_since_is_kept_until_health_subtree_or_convergence_change() -> None:
 def test_failed_objects_come_first_in_the_list() -> None:
     found = report(DONE, entry(A, Health.IN_PROGRESS), entry(B, Health.FAILED))
     assert [problem.health for problem in found.problems] == ["Failed", "InProgress"]
+
+
+def test_something_that_keeps_the_bundle_from_being_pruned_is_a_failure() -> None:
+    plan = BundlePlan(bundle="shop", complete=True, surplus=(OLD,), kept=Problem(reason="Empty", message="is empty"))
+    found = report(plan, entry(A), entry(B), entry(OLD))
+    assert (found.health, found.converged) == ("Failed", False)
+    assert [(one.object, one.health, one.reason, one.message) for one in found.problems] == [
+        ("AppliedBundle/shop", "Failed", "Empty", "is empty")
+    ]
+
+
+def test_what_must_not_be_pruned_is_named() -> None:
+    plan = BundlePlan(bundle="shop", complete=True, surplus=(OLD,), stopped={OLD: "is forbidden"})
+    (problem,) = report(plan, entry(A), entry(B), entry(OLD)).problems
+    assert (problem.object, problem.health, problem.message) == ("ConfigMap/shop/old", "Failed", "is forbidden")
+
+
+def test_a_suspended_bundle_says_so_and_what_is_not_applied_is_waiting() -> None:
+    plan = BundlePlan(bundle="shop", unapplied=frozenset({B}), suspended="Ada: looks at it")
+    found = report(plan, entry(A), entry(B, blob="0"))
+    assert found.suspended == "Ada: looks at it"
+    (problem,) = found.problems
+    assert (problem.object, problem.health, problem.reason) == ("Deployment/shop/b", "InProgress", "Suspended")
+
+
+JOB = ObjectKey(group="batch", kind="Job", namespace="shop", name="migrate")
+WITH_HOOK = replace(BUNDLE, objects={JOB: Oid("1")})
+UNFINISHED = BundlePlan(bundle="shop", complete=True, unfinished=frozenset({JOB}))
+
+
+@pytest.mark.parametrize(
+    ("reason", "finished", "health", "told"),
+    [
+        pytest.param("JobRunning", False, "InProgress", "has not succeeded yet", id="it runs"),
+        pytest.param("", False, "InProgress", "has not succeeded yet", id="a Pod that is ready"),
+        pytest.param("PodFailed", False, "Failed", "has not succeeded yet", id="a Pod that failed"),
+        pytest.param("JobComplete", True, "InProgress", "has succeeded and is being deleted", id="it is to go"),
+    ],
+)
+def test_a_hook_is_not_current_before_its_end(reason: str, finished: bool, health: str, told: str) -> None:
+    hook = replace(entry(JOB), reason=reason, finished=finished)
+    (problem,) = report(UNFINISHED, hook, bundle=WITH_HOOK).problems
+    assert (problem.object, problem.health, problem.message) == ("Job/shop/migrate", health, told)
+
+
+def test_what_holds_the_deletion_of_a_hook_up_is_named() -> None:
+    failures = {JOB: Failure(blob="", error="forbidden", not_before=0.0)}
+    hook = replace(entry(JOB), finished=True)
+    (problem,) = report(UNFINISHED, hook, bundle=WITH_HOOK, failures=failures).problems
+    assert problem.message == "forbidden"
+
+
+def test_a_finished_hook_that_is_gone_is_current_and_one_that_is_left_out_does_not_count() -> None:
+    hook = replace(entry(JOB), finished=True, baseline=None)
+    assert report(DONE, hook, bundle=WITH_HOOK).counts == {"Current": 1}
+    left_out = replace(DONE, left_out=frozenset({JOB}))
+    assert report(left_out, bundle=WITH_HOOK).counts == {}
