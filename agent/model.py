@@ -169,6 +169,11 @@ class ClusterApi(Protocol):
     `cluster.Invalid`, or another Permanent. Objects come back as parsed JSON.
     """
 
+    def acting_as(self, account: str) -> "ClusterApi":
+        """The same API server, asked as the ServiceAccount `namespace/name`; connections, discovery and credentials are
+        shared."""
+        ...
+
     async def resource(self, api_version: str, kind: str) -> Resource:
         """How a kind is served; looked up once and kept. Raises Permanent naming the kind when it is not served."""
         ...
@@ -181,9 +186,11 @@ class ClusterApi(Protocol):
         *,
         force: bool,
         dry_run: bool = False,
+        conditional: bool = False,
         subresource: str = "",
     ) -> tuple[bool, dict[str, Any]]:
-        """Server-side apply of canonical JSON bytes, sent as they are; returns (created, the whole object after)."""
+        """Server-side apply of canonical JSON bytes, sent as they are; returns (created, the whole object after).
+        `conditional`: the body names the uid or resourceVersion that the object must have, else Conflict."""
         ...
 
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]: ...

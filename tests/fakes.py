@@ -53,6 +53,7 @@ class FakeCluster:
         self.objects: dict[ObjectKey, dict[str, Any]] = {}
         self.kinds = dict(KINDS)
         self.requests: list[tuple[str, ObjectKey]] = []
+        self.accounts: list[str] = []
         self.before: Callable[[str, ObjectKey], None] = lambda method, key: None
         self.after: Callable[[str, ObjectKey], None] = lambda method, key: None
         self.settles = True
@@ -61,6 +62,11 @@ class FakeCluster:
         self._watches: list[tuple[_Where, MemoryObjectSendStream[WatchEvent]]] = []
 
     # --- what the agent calls ---
+
+    def acting_as(self, account: str) -> "FakeCluster":
+        """The same objects; `accounts` keeps who was asked for."""
+        self.accounts.append(account)
+        return self
 
     async def resource(self, api_version: str, kind: str) -> Resource:
         namespaced = self.kinds.get(f"{api_version}/{kind}")
@@ -85,6 +91,7 @@ class FakeCluster:
         *,
         force: bool,
         dry_run: bool = False,
+        conditional: bool = False,
         subresource: str = "",
     ) -> tuple[bool, dict[str, Any]]:
         await self._request("dry-run" if dry_run else subresource or "apply", key)
@@ -95,6 +102,7 @@ class FakeCluster:
             raise NotFound(str(key), f"namespaces {key.namespace!r} not found")
         desired = orjson.loads(body)
         live = self.objects.get(key)
+        _check_conditions(key, desired["metadata"], live["metadata"] if live else None)
         if subresource:
             if live is None:
                 raise NotFound(str(key), "does not exist")
@@ -332,6 +340,15 @@ class _Where:
             and self.namespace in ("", key.namespace)
             and self.name in ("", key.name)
         )
+
+
+def _check_conditions(key: ObjectKey, wanted: Mapping[str, Any], there: Mapping[str, Any] | None) -> None:
+    """A resourceVersion that does not fit is no matter for an object that is not there; a uid is."""
+    if there is None:
+        if "uid" in wanted:
+            raise Conflict(str(key), "uid mismatch: no existing object was found")
+    elif any(wanted.get(name, there[name]) != there[name] for name in ("uid", "resourceVersion")):
+        raise Conflict(str(key), "the object has been modified")
 
 
 def _configuration(obj: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ NAMESPACES_ANNOTATION = "applyset.kubernetes.io/additional-namespaces"
 PRUNE_ANNOTATION = "flotilla.dev/prune"
 """On a parent: `enabled`, `disabled` or `destructive`, for the day when the slice does not have the bundle any more."""
 TOOLING = "flotilla/v1"
+ACCOUNT_ANNOTATION = "flotilla.dev/service-account"
+"""On a parent: whom the agent acts as for the bundle, `namespace/name`, for that day, too."""
 LOOKS = 10
 VERSION_ANNOTATION = "flotilla.dev/definition"
 """On our CRD: a hash of the definition, so that one GET tells whether it is this build's."""
@@ -90,6 +92,7 @@ def body(bundle: str, members: Membership) -> bytes:
                     KINDS_ANNOTATION: ",".join(sorted(members.kinds)),
                     NAMESPACES_ANNOTATION: ",".join(sorted(members.namespaces)),
                     PRUNE_ANNOTATION: _PRUNE[members.prune, members.destructive_prune],
+                    **({ACCOUNT_ANNOTATION: members.service_account} if members.service_account else {}),
                 },
             },
         }
@@ -108,6 +111,7 @@ def read(obj: Mapping[str, Any]) -> Membership | None:
         namespaces=frozenset(filter(None, annotations.get(NAMESPACES_ANNOTATION, "").split(","))),
         prune=annotations.get(PRUNE_ANNOTATION) in ("enabled", "destructive"),
         destructive_prune=annotations.get(PRUNE_ANNOTATION) == "destructive",
+        service_account=annotations.get(ACCOUNT_ANNOTATION, ""),
     )
 
 

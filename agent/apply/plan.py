@@ -54,12 +54,14 @@ class Failure:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
     """What the ApplySet parent of a bundle has to say: every `Kind.group` and namespace that its objects are in, and
-    how they are to be pruned once the slice does not have the bundle any more."""
+    how and as which account (`namespace/name`, "": as the agent itself) they are to be pruned once the slice does not
+    have the bundle any more."""
 
     kinds: frozenset[str] = frozenset()
     namespaces: frozenset[str] = frozenset()
     prune: bool = True
     destructive_prune: bool = False
+    service_account: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +271,7 @@ def _members(
         namespaces=order.namespaces.get(name, frozenset()).union(key.namespace for key in surplus if key.namespace),
         prune=bundle.policy.prune,
         destructive_prune=bundle.policy.destructive_prune,
+        service_account=bundle.policy.service_account,
     )
 
 

@@ -1,11 +1,12 @@
 """Executes what `plan` decided for one bundle, and adds no decision of its own.
 
-    parent widened → applied, phase by phase → let go → deleted, phase by phase
+    parent widened → applied, phase by phase → finished hooks deleted → let go → deleted, phase by phase
 
 Objects of a phase go at the same time, within one limit for all bundles. What is learned is put into the inventory as
 each answer arrives; an object that failed gets a `Failure` and stops nothing else. When `superseded` becomes true no
 further object is begun; what is under way is finished. Before an object is applied for the first time the inventory
-knows it durably, so that none is ever forgotten.
+knows it durably, so that none is ever forgotten. A bundle with an account is read and written as that account, also
+when it is pruned after it left the slice: what the account may not do is a failure, and stays in the inventory.
 
     error                                          tried again                                 permanent
     Transient, conflict of versions                after its own wait or backoff               no
@@ -71,7 +72,8 @@ class Done:
 
 class Reconciler:
     """`read` gives the file of an object; `writing` is a context in which nobody else of us writes one object;
-    `applied` gets each answered apply, to keep the health."""
+    `applied` gets each answered apply, to keep the health; `noted` gets all that became of an object, unless it is
+    unchanged, with words for people."""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Reconciler:
         writing: Callable[[ObjectKey], AbstractAsyncContextManager[None]],
         applied: Callable[[Entry, Verdict], None],
         tracing: Tracing,
+        noted: Callable[[Entry, Result, str], None] = lambda entry, result, message: None,
         concurrency: int = CONCURRENCY,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -95,6 +98,7 @@ class Reconciler:
         self._writing = writing
         self._applied = applied
         self._tracing = tracing
+        self._noted = noted
         self._concurrency = concurrency
         self._limiter = anyio.CapacityLimiter(concurrency)
         self._jitter = jitter
@@ -110,6 +114,7 @@ class Reconciler:
         """Do all of `plan`; `bundle` is what it was made for (None: it left the slice)."""
         done = Done(counts={})
         rollout, subtree = (bundle.rollout, bundle.subtree) if bundle is not None else ("", "")
+        api = self._api_of(plan, bundle)
         if plan.parent_stale:
             await self._write_parent(plan)
         if plan.apply and bundle is not None:
@@ -119,8 +124,11 @@ class Reconciler:
             ) as span:
                 await self._claim(plan, bundle, traits)
                 for phase in plan.apply:
-                    await self._each(phase, lambda key: self._apply(key, bundle, done), superseded)
+                    await self._each(phase, lambda key: self._apply(api, key, bundle, done), superseded)
                 span.set_attribute(telemetry.ATTR_RESULT, str(done))
+            await self._inventory.save()
+        if plan.finish:
+            await self._each(plan.finish, lambda key: self._finish(api, key, done), superseded)
             await self._inventory.save()
         if plan.release or plan.prune:
             count = len(plan.release) + sum(map(len, plan.prune))
@@ -128,9 +136,9 @@ class Reconciler:
                 telemetry.SPAN_PRUNE, rollout=rollout, bundle=plan.bundle, subtree=subtree, objects=count
             ) as span:
                 await self._disown(plan)
-                await self._each(plan.release, lambda key: self._prune(key, done, release=True), superseded)
+                await self._each(plan.release, lambda key: self._prune(api, key, done, release=True), superseded)
                 for phase in plan.prune:
-                    await self._each(phase, lambda key: self._prune(key, done, release=False), superseded)
+                    await self._each(phase, lambda key: self._prune(api, key, done, release=False), superseded)
                 span.set_attribute(telemetry.ATTR_RESULT, str(done))
             await self._inventory.save()
         return done
@@ -139,6 +147,14 @@ class Reconciler:
         """Drop the failures of objects that are neither in the slice nor in the inventory any more."""
         for key in [key for key in self.failures if key not in wanted]:
             del self.failures[key]
+
+    def _api_of(self, plan: BundlePlan, bundle: DesiredBundle | None) -> ClusterApi:
+        """The API server as this bundle's account sees it; of a bundle that left the slice its parent names it."""
+        if bundle is not None:
+            account = bundle.policy.service_account
+        else:
+            account = plan.members.service_account if plan.members is not None else ""
+        return self._api.acting_as(account) if account else self._api
 
     # --- one object -----------------------------------------------------------------------------------------------
 
@@ -162,35 +178,57 @@ class Reconciler:
                 self._inventory.put(entries[key])
         await self._inventory.save()
 
-    async def _apply(self, key: ObjectKey, bundle: DesiredBundle, done: Done) -> None:
+    async def _apply(self, api: ClusterApi, key: ObjectKey, bundle: DesiredBundle, done: Done) -> None:
         blob = bundle.objects[key]
         entry = self._inventory.entries.get(key)
         if entry is None:  # deleted and forgotten since the plan was made
             return
         try:
-            result, live = await apply.apply_object(self._api, entry, self._read(blob), policy=bundle.policy)
+            applied = await apply.apply_object(api, entry, self._read(blob), policy=bundle.policy)
         except FlotillaError as error:
             if not isinstance(error, Transient):  # refused: the object is what it was
                 entry.unsettled = False
                 self._inventory.put(entry)
-            self._failed(key, blob, error, "apply")
+            self._failed(entry, blob, error, "apply")
             done.add(Result.FAILED)
             return
+        entry.finished = entry.finished and entry.blob == blob
         entry.blob, entry.unsettled = blob, False
-        entry.baseline = drift.baseline(live)
+        entry.baseline = drift.baseline(applied.live)
         self._inventory.put(entry)
-        self._applied(entry, health(live, applied_generation=entry.baseline.generation))
+        self._applied(entry, health(applied.live, applied_generation=entry.baseline.generation))
         self.failures.pop(key, None)
-        done.add(result)
+        done.add(applied.result)
+        if applied.result is not Result.UNCHANGED:
+            self._noted(entry, applied.result, applied.note)
 
-    async def _prune(self, key: ObjectKey, done: Done, *, release: bool) -> None:
+    async def _finish(self, api: ClusterApi, key: ObjectKey, done: Done) -> None:
+        """Delete a hook that succeeded. It stays in the inventory, finished: it is not missing, and not run again."""
+        entry = self._inventory.entries.get(key)
+        if entry is None or not entry.finished:
+            return
+        try:
+            fate, why = await prune.prune_object(api, entry, release=False)
+        except FlotillaError as error:
+            self._failed(entry, "", error, "delete")
+            done.add(Result.FAILED)
+            return
+        if fate is Fate.DELETING:
+            self._retry(key, "", why, least_s=DELETING_LOOK_S)
+        else:
+            entry.baseline = None
+            self._inventory.put(entry)
+            self.failures.pop(key, None)
+        done.add(_RESULTS[fate])
+
+    async def _prune(self, api: ClusterApi, key: ObjectKey, done: Done, *, release: bool) -> None:
         entry = self._inventory.entries.get(key)
         if entry is None:
             return
         try:
-            fate, why = await prune.prune_object(self._api, entry, release=release)
+            fate, why = await prune.prune_object(api, entry, release=release)
         except FlotillaError as error:
-            self._failed(key, "", error, "release" if release else "prune")
+            self._failed(entry, "", error, "release" if release else "prune")
             done.add(Result.FAILED)
             return
         if fate is Fate.DELETING:
@@ -200,6 +238,7 @@ class Reconciler:
         else:
             self._inventory.drop(key)
             self.failures.pop(key, None)
+            self._noted(entry, _RESULTS[fate], why)
         if why:
             log.info("%s", why)
         done.add(_RESULTS[fate])
@@ -210,7 +249,7 @@ class Reconciler:
             await self._parents.write(plan.bundle, plan.members)
             self.failures.pop(key, None)
         except FlotillaError as error:
-            self._failed(key, "", error, "apply")
+            self._wait(key, "", error, "apply")
 
     # --- how ------------------------------------------------------------------------------------------------------
 
@@ -234,7 +273,11 @@ class Reconciler:
             for number in range(min(self._concurrency, len(keys))):
                 group.start_soon(work, name=f"worker {number}")
 
-    def _failed(self, key: ObjectKey, blob: str, error: FlotillaError, what: str) -> None:
+    def _failed(self, entry: Entry, blob: str, error: FlotillaError, what: str) -> None:
+        self._wait(entry.key, blob, error, what)
+        self._noted(entry, Result.FAILED, str(error))
+
+    def _wait(self, key: ObjectKey, blob: str, error: FlotillaError, what: str) -> None:
         if isinstance(error, Transient):
             self._retry(key, blob, str(error), least_s=error.retry_after_s or 0.0)
         elif isinstance(error, NotFound) and error.what == "kind":

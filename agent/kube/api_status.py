@@ -40,11 +40,15 @@ class NotFound(Permanent):
 
 
 class Invalid(Permanent):
-    """The API server can make nothing of what we sent; `fields` are those it named."""
+    """The API server can make nothing of what we sent; `fields` are those it named. `immutable`: all that is wrong with
+    it is that the object cannot be changed so, only made so."""
 
-    def __init__(self, thing: str, cause: str, remedy: str = "", *, fields: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, thing: str, cause: str, remedy: str = "", *, fields: tuple[str, ...] = (), immutable: bool = False
+    ) -> None:
         super().__init__(thing, cause, remedy)
         self.fields = fields
+        self.immutable = immutable
 
 
 class Expired(Transient):
@@ -53,6 +57,13 @@ class Expired(Transient):
 
 _MALFORMED = ("failed to create typed patch object", "failed to convert new object", "field not declared in schema")
 """What server-side apply says, as an internal error, of manifests that do not fit their schema."""
+
+_IMMUTABLE = re.compile(
+    r"immutable|(?:may not|cannot|can not|must not) (?:be )?(?:changed?|modified|updated)|self == oldSelf"
+    r"|for fields other than|may not change fields other than"
+)
+"""How a 1.36 server says that an update cannot do: Job template, Service clusterIP, StatefulSet spec, selectors,
+roleRef, claims and volumes, types, immutable data, StorageClass, PriorityClass, Pods, transition rules of CRDs."""
 
 _HARMLESS = re.compile(r"illegal base64 data at input byte \d+|\.(?:stringD|d)ata\.[-._a-zA-Z0-9]+: expected string")
 """What may be quoted of a refused Secret: where it is wrong."""
@@ -81,6 +92,8 @@ def error_of(
         reason = "Invalid"
     thing = f"{about} {action} failed ({reason})"
     fields = tuple(dict.fromkeys(str(cause["field"]) for cause in causes if cause.get("field")))
+    told = [str(cause.get("message", "")) for cause in causes if cause.get("message")] or [message]
+    immutable = all(_IMMUTABLE.search(text) for text in told)
     if secret:
         message = _without_data(status, message, fields)
     if status == 409:
@@ -104,7 +117,7 @@ def error_of(
         return Invalid(thing, message, fields=fields)
     if status == 429 or status >= 500:
         return Transient(thing, message, retry_after_s=_seconds(retry_after, details))
-    return Invalid(thing, message, fields=fields)
+    return Invalid(thing, message, fields=fields, immutable=immutable)
 
 
 _REASONS = {

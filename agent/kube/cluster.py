@@ -5,8 +5,8 @@ per object. Assumes a server of Kubernetes 1.30 or newer (1.32 for streamed init
 Errors come from `api_status`, watches from `watch`; next: `revert` and the apply step call this.
 """
 
+import copy
 import logging
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -18,12 +18,12 @@ import aiohttp
 import anyio
 import anyio.lowlevel
 import orjson
-from yarl import URL
 
 from agent.kube import api_status, discovery, kubeclient, watch
 from agent.kube.api_status import Conflict, Invalid, NotFound
+from agent.kube.connection import NETWORK, Connection, unreachable
 from agent.model import Resource, WatchEvent
-from proto.errors import InvalidInput, Transient
+from proto.errors import Transient
 from proto.objects import ObjectKey
 from proto.slices import FIELD_MANAGER
 
@@ -34,19 +34,12 @@ logger = logging.getLogger("flotilla.agent.cluster")
 REQUEST_S: Final = 70.0
 """The API server gives up on a request, admission webhooks included, after 60 s."""
 CONNECT_S: Final = 10.0
-_RENEW_EVERY_S: Final = 5.0
-"""A token that stays refused must not start an exec plugin for every request."""
 _ASK_AGAIN_S: Final = 2.0
 """A kind that is not served is asked for at most this often."""
 
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-_NETWORK = (aiohttp.ClientError, OSError, TimeoutError)
-
-
-CLOSE_S = 3.0
-"""For open connections to end; one that does not must not keep a pod from ending."""
 
 
 def backoff(first_s: float = 0.2, most_s: float = 30.0) -> Iterator[float]:
@@ -58,23 +51,20 @@ def backoff(first_s: float = 0.2, most_s: float = 30.0) -> Iterator[float]:
 
 
 class Cluster:
-    """The `ClusterApi` of a real API server. `requests` counts what was sent, by verb."""
+    """The `ClusterApi` of a real API server. `requests` counts what was sent, by verb, in whoever's name."""
 
     def __init__(
         self,
-        credentials: kubeclient.Credentials,
+        connection: Connection,
         *,
         delays: Callable[[], Iterator[float]] = backoff,
         silence_s: float = watch.SILENCE_S,
     ) -> None:
-        self.requests: Counter[str] = Counter()
-        self._credentials = credentials
+        self.requests = connection.requests
+        self._connection = connection
         self._delays = delays
         self._silence_s = silence_s
-        self._session, self._options = kubeclient.connect(credentials)
-        self._renewals = 0
-        self._renewed_at = float("-inf")
-        self._renewing = anyio.Lock()
+        self._account: Mapping[str, str] = {}
         self._kinds: dict[tuple[str, str], Resource] = {}
         self._missing: dict[tuple[str, str], float] = {}
         self._discovering = anyio.Lock()
@@ -93,14 +83,19 @@ class Cluster:
 
         `delays` is the backoff of watches, `silence_s` how long one may be silent. Raises InvalidInput.
         """
-        made = cls(await kubeclient.load(kubeconfig, context), delays=delays, silence_s=silence_s)
+        connection = Connection(await kubeclient.load(kubeconfig, context))
         try:
-            yield made
+            yield cls(connection, delays=delays, silence_s=silence_s)
         finally:
-            with anyio.move_on_after(CLOSE_S, shield=True):
-                await made._session.close()
-                # What was aborted is closed by the event loop's next turn.
-                await anyio.lowlevel.checkpoint()
+            await connection.close()
+
+    def acting_as(self, account: str) -> Self:
+        """The same API server, asked as the ServiceAccount `namespace/name`; connections, discovery and credentials are
+        shared. The API server adds the groups of the account by itself when none are named."""
+        namespace, _, name = account.partition("/")
+        acting = copy.copy(self)
+        acting._account = {"Impersonate-User": f"system:serviceaccount:{namespace}:{name}"}
+        return acting
 
     # --- objects --------------------------------------------------------------------------------------------------
 
@@ -112,22 +107,31 @@ class Cluster:
         *,
         force: bool,
         dry_run: bool = False,
+        conditional: bool = False,
         subresource: str = "",
     ) -> tuple[bool, dict[str, Any]]:
-        """Server-side apply of canonical JSON bytes, sent as they are; returns (created, the whole object after)."""
+        """Server-side apply of canonical JSON bytes, sent as they are; returns (created, the whole object after).
+        `conditional`: the body names the uid or resourceVersion that the object must have, else Conflict."""
         query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
         if dry_run:
             query["dryRun"] = "All"
-        status, answer = await self._send(
-            "dry-run" if dry_run else subresource or "apply",
-            "PATCH",
-            _path(resource, key) + (f"/{subresource}" if subresource else ""),
-            query=query,
-            body=body,
-            content_type="application/apply-patch+yaml",
-            about=str(key),
-            resource=resource,
-        )
+        try:
+            status, answer = await self._send(
+                "dry-run" if dry_run else subresource or "apply",
+                "PATCH",
+                _path(resource, key) + (f"/{subresource}" if subresource else ""),
+                query=query,
+                body=body,
+                content_type="application/apply-patch+yaml",
+                about=str(key),
+                resource=resource,
+                precondition=conditional,
+            )
+        except Invalid as error:
+            # So the server words that another object has this name by now.
+            if conditional and "metadata.uid" in error.fields:
+                raise Conflict(error.thing, error.cause) from error
+            raise
         return status == 201, answer
 
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]:
@@ -220,9 +224,9 @@ class Cluster:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         about = resource.kind
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S, sock_read=self._silence_s)
-        headers = {"Accept": _METADATA if metadata_only else _JSON}
+        headers = {**self._account, "Accept": _METADATA if metadata_only else _JSON}
         target = f"{_collection(resource, namespace)}?{urlencode(query)}"
-        response = await self._open("watch", "GET", target, headers=headers, timeout=timeout, about=about)
+        response = await self._connection.open("watch", "GET", target, headers=headers, timeout=timeout, about=about)
         async with response:
             if response.status != 200:
                 raise await self._refusal(response, about=about, action="watch", resource=resource)
@@ -281,7 +285,8 @@ class Cluster:
         except NotFound:
             answer = {}
         self._kinds.update(discovery.plain(api_version, answer))
-        self._missing = {key: until for key, until in self._missing.items() if until > now}
+        for missing in [key for key, until in self._missing.items() if until <= now]:
+            del self._missing[missing]
         if wanted not in self._kinds:
             self._missing[wanted] = now + _ASK_AGAIN_S
 
@@ -302,9 +307,13 @@ class Cluster:
         precondition: bool = False,
     ) -> tuple[int, dict[str, Any]]:
         headers = {"Accept": accept, "Content-Type": content_type} if content_type else {"Accept": accept}
+        if resource is not None:  # what is served is the same for all
+            headers |= self._account
         target = f"{path}?{urlencode(query)}" if query else path
         timeout = aiohttp.ClientTimeout(total=REQUEST_S, sock_connect=CONNECT_S)
-        response = await self._open(verb, method, target, body=body, headers=headers, timeout=timeout, about=about)
+        response = await self._connection.open(
+            verb, method, target, body=body, headers=headers, timeout=timeout, about=about
+        )
         try:
             async with response:
                 if response.status >= 300:
@@ -312,8 +321,8 @@ class Cluster:
                         response, about=about, action=verb, resource=resource, precondition=precondition
                     )
                 answer = orjson.loads(await response.read())
-        except _NETWORK as error:
-            raise _unreachable(about, verb, error) from error
+        except NETWORK as error:
+            raise unreachable(about, verb, error) from error
         except orjson.JSONDecodeError as error:
             raise Transient(f"{about} {verb} failed", "the answer is not JSON") from error
         return response.status, answer
@@ -338,56 +347,9 @@ class Cluster:
         )
         if isinstance(error, NotFound) and error.what == "kind" and resource is not None:
             # Its definition went away; when it comes back it may be served otherwise.
-            self._kinds = {key: known for key, known in self._kinds.items() if known != resource}
+            for gone in [key for key, known in self._kinds.items() if known == resource]:
+                del self._kinds[gone]
         return error
-
-    async def _open(
-        self,
-        verb: str,
-        method: str,
-        target: str,
-        *,
-        headers: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout,
-        about: str,
-        body: bytes | None = None,
-    ) -> aiohttp.ClientResponse:
-        """Sends a request; a 401 renews the credentials, once."""
-        url = URL(self._credentials.host + target, encoded=True)
-        try:
-            for last in (False, True):
-                renewals = self._renewals
-                authorization = await self._credentials.authorization()
-                extra = {"Authorization": authorization} if authorization else {}
-                self.requests[verb] += 1
-                response = await self._session.request(
-                    method, url, data=body, headers={**headers, **extra}, timeout=timeout, **self._options
-                )
-                if response.status != 401 or last:
-                    break
-                response.release()
-                await self._renew(renewals)
-        except _NETWORK as error:
-            raise _unreachable(about, verb, error) from error
-        return response
-
-    async def _renew(self, seen: int) -> None:
-        """Read the credentials anew, unless another request did since `seen` or it was done just now."""
-        async with self._renewing:
-            if seen != self._renewals or anyio.current_time() < self._renewed_at + _RENEW_EVERY_S:
-                return
-            self._renewed_at = anyio.current_time()
-            self._renewals += 1
-            try:
-                self._credentials.configuration = await self._credentials.reload()
-                if self._credentials.configuration.cert_file:
-                    # A certificate is shown when a connection begins.
-                    old, (self._session, self._options) = self._session, kubeclient.connect(self._credentials)
-                    await old.close()
-            except InvalidInput as error:
-                # The file may be in the middle of being replaced; what we have stays.
-                raise Transient("credentials", f"were refused and cannot be read anew: {error}") from error
-            logger.info("credentials were refused, and read anew")
 
 
 async def _lines(response: aiohttp.ClientResponse, about: str) -> AsyncGenerator[bytes, None]:
@@ -403,18 +365,14 @@ async def _lines(response: aiohttp.ClientResponse, about: str) -> AsyncGenerator
                 parts.append(rest)
     except TimeoutError as error:
         raise watch.Silent(f"{about} watch", "was silent for too long") from error
-    except _NETWORK as error:
-        raise _unreachable(about, "watch", error) from error
+    except NETWORK as error:
+        raise unreachable(about, "watch", error) from error
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:
     """Closing a stream before its end the polite way would leave a TLS farewell behind that nobody waits for."""
     if response.connection is not None and response.connection.transport is not None:
         response.connection.transport.abort()
-
-
-def _unreachable(about: str, verb: str, error: Exception) -> Transient:
-    return Transient(f"{about} {verb} failed (Unreachable)", str(error) or type(error).__name__)
 
 
 def _collection(resource: Resource, namespace: str) -> str:

@@ -189,6 +189,9 @@ class Fence:
         if not self._lease.held:
             raise Transient(str(key), "is not written, because this agent does not hold the lease")
 
+    def acting_as(self, account: str) -> "Fence":
+        return Fence(self._api.acting_as(account), self._lease)
+
     async def resource(self, api_version: str, kind: str) -> Resource:
         return await self._api.resource(api_version, kind)
 
@@ -200,11 +203,14 @@ class Fence:
         *,
         force: bool,
         dry_run: bool = False,
+        conditional: bool = False,
         subresource: str = "",
     ) -> tuple[bool, dict[str, Any]]:
         if not dry_run:
             self._check(key)
-        return await self._api.apply(resource, key, body, force=force, dry_run=dry_run, subresource=subresource)
+        return await self._api.apply(
+            resource, key, body, force=force, dry_run=dry_run, conditional=conditional, subresource=subresource
+        )
 
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]:
         return await self._api.get(resource, key, metadata_only=metadata_only)

@@ -14,7 +14,6 @@ from agent.fields.ownership import own_entry
 from agent.kube.cluster import Cluster
 from agent.kube.lease import Lease
 from agent.model import Entry, Result
-from proto.errors import Refused
 from proto.objects import canonical, key_of
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, BundlePolicy, applyset_id, with_membership
 from tests.agents import agent, until
@@ -57,45 +56,13 @@ def path(namespace: str, name: str = "settings") -> str:
 
 async def test_an_object_is_created_then_configured_then_unchanged(cluster: Cluster, namespace: str) -> None:
     first, second = config(namespace, color="red"), config(namespace, color="blue")
-    result, live = await apply_object(cluster, entry_of(first), body(first), policy=POLICY)
-    assert result is Result.CREATED
-    result, live = await apply_object(cluster, entry_of(second, live), body(second), policy=POLICY)
-    assert result is Result.CONFIGURED
-    assert live["data"] == {"color": "blue"}
-    result, live = await apply_object(cluster, entry_of(second, live), body(second), policy=POLICY)
-    assert result is Result.UNCHANGED
-
-
-async def test_first_contact_with_foreign_values_is_refused_and_names_fields_managers_and_remedy(
-    cluster: Cluster, kube: Kube, namespace: str
-) -> None:
-    kube.must(
-        "POST", f"/api/v1/namespaces/{namespace}/configmaps?fieldManager=somebody", config(namespace, color="green")
-    )
-    wanted = config(namespace, color="red")
-    with pytest.raises(Refused) as refused:
-        await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
-    assert ".data.color by somebody" in str(refused.value)
-    assert "adopt: always" in refused.value.remedy
-    assert kube.must("GET", path(namespace))["data"] == {"color": "green"}
-
-
-async def test_adopt_always_takes_foreign_values_over(cluster: Cluster, kube: Kube, namespace: str) -> None:
-    kube.must(
-        "POST", f"/api/v1/namespaces/{namespace}/configmaps?fieldManager=somebody", config(namespace, color="green")
-    )
-    wanted = config(namespace, color="red")
-    policy = BundlePolicy(name="shop", adopt="always")
-    _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy)
-    assert live["data"] == {"color": "red"}
-
-
-async def test_adopt_never_leaves_even_an_equal_object_alone(cluster: Cluster, kube: Kube, namespace: str) -> None:
-    wanted = config(namespace, color="red")
-    kube.must("POST", f"/api/v1/namespaces/{namespace}/configmaps", wanted)
-    with pytest.raises(Refused, match="adopt: never"):
-        await apply_object(cluster, entry_of(wanted), body(wanted), policy=BundlePolicy(name="shop", adopt="never"))
-    assert "labels" not in kube.must("GET", path(namespace))["metadata"]
+    done = await apply_object(cluster, entry_of(first), body(first), policy=POLICY)
+    assert done.result is Result.CREATED
+    done = await apply_object(cluster, entry_of(second, done.live), body(second), policy=POLICY)
+    assert done.result is Result.CONFIGURED
+    assert done.live["data"] == {"color": "blue"}
+    done = await apply_object(cluster, entry_of(second, done.live), body(second), policy=POLICY)
+    assert done.result is Result.UNCHANGED
 
 
 async def test_after_a_lost_inventory_our_own_object_is_taken_back_by_force(
@@ -104,20 +71,8 @@ async def test_after_a_lost_inventory_our_own_object_is_taken_back_by_force(
     wanted = config(namespace, color="red")
     await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
     kube.edit(path(namespace), {"data": {"color": "green"}})
-    _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+    live = (await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)).live
     assert live["data"] == {"color": "red"}
-
-
-@pytest.mark.parametrize("manager", ["kubectl-client-side-apply", "helm", "kustomize-controller"])
-async def test_what_another_tool_set_goes_away_when_git_does_not_say_it(
-    cluster: Cluster, kube: Kube, namespace: str, manager: str
-) -> None:
-    before = config(namespace, color="red", old="yes")
-    kube.must("POST", f"/api/v1/namespaces/{namespace}/configmaps?fieldManager={manager}", before)
-    wanted = config(namespace, color="red")
-    _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
-    assert live["data"] == {"color": "red"}
-    assert {one["manager"] for one in live["metadata"]["managedFields"]} == {"flotilla"}
 
 
 async def test_an_object_is_deleted_only_while_it_is_ours(cluster: Cluster, kube: Kube, namespace: str) -> None:

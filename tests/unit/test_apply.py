@@ -1,29 +1,31 @@
 """One object is applied, or refused, and what a whole phase makes of it."""
 
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from copy import deepcopy
 from typing import Any
 
 import anyio
+import orjson
 import pytest
 
-from agent.apply.apply import apply_object
+from agent.apply.apply import Applied, apply_object
 from agent.apply.order import Traits
 from agent.apply.parents import Parents
 from agent.apply.plan import BundlePlan
 from agent.apply.reconcile import PERMANENT_RETRY_S, Reconciler
 from agent.drift.drift import baseline
 from agent.inventory import Inventory
-from agent.kube.cluster import NotFound
+from agent.kube.cluster import Invalid, NotFound
 from agent.model import DesiredBundle, Entry, Result
 from agent.tracing import Tracing
 from proto.errors import Permanent, Refused, Transient
 from proto.health import Verdict
 from proto.ids import Oid
 from proto.objects import ObjectKey, blob_id, canonical, key_of
-from proto.slices import BundlePolicy, with_membership
-from tests.fakes import FakeCluster
+from proto.slices import BundlePolicy, DriftPolicy, IgnoreRule, with_membership
+from tests.fakes import FakeCluster, Killed
 
 
 @pytest.fixture
@@ -46,43 +48,59 @@ def entry_of(obj: dict[str, Any], live: dict[str, Any] | None = None) -> Entry:
     return Entry(key=key_of(obj), bundle="shop", api_version=obj["apiVersion"], baseline=known)
 
 
+POLICY = BundlePolicy(name="shop")
+
+
 def policy(adopt: str) -> BundlePolicy:
     return BundlePolicy(name="shop", adopt=adopt)  # type: ignore[arg-type]
 
 
 async def test_an_object_is_created_configured_and_then_unchanged(cluster: FakeCluster) -> None:
     first, second = config(color="red"), config(color="blue")
-    result, live = await apply_object(cluster, entry_of(first), body(first), policy=policy("ifUnowned"))
-    assert result is Result.CREATED
-    result, live = await apply_object(cluster, entry_of(second, live), body(second), policy=policy("ifUnowned"))
-    assert (result, live["data"]) == (Result.CONFIGURED, {"color": "blue"})
-    result, _ = await apply_object(cluster, entry_of(second, live), body(second), policy=policy("ifUnowned"))
-    assert result is Result.UNCHANGED
+    done = await apply_object(cluster, entry_of(first), body(first), policy=POLICY)
+    assert done.result is Result.CREATED
+    done = await apply_object(cluster, entry_of(second, done.live), body(second), policy=POLICY)
+    assert (done.result, done.live["data"]) == (Result.CONFIGURED, {"color": "blue"})
+    done = await apply_object(cluster, entry_of(second, done.live), body(second), policy=POLICY)
+    assert done.result is Result.UNCHANGED
+    assert cluster.count("get") == 0
+
+
+# --- adoption ---------------------------------------------------------------------------------------------------------
+
+HELM = {
+    "labels": {"app.kubernetes.io/managed-by": "Helm"},
+    "annotations": {"meta.helm.sh/release-name": "web", "meta.helm.sh/release-namespace": "shop"},
+}
 
 
 @pytest.mark.parametrize(
-    ("adopt", "theirs", "color"),
+    ("adopt", "metadata", "adopted"),
     [
-        pytest.param("ifUnowned", "green", None, id="ifUnowned refuses other values"),
-        pytest.param("ifUnowned", "red", "red", id="ifUnowned takes over equal values"),
-        pytest.param("always", "green", "red", id="always takes over other values"),
-        pytest.param("never", "green", None, id="never refuses other values"),
-        pytest.param("never", "red", None, id="never refuses equal values"),
+        pytest.param("ifUnowned", {}, True, id="ifUnowned takes what only has managers"),
+        pytest.param("ifUnowned", HELM, False, id="ifUnowned leaves what has an owner"),
+        pytest.param("always", HELM, True, id="always takes what has an owner"),
+        pytest.param("never", {}, False, id="never leaves what only has managers"),
     ],
 )
-async def test_adoption_goes_by_the_policy(cluster: FakeCluster, adopt: str, theirs: str, color: str | None) -> None:
-    cluster.put(config(color=theirs), manager="somebody")
+@pytest.mark.parametrize("theirs", [pytest.param("green", id="other values"), pytest.param("red", id="equal values")])
+async def test_adoption_goes_by_the_policy(
+    cluster: FakeCluster, adopt: str, metadata: dict[str, Any], adopted: bool, theirs: str
+) -> None:
+    before = config(color=theirs)
+    before["metadata"] |= metadata
+    before = deepcopy(cluster.put(before, manager="somebody"))
     wanted = config(color="red")
-    if color is None:
-        with pytest.raises(Refused) as refused:
-            await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy(adopt))
-        assert str(refused.value).startswith("ConfigMap/shop/settings: exists already")
-        assert refused.value.remedy
-        assert cluster.objects[key_of(wanted)]["data"] == {"color": theirs}
-        assert "labels" not in cluster.objects[key_of(wanted)]["metadata"]
-    else:
-        _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy(adopt))
-        assert live["data"] == {"color": color}
+    if adopted:
+        done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy(adopt))
+        assert (done.result, done.note) == (Result.ADOPTED, "adopted from somebody")
+        assert done.live["data"] == {"color": "red"}
+        return
+    with pytest.raises(Refused, match="ConfigMap/shop/settings: exists already") as refused:
+        await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy(adopt))
+    assert refused.value.remedy
+    assert ("belongs to Helm release shop/web" in str(refused.value)) is bool(metadata)
+    assert cluster.objects[key_of(wanted)] == before
 
 
 @pytest.mark.parametrize("adopt", ["ifUnowned", "never"])
@@ -90,22 +108,269 @@ async def test_what_is_ours_already_is_never_an_adoption(cluster: FakeCluster, a
     wanted = config(color="red")
     await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy(adopt))
     cluster.put(config(color="green"))
-    _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy(adopt))
-    assert live["data"] == {"color": "red"}
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy(adopt))
+    assert (done.result, done.live["data"]) == (Result.CONFIGURED, {"color": "red"})
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy(adopt))
+    assert done.result is Result.UNCHANGED
 
 
-async def test_what_kubectl_once_set_and_git_does_not_say_goes_away(cluster: FakeCluster) -> None:
-    cluster.put(config(color="red", old="yes"), manager="kubectl-client-side-apply")
+@pytest.mark.parametrize("operation", ["Update", "Apply"])
+async def test_what_kubectl_once_set_and_git_does_not_say_goes_away(cluster: FakeCluster, operation: str) -> None:
+    cluster.put(config(color="red", old="yes"), manager="kubectl", operation=operation)
     wanted = config(color="red")
-    _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy("ifUnowned"))
-    assert live["data"] == {"color": "red"}
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+    assert done.live["data"] == {"color": "red"}
 
 
 async def test_what_a_person_added_by_hand_stays_when_an_object_is_taken_over(cluster: FakeCluster) -> None:
     cluster.put(config(color="red", extra="yes"), manager="kubectl-edit")
     wanted = config(color="red")
-    _, live = await apply_object(cluster, entry_of(wanted), body(wanted), policy=policy("ifUnowned"))
-    assert live["data"] == {"color": "red", "extra": "yes"}
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+    assert done.live["data"] == {"color": "red", "extra": "yes"}
+
+
+async def test_killed_after_any_request_an_adoption_ends_the_same(cluster: FakeCluster) -> None:
+    wanted = config(color="red")
+    for killed_after in range(1, 8):
+        cluster.objects.pop(key_of(wanted), None)
+        cluster.put(config(color="green", old="yes"), manager="kubectl-client-side-apply")
+        cluster.before = _kill_after(killed_after)
+        with suppress(Killed):
+            await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+        cluster.before = lambda method, key: None
+        done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+        assert done.live["data"] == {"color": "red"}
+        assert {entry["manager"] for entry in done.live["metadata"]["managedFields"]} == {"flotilla"}
+
+
+async def test_an_adoption_that_the_server_refuses_changes_nothing(cluster: FakeCluster) -> None:
+    before = deepcopy(cluster.put(config(color="green", old="yes"), manager="kubectl-client-side-apply"))
+    cluster.before = _refuse("dry-run", Invalid("x", "is not valid", fields=("data",)))
+    wanted = config(color="red")
+    with pytest.raises(Invalid):
+        await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+    assert cluster.objects[key_of(wanted)] == before
+
+
+async def test_an_object_that_is_being_deleted_is_not_taken_for_applied(cluster: FakeCluster) -> None:
+    wanted = config(color="red")
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=POLICY)
+    cluster.put({**config(), "metadata": {**config()["metadata"], "finalizers": ["example.org/keep"]}})
+    cluster.remove(key_of(wanted))
+    for entry in (entry_of(wanted), entry_of(wanted, done.live)):
+        with pytest.raises(Transient, match=r"finalizers example\.org/keep; it is made anew once it is gone"):
+            await apply_object(cluster, entry, body(wanted), policy=POLICY)
+    cluster.finish(key_of(wanted))
+    done = await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=POLICY)
+    assert done.result is Result.CREATED
+
+
+# --- ignored paths ----------------------------------------------------------------------------------------------------
+
+SCALED = BundlePolicy(
+    name="shop", drift=DriftPolicy(ignore=(IgnoreRule(kind="Deployment", paths=("/spec/replicas",)),))
+)
+
+
+def deployment(image: str = "web:1", **metadata: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": "shop", **metadata},
+        "spec": {"replicas": 3, "image": image},
+    }
+
+
+async def test_a_scaled_object_stays_scaled_when_git_changes_something_else(cluster: FakeCluster) -> None:
+    wanted = deployment()
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=SCALED)
+    assert done.live["spec"]["replicas"] == 3
+    cluster.put({**deployment(), "spec": {"replicas": 8}}, manager="kube-controller-manager")
+    wanted = deployment("web:2")
+    done = await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=SCALED)
+    assert done.live["spec"] == {"replicas": 8, "image": "web:2"}
+
+
+async def test_a_write_in_between_is_looked_at_before_an_ignored_value_is_taken_over(cluster: FakeCluster) -> None:
+    wanted = deployment()
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=SCALED)
+    scales = iter([8])
+
+    def scale(method: str, key: ObjectKey) -> None:
+        if method == "apply" and (replicas := next(scales, None)):
+            cluster.put({**deployment(), "spec": {"replicas": replicas}}, manager="kube-controller-manager")
+
+    cluster.before = scale
+    wanted = deployment("web:2")
+    done = await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=SCALED)
+    assert done.live["spec"] == {"replicas": 8, "image": "web:2"}
+
+
+async def test_an_object_that_was_deleted_is_made_as_git_has_it_ignored_or_not(cluster: FakeCluster) -> None:
+    wanted = deployment()
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=SCALED)
+    cluster.remove(key_of(wanted))
+    done = await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=SCALED)
+    assert (done.result, done.live["spec"]["replicas"]) == (Result.CREATED, 3)
+
+
+# --- immutable fields -------------------------------------------------------------------------------------------------
+
+IMMUTABLE = Invalid("Deployment/shop/web", "spec.image: field is immutable", fields=("spec.image",), immutable=True)
+ANEW = {"flotilla.dev/recreate": "true"}
+
+
+def _immutable(cluster: FakeCluster, error: Exception = IMMUTABLE, *, also_new: bool = False) -> None:
+    """Images cannot be changed; with `also_new`, objects with this one cannot be made, either."""
+    request = cluster.apply
+
+    async def apply(resource: Any, key: ObjectKey, data: bytes, **options: Any) -> Any:
+        live, wanted = cluster.objects.get(key), orjson.loads(data)
+        only_new = "resourceVersion" in wanted["metadata"]
+        if also_new if live is None else live["spec"]["image"] != wanted["spec"]["image"] and not only_new:
+            raise error
+        return await request(resource, key, data, **options)
+
+    cluster.apply = apply  # type: ignore[assignment, method-assign]
+
+
+async def _changed(cluster: FakeCluster, annotations: Mapping[str, str]) -> Applied:
+    done = await apply_object(cluster, entry_of(deployment()), body(deployment()), policy=POLICY)
+    wanted = deployment("web:2", annotations=annotations)
+    return await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=POLICY)
+
+
+async def test_what_cannot_be_changed_is_refused_with_the_remedy(cluster: FakeCluster) -> None:
+    _immutable(cluster)
+    with pytest.raises(Invalid, match=r"field is immutable .*flotilla.dev/recreate") as refused:
+        await _changed(cluster, {})
+    assert refused.value.remedy
+    assert cluster.count("delete") == 0
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        pytest.param(ANEW, id="ours"),
+        pytest.param({"kustomize.toolkit.fluxcd.io/force": "enabled"}, id="Flux"),
+        pytest.param({"argocd.argoproj.io/sync-options": "Prune=false, Replace=true"}, id="Argo CD, replace"),
+        pytest.param({"argocd.argoproj.io/sync-options": "Force=true"}, id="Argo CD, force"),
+    ],
+)
+async def test_what_may_be_recreated_is_deleted_and_created_anew(
+    cluster: FakeCluster, annotations: dict[str, str]
+) -> None:
+    _immutable(cluster)
+    done = await _changed(cluster, annotations)
+    assert (done.result, done.live["spec"]["image"]) == (Result.RECREATED, "web:2")
+    assert cluster.count("delete") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "also_new"),
+    [
+        pytest.param(IMMUTABLE, True, id="a new one would be refused, too"),
+        pytest.param(Invalid("x", "denied the request"), False, id="admission denies the update"),
+        pytest.param(Refused("x", "forbidden"), False, id="forbidden"),
+    ],
+)
+async def test_the_old_object_stays_when_it_cannot_be_replaced(
+    cluster: FakeCluster, error: Exception, also_new: bool
+) -> None:
+    done = await apply_object(cluster, entry_of(deployment()), body(deployment()), policy=POLICY)
+    _immutable(cluster, error, also_new=also_new)
+    wanted = deployment("web:2", annotations=ANEW)
+    with pytest.raises(type(error)):
+        await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=POLICY)
+    assert cluster.objects[key_of(wanted)]["spec"]["image"] == "web:1"
+    assert cluster.count("delete") == 0
+
+
+async def test_killed_between_deleting_and_creating_it_is_created(cluster: FakeCluster) -> None:
+    _immutable(cluster)
+    done = await apply_object(cluster, entry_of(deployment()), body(deployment()), policy=POLICY)
+    cluster.after = _kill("delete")
+    wanted = deployment("web:2", annotations=ANEW)
+    with pytest.raises(Killed):
+        await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=POLICY)
+    cluster.after = lambda method, key: None
+    done = await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=POLICY)
+    assert (done.result, done.live["spec"]["image"]) == (Result.CREATED, "web:2")
+
+
+async def test_a_finalizer_holds_a_recreation_up_and_is_named(cluster: FakeCluster) -> None:
+    _immutable(cluster)
+    done = await apply_object(cluster, entry_of(deployment()), body(deployment()), policy=POLICY)
+    cluster.put(deployment(finalizers=["example.org/keep"]))
+    wanted = deployment("web:2", annotations=ANEW)
+    for _ in range(2):
+        with pytest.raises(Transient, match=r"example\.org/keep"):
+            await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=POLICY)
+    assert cluster.count("delete") == 1
+    cluster.finish(key_of(wanted))
+    done = await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=POLICY)
+    assert done.live["spec"]["image"] == "web:2"
+
+
+async def test_what_takes_data_with_it_needs_destructive_prune_to_be_recreated(cluster: FakeCluster) -> None:
+    def claim(size: str) -> dict[str, Any]:
+        metadata = {"name": "data", "namespace": "shop", "annotations": ANEW}
+        return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": {"image": size}}
+
+    done = await apply_object(cluster, entry_of(claim("1")), body(claim("1")), policy=POLICY)
+    _immutable(cluster)
+    with pytest.raises(Invalid, match="set destructivePrune on bundle shop"):
+        await apply_object(cluster, entry_of(claim("2"), done.live), body(claim("2")), policy=POLICY)
+    assert cluster.count("delete") == 0
+    destructive = BundlePolicy(name="shop", destructive_prune=True)
+    done = await apply_object(cluster, entry_of(claim("2"), done.live), body(claim("2")), policy=destructive)
+    assert done.result is Result.RECREATED
+
+
+# --- hooks ------------------------------------------------------------------------------------------------------------
+
+
+def hook(image: str, **annotations: str) -> dict[str, Any]:
+    metadata = {
+        "name": "migrate",
+        "namespace": "shop",
+        "annotations": {"helm.sh/hook": "pre-upgrade", **{f"helm.sh/{n}": v for n, v in annotations.items()}},
+    }
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"image": image}}
+
+
+async def _applied_hook(cluster: FakeCluster, wanted: dict[str, Any]) -> Entry:
+    entry = entry_of(wanted)
+    entry.baseline = baseline((await apply_object(cluster, entry, body(wanted), policy=POLICY)).live)
+    entry.blob = blob_id(body(wanted))
+    return entry
+
+
+async def test_a_hook_with_new_content_runs_again(cluster: FakeCluster) -> None:
+    entry = await _applied_hook(cluster, hook("v1"))
+    uid = cluster.objects[entry.key]["metadata"]["uid"]
+    done = await apply_object(cluster, entry, body(hook("v2")), policy=POLICY)
+    assert done.result is Result.RECREATED
+    assert done.live["metadata"]["uid"] != uid
+
+
+async def test_a_hook_with_the_same_content_does_not_run_again(cluster: FakeCluster) -> None:
+    entry = await _applied_hook(cluster, hook("v1"))
+    assert (await apply_object(cluster, entry, body(hook("v1")), policy=POLICY)).result is Result.UNCHANGED
+
+
+async def test_a_hook_that_was_made_anew_before_a_kill_does_not_run_twice(cluster: FakeCluster) -> None:
+    entry = await _applied_hook(cluster, hook("v1"))
+    await apply_object(cluster, entry, body(hook("v2")), policy=POLICY)
+    uid = cluster.objects[entry.key]["metadata"]["uid"]
+    done = await apply_object(cluster, entry, body(hook("v2")), policy=POLICY)
+    assert done.live["metadata"]["uid"] == uid
+
+
+async def test_a_hook_that_is_not_to_be_deleted_first_is_applied_like_all_else(cluster: FakeCluster) -> None:
+    kept = {"hook-delete-policy": "hook-succeeded"}
+    entry = await _applied_hook(cluster, hook("v1", **kept))
+    assert (await apply_object(cluster, entry, body(hook("v2", **kept)), policy=POLICY)).result is Result.CONFIGURED
 
 
 # --- a phase of many ------------------------------------------------------------------------------------------------
@@ -218,6 +483,32 @@ async def test_success_forgets_the_failure_and_gives_the_health(cluster: FakeClu
     await bench.run()
     assert not bench.reconciler.failures
     assert bench.verdicts[key_of(config())][0] == "Current"
+
+
+def _kill_after(requests: int) -> Any:
+    left = iter(range(requests))
+
+    def killing(method: str, key: ObjectKey) -> None:
+        if next(left, None) is None:
+            raise Killed
+
+    return killing
+
+
+def _kill(what: str) -> Any:
+    def killing(method: str, key: ObjectKey) -> None:
+        if method == what:
+            raise Killed
+
+    return killing
+
+
+def _refuse(what: str, error: Exception) -> Any:
+    def refusing(method: str, key: ObjectKey) -> None:
+        if method == what:
+            raise error
+
+    return refusing
 
 
 def _raise(error: Exception) -> Any:
