@@ -351,8 +351,8 @@ def job(
     return found
 
 
-RUNNING = {"reason": "JobRunning", "finished": False}
-FAILED = {"reason": "JobFailed", "health": Health.FAILED}
+RUNNING: dict[str, Any] = {"reason": "JobRunning", "finished": False}
+FAILED: dict[str, Any] = {"reason": "JobFailed", "health": Health.FAILED}
 
 
 @pytest.mark.parametrize(
@@ -598,12 +598,12 @@ def test_new_objects_count_before_they_are_made_so_that_a_renamed_bundle_is_not_
 def test_nothing_of_a_suspended_bundle_is_written(in_slice: bool) -> None:
     desired = slice_of(WITH_HOOK) if in_slice else slice_of()
     entries = job() | inventory("shop", "ConfigMap/old=1")
-    arguments = {"traits": {"Job.batch/migrate": GOES}} if in_slice else {"parents": {"shop": Membership()}}
-    found = made(desired, entries, suspended={"shop": "Ada: looks at it"}, **arguments)  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"traits": {"Job.batch/migrate": GOES}, "parents": {"shop": Membership()}}
+    found = made(desired, entries, suspended={"shop": "Ada: looks at it"}, **arguments)
     assert found.idle
     assert found.due_at == math.inf
     assert found.bundles["shop"].suspended == "Ada: looks at it"
-    assert not made(desired, entries, suspended={"other": "Ada"}, **arguments).idle  # type: ignore[arg-type]
+    assert not made(desired, entries, suspended={"other": "Ada"}, **arguments).idle
 
 
 def test_a_suspended_bundle_that_is_done_holds_up_nobody_and_one_that_is_not_does() -> None:
