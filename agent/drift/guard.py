@@ -174,7 +174,9 @@ class Guard:
         try:
             desired = self._read(Oid(entry.blob))
             mode = drift.mode_of(bundle.policy.drift, orjson.loads(desired))
-            if entry.finished or (entry.baseline is None and mode == "revert") or not _still_suspicious(entry, suspect):
+            if entry.finished or not _still_suspicious(entry, suspect):
+                return True
+            if (entry.baseline is None and mode == "revert") or (event is None and mode == "ignore"):
                 return True
             stance = self._stance(entry, suspect, mode)
             held = self._suspects.held.get(key)

@@ -101,13 +101,23 @@ async def confirm(
     if before["metadata"].get("deletionTimestamp"):
         # Nothing brings it back before it is gone, and then a DELETED event comes.
         return Confirmed(baseline=drift.baseline(before))
-    match case.mode:
-        case "revert":
-            return await case.revert(before)
-        case "report":
-            return await case.report(before)
-        case _:
-            return Confirmed(baseline=drift.baseline(before))
+    for last in (False,) * (_TRIES - 1) + (True,):
+        try:
+            match case.mode:
+                case "revert":
+                    return await case.revert(before, pinned=not last)
+                case "report":
+                    return await case.report(before, pinned=not last)
+                case _:
+                    return Confirmed(baseline=drift.baseline(before))
+        except Conflict:
+            if last:
+                raise
+        # Others wrote since this was looked at: what our apply changes is told by comparison, so look again.
+        before, earlier = await case.look(), before
+        if before is None:
+            return await case.deleted(earlier)
+    raise AssertionError("the last try returns or raises")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +142,7 @@ class _Case:
 
     def is_worth_a_look(self, before: Mapping[str, Any]) -> bool:
         """Whether the event shows less than is needed: values that may have been changed, or are ignored."""
-        if self.mode == "ignore" or _is_whole(before):
+        if self.mode == "ignore" or (_is_whole(before) and before.get("apiVersion") == self.entry.api_version):
             return False
         known = self.entry.baseline
         if self.pointers or known is None or drift.is_older(before, known):
@@ -170,17 +180,20 @@ class _Case:
         told = self._report(last, "deleted", action="reverted")
         return Confirmed(baseline=drift.baseline(after), reports=(told,))
 
-    async def revert(self, before: Mapping[str, Any]) -> Confirmed:
+    async def revert(self, before: Mapping[str, Any], *, pinned: bool) -> Confirmed:
+        """`pinned`: only if nobody wrote since; else Conflict is raised, and nothing was done."""
         try:
             taken = self._lost_ownership(before) and await self._take(before, wide=False)
             try:
-                created, after = await self._apply(before)
+                created, after = await self._apply(before, pinned=pinned and not taken)
             except Invalid:
                 if not await self._take(await self._now(), wide=True):
                     raise
                 taken = True
                 created, after = await self._apply(before)
         except Permanent as error:
+            if pinned and isinstance(error, Conflict):
+                raise
             refused = self._refused(before, action="failed", error=str(error))
             # Another object in its place, that ours cannot be made of: the pass knows what to do.
             replaced = isinstance(error, Invalid) and self._what(before) == "deleted"
@@ -200,13 +213,15 @@ class _Case:
             found |= self._additions(before, after, action="reported")
         return self._confirmed(after, found, stands=stands)
 
-    async def report(self, before: Mapping[str, Any]) -> Confirmed:
+    async def report(self, before: Mapping[str, Any], *, pinned: bool) -> Confirmed:
         try:
-            created, after = await self._apply(before, dry_run=True)
+            created, after = await self._apply(before, dry_run=True, pinned=pinned)
         except Invalid:
             # What we want cannot even be merged with what is there: it was changed.
             return self._refused(before, action=self.stays_as, error=self.why)
         except Permanent as error:
+            if pinned and isinstance(error, Conflict):
+                raise
             return self._refused(before, action="failed", error=str(error))
         if created:
             return self._gone(before, action=self.stays_as, error=self.why)
@@ -227,8 +242,17 @@ class _Case:
             return self.desired
         return objects.canonical(ignored.body_for(self.wanted, live, self.pointers))
 
-    async def _apply(self, before: Mapping[str, Any], *, dry_run: bool = False) -> tuple[bool, Mapping[str, Any]]:
-        """Apply, with what is live at ignored paths: others may write in between, then look again."""
+    async def _apply(
+        self, before: Mapping[str, Any], *, dry_run: bool = False, pinned: bool = False
+    ) -> tuple[bool, Mapping[str, Any]]:
+        """Apply, with what is live at ignored paths: others may write in between, then look again; `pinned`: then
+        Conflict is raised."""
+        if pinned:
+            body = orjson.loads(self._body(before))
+            body["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"]
+            return await self.api.apply(
+                self.resource, self.entry.key, objects.canonical(body), force=True, dry_run=dry_run, conditional=True
+            )
         live: Mapping[str, Any] | None = before if self.pointers else None
         for last in (False,) * (_TRIES - 1) + (True,):
             try:
@@ -309,12 +333,7 @@ class _Case:
             return drift.repaired(before, after, dry_run=dry_run) and drift.is_drift(before, after)
         if before["metadata"].get("uid") != after["metadata"].get("uid"):
             return True
-        return bool(self._removed(before, after) or values.difference(before, after, self.wanted))
-
-    def _removed(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Paths:
-        """What was put under our name, is not what Git says, and went away."""
-        gone = ownership.owned(ownership.own_entry(before)) - ownership.owned(ownership.own_entry(after))
-        return values.really_changed(gone, before, after)
+        return bool(values.difference(before, after, self.wanted))
 
     def _what(self, before: Mapping[str, Any], paths: Paths = frozenset(), *, several: bool = False) -> str:
         """`paths` is one of several parts of what was changed: a part is relabelled if a label of ours is in it."""
@@ -336,7 +355,7 @@ class _Case:
         parts = drift.attribute(before, changed, instead=self._instead(before))
         if not changed and _is_whole(before):
             # Where ownership tells nothing, only the values do, and not whose they are.
-            changed = values.difference(before, after, self.wanted) or self._removed(before, after)
+            changed = values.difference(before, after, self.wanted)
         if len(parts) == 1 or self._what(before) == "deleted":
             parts = [(changed, replace(parts[0][1], fields=ownership.render(changed)))]
         found: _Found = {}

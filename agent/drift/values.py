@@ -67,11 +67,17 @@ def of_fields(
 
 
 def difference(live: Mapping[str, Any], after: Mapping[str, Any], wanted: Mapping[str, Any]) -> Paths:
-    """Pure: the fields that a repair changed, by comparing the object before and after; only what Git says counts.
+    """Pure: the fields that a repair changed, by comparing the object before and after; only what Git says counts, and
+    what is or was ours: a key beside those of a struct that is owned whole, a field that was put under our name.
 
-    For changes that ownership does not tell: a list in another order, or an edit under our own name.
+    For changes that ownership does not tell, too: a list in another order, or an edit under our own name.
     """
-    return frozenset(path for path in _differences(live, after, ()) if _at(wanted, path) is not _ABSENT)
+    ours = ownership.owned(ownership.own_entry(live)) | ownership.owned(ownership.own_entry(after))
+    return frozenset(
+        path
+        for path in _differences(live, after, ())
+        if _at(wanted, path) is not _ABSENT or any(path[:size] in ours for size in range(1, len(path) + 1))
+    )
 
 
 def really_changed(paths: Paths, live: Mapping[str, Any], after: Mapping[str, Any]) -> Paths:
