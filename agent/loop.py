@@ -13,6 +13,7 @@ the parts.
 
 import logging
 import math
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -33,6 +34,7 @@ from agent.apply.reconcile import Reconciler
 from agent.drift.guard import Guard
 from agent.drift.kinds import KindWatches
 from agent.drift.observe import Observer
+from agent.drift.resync import Resync
 from agent.inventory import Applied, Inventory
 from agent.kube.cluster import backoff
 from agent.kube.lease import Fence, Lease
@@ -43,7 +45,7 @@ from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, Transient
 from proto.ids import Oid
-from proto.messages import BundleReport, Health, WakeUp
+from proto.messages import BundleReport, DriftDetail, DriftQuery, Health, WakeUp
 from proto.objects import ObjectKey, key_of
 from proto.slices import PARENT_API_VERSION, PARENT_ID_LABEL, PARENT_KIND
 
@@ -52,7 +54,11 @@ COALESCE_S: Final = 0.02
 REST: Final = 5.0
 """A plan costs time by the number of objects, so after each this many times its own duration passes before the next:
 however many events come, planning takes a sixth of the time."""
+BURST_S: Final = 1.0
+"""Of rests that may be left out at first: who had nothing to do for a while does not have to wait."""
 SAVE_S: Final = 5.0
+RESYNC_LOOK_S: Final = 60.0
+"""Bundles that came or left are seen by the slow full pass this late."""
 DRAIN_S: Final = 10.0
 """For what is under way to finish; with `FAREWELL_S` well within the 30 s that a pod is given."""
 FAREWELL_S: Final = 5.0
@@ -93,6 +99,7 @@ class Loop:
         self._wall_ns = wall_ns
         self._delays = delays
         self._desired = Desired(commit=Oid(""), seq=0, bundles={})
+        self._bundle_traits: dict[str, dict[ObjectKey, Traits]] = {}
         self._traits: dict[ObjectKey, Traits] = {}
         self._order = Order()
         self._wanted: frozenset[ObjectKey] = frozenset()
@@ -150,6 +157,10 @@ class Loop:
         self._wake_ups.append(wake)
         self._woken.set()
 
+    def on_query(self, query: DriftQuery) -> DriftDetail:
+        """Somebody at the hub wants to see the values of a drift."""
+        return self._guard.detail(query)
+
     def stop(self) -> None:
         """Finish what is under way, and end."""
         self._stopping.set()
@@ -173,6 +184,7 @@ class Loop:
                 group.start_soon(self._keep_parents, name="parents")
                 group.start_soon(self._kinds.run, name="watches")
                 group.start_soon(self._guard.run, name="guard")
+                group.start_soon(self._look_at_all, name="resync")
                 group.start_soon(self._save, name="save")
                 group.start_soon(self._steer, group, name="steer")
                 await self._stopping.wait()
@@ -225,9 +237,8 @@ class Loop:
     async def _take_up(self, desired: Desired, *, since_ns: int) -> None:
         """Make a slice the one that is enforced."""
         before = self._desired
-        traits = await anyio.to_thread.run_sync(self._read_traits, desired)
-        self._traits = {key: own for objects in traits.values() for key, own in objects.items()}
-        self._order = ordering.order(traits)
+        self._bundle_traits, self._order = await anyio.to_thread.run_sync(self._look_through, desired)
+        self._traits = {key: own for objects in self._bundle_traits.values() for key, own in objects.items()}
         self._wanted = frozenset(self._traits)
         self._desired = desired
         for name in self._reports.keys() - desired.bundles.keys() - before.bundles.keys():
@@ -250,17 +261,22 @@ class Loop:
         self._kinds.look()
         self._wake()
 
-    def _read_traits(self, desired: Desired) -> dict[str, dict[ObjectKey, Traits]]:
-        """Of every object; those of unchanged files are known already. In a worker thread."""
-        known = {
-            (key, blob): self._traits[key]
-            for bundle in self._desired.bundles.values()
-            for key, blob in bundle.objects.items()
-        }
-        return {
-            name: {key: known.get((key, blob)) or self._read_one(key, blob) for key, blob in bundle.objects.items()}
-            for name, bundle in desired.bundles.items()
-        }
+    def _look_through(self, desired: Desired) -> tuple[dict[str, dict[ObjectKey, Traits]], Order]:
+        """The traits of every object, those of unchanged files as they were, and the order. In a worker thread: with
+        thousands of objects it takes longer than the event loop may stand still."""
+        traits = {}
+        for name, bundle in desired.bundles.items():
+            before = self._desired.bundles.get(name)
+            known = self._bundle_traits.get(name, {})
+            if before is not None and before.subtree == bundle.subtree:
+                traits[name] = known
+                continue
+            old = before.objects if before is not None else {}
+            traits[name] = {
+                key: known[key] if old.get(key) == blob else self._read_one(key, blob)
+                for key, blob in bundle.objects.items()
+            }
+        return traits, ordering.order(traits)
 
     def _read_one(self, key: ObjectKey, blob: Oid) -> Traits:
         try:
@@ -276,6 +292,7 @@ class Loop:
 
     async def _steer(self, group: TaskGroup) -> None:
         await self._parents_known.wait()
+        rested = -math.inf
         while True:
             self._changed = anyio.Event()
             began = anyio.current_time()
@@ -298,7 +315,7 @@ class Loop:
                         self._running.add(name)
                         group.start_soon(self._execute, one, name=f"bundle {name}")
             ended = anyio.current_time()
-            rested = ended + REST * (ended - began)
+            rested = max(rested, ended - BURST_S) + REST * (ended - began)
             with anyio.move_on_after(due_at - anyio.current_time() if due_at < math.inf else None):
                 await self._changed.wait()
             await anyio.sleep(max(COALESCE_S, rested - anyio.current_time()))
@@ -410,6 +427,16 @@ class Loop:
         """An object that Git does not have was deleted, or lost our labels: look at its prune now."""
         self._reconciler.failures.pop(key, None)
         self._wake()
+
+    async def _look_at_all(self) -> None:
+        """Have every object confirmed, slowly, for what no event tells."""
+        resync = Resync(jitter=random.random)
+        while True:
+            bundles = {name: bundle.objects for name, bundle in self._desired.bundles.items()}
+            key, wait_s = resync.next(bundles, now=anyio.current_time())
+            if key is not None:
+                self._guard.resync([key])
+            await anyio.sleep(min(wait_s, RESYNC_LOOK_S))
 
     # --- shared ---------------------------------------------------------------------------------------------------
 
