@@ -201,7 +201,7 @@ async def run(options: Options, holder: str) -> None:
             )
             if options.hub:
                 who = Identity.load_or_create(options.state_dir, options.cluster, join_token=options.join_token)
-                hub = HubClient(options.hub, who, reporter=reporter, on_wake=loop.on_wake)
+                hub = HubClient(options.hub, who, reporter=reporter, on_wake=loop.on_wake, on_query=loop.on_query)
             async with anyio.create_task_group() as group:
                 group.start_soon(_stop_on_signal, loop, name="signals")
                 group.start_soon(_tell_version, cluster, reporter, name="version")

@@ -8,7 +8,7 @@ up and wake-ups come down until the stream ends. Then again:
     Denied without, or another hub's key       after `refused_s`, loudly: a person has to act
 
 The hub's word is only: your slice is at (seq, commit), here may be its objects. What that means is decided by the loop
-behind `on_wake`; objects are checked by `receive`.
+behind `on_wake`; objects are checked by `receive`. A question about a drift is answered at once, from what is known.
 """
 
 import logging
@@ -30,6 +30,8 @@ from proto.messages import (
     AnyMessage,
     Challenge,
     Denied,
+    DriftDetail,
+    DriftQuery,
     Hello,
     ReportAck,
     ReportRequest,
@@ -65,7 +67,8 @@ def reconnect_delays() -> Iterator[float]:
 class HubClient:
     """The stream to one hub.
 
-    `on_wake` gets every WakeUp and, as one without objects, where the slice is at each Welcome; it must not block.
+    `on_wake` gets every WakeUp and, as one without objects, where the slice is at each Welcome; `on_query` answers what
+    the hub asks of a drift (None: the hub is told not to ask); neither may block.
     `delays` makes a new endless iterator of seconds for each outage.
     """
 
@@ -76,6 +79,7 @@ class HubClient:
         *,
         reporter: Reporter,
         on_wake: Callable[[WakeUp], None],
+        on_query: Callable[[DriftQuery], DriftDetail] | None = None,
         delays: Callable[[], Iterator[float]] = reconnect_delays,
         refused_s: float = REFUSED_S,
         ping_s: float = PING_S,
@@ -91,6 +95,7 @@ class HubClient:
         self._who = who
         self._reporter = reporter
         self._on_wake = on_wake
+        self._on_query = on_query
         self._delays = delays
         self._refused_s = refused_s
         self._ping_s = ping_s
@@ -159,6 +164,7 @@ class HubClient:
             boot_id=self._reporter.boot_id,
             agent_version=self._reporter.agent_version,
             join_id=who.join_token.join_id if who.join_token is not None else "",
+            understands=("drift-query",) if self._on_query is not None else (),
         )
         await ws.send_bytes(wire.encode(hello))
         challenge = _expect(Challenge, await _receive(ws))
@@ -235,6 +241,8 @@ class HubClient:
                 case ReportRequest(reason=reason):
                     log.info("the hub asks for a full report: %s", reason)
                     self._reporter.full_needed()
+                case DriftQuery() as query if self._on_query is not None:
+                    await ws.send_bytes(wire.encode(self._on_query(query)))
                 case Denied() as denied:
                     raise _denied(denied)
                 case other:

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import anyio
@@ -24,6 +25,8 @@ from proto.messages import (
     AnyMessage,
     Challenge,
     Denied,
+    DriftDetail,
+    DriftQuery,
     Hello,
     Message,
     Report,
@@ -108,7 +111,7 @@ async def hub_that(*acts: Act) -> AsyncIterator[str]:
 class Agent:
     """The client; `slept` are the delays that it wanted to wait, `problems` why."""
 
-    def __init__(self, url: str, folder: Path, *, naps: int = 1, **options: float) -> None:
+    def __init__(self, url: str, folder: Path, *, naps: int = 1, **options: Any) -> None:
         token = JoinToken(
             join_id="j1", cluster="eu-1", hub_key_hash=identity.key_hash(bytes(KEY.verify_key)), secret="s"
         )
@@ -242,6 +245,23 @@ async def test_a_hub_that_is_not_ours_gets_no_answer_and_is_not_pinned(tmp_path:
 
     assert got in ([], [aiohttp.WSMsgType.CLOSE])
     assert agent.identity.hub_public_key == ""
+
+
+async def test_a_question_about_a_drift_is_answered(tmp_path: Path) -> None:
+    said: list[AnyMessage] = []
+
+    async def ask(peer: Peer) -> None:
+        said.append(await peer.welcome())
+        await peer.send(DriftQuery(query="q1", id="d1"))
+        while not isinstance(said[-1], DriftDetail):
+            said.append(await peer.receive())
+
+    async with hub_that(ask) as url:
+        agent = Agent(url, tmp_path, on_query=lambda query: DriftDetail(query=query.query, id=query.id, problem="gone"))
+        await agent.until_it_sleeps()
+    assert isinstance(said[0], Hello)
+    assert said[0].understands == ("drift-query",)
+    assert said[-1] == DriftDetail(query="q1", id="d1", problem="gone")
 
 
 async def test_silence_ends_the_handshake(tmp_path: Path) -> None:
