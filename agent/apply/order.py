@@ -140,8 +140,8 @@ _CUSTOM_RANK = _RANKS.index(())
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
     """All of a manifest that its order and its request need. `defines` is the `Kind.group` of a CRD; `hook`: a Job or
-    Pod that a hook runs, `cleanup`: it is deleted once it succeeded; `mode` is its own drift mode ("": its bundle's);
-    `problem` says why an annotation cannot be followed."""
+    Pod that a hook runs, `cleanup`: it is deleted once it succeeded; `expires`: an ordinary Job with a time to live;
+    `mode` is its own drift mode ("": its bundle's); `problem` says why an annotation cannot be followed."""
 
     api_version: str
     stage: Stage = Stage.MAIN
@@ -150,6 +150,7 @@ class Traits:
     defines: str = ""
     hook: bool = False
     cleanup: bool = False
+    expires: bool = False
     mode: Mode | Literal[""] = ""
     problem: str = ""
 
@@ -209,7 +210,8 @@ def traits(manifest: Mapping[str, Any]) -> Traits:
         problem = str(error)
     spec = manifest.get("spec") or {}
     is_crd = kind == "CustomResourceDefinition"
-    hook = hooked and stage is not Stage.NEVER and (f"{kind}.{group}" if group else kind) in RUNNING_GKS
+    gk = f"{kind}.{group}" if group else kind
+    hook = hooked and stage is not Stage.NEVER and gk in RUNNING_GKS
     mode = annotations.get(MODE_ANNOTATION)
     return Traits(
         api_version=manifest["apiVersion"],
@@ -219,6 +221,7 @@ def traits(manifest: Mapping[str, Any]) -> Traits:
         defines=f"{spec['names']['kind']}.{spec['group']}" if is_crd and "names" in spec and "group" in spec else "",
         hook=hook,
         cleanup=hook and _is_cleaned_up(annotations),
+        expires=not hook and gk == "Job.batch" and "ttlSecondsAfterFinished" in spec,
         mode=cast(Mode, mode) if mode in get_args(Mode) else "",
         problem=problem,
     )

@@ -40,7 +40,6 @@ from agent.model import ClusterApi, DesiredBundle, Entry, Result
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, Transient
-from proto.health import Verdict, health
 from proto.ids import Oid
 from proto.messages import Health
 from proto.objects import ObjectKey
@@ -72,7 +71,7 @@ class Done:
 
 class Reconciler:
     """`read` gives the file of an object; `writing` is a context in which nobody else of us writes one object;
-    `applied` gets each answered apply, to keep the health; `noted` gets all that became of an object, unless it is
+    `applied` gets each object as the answer to its apply shows it, to keep the health; `noted` gets all that became of an object, unless it is
     unchanged, with words for people."""
 
     def __init__(
@@ -83,7 +82,7 @@ class Reconciler:
         *,
         read: Callable[[Oid], bytes],
         writing: Callable[[ObjectKey], AbstractAsyncContextManager[None]],
-        applied: Callable[[Entry, Verdict], None],
+        applied: Callable[[Entry, Mapping[str, Any]], None],
         tracing: Tracing,
         noted: Callable[[Entry, Result, str], None] = lambda entry, result, message: None,
         concurrency: int = CONCURRENCY,
@@ -128,6 +127,7 @@ class Reconciler:
                 span.set_attribute(telemetry.ATTR_RESULT, str(done))
             await self._inventory.save()
         if plan.finish:
+            await self._inventory.save()  # that they finished: else a kill would leave them missing, and run them again
             await self._each(plan.finish, lambda key: self._finish(api, key, done), superseded)
             await self._inventory.save()
         if plan.release or plan.prune:
@@ -196,7 +196,7 @@ class Reconciler:
         entry.blob, entry.unsettled = blob, False
         entry.baseline = drift.baseline(applied.live)
         self._inventory.put(entry)
-        self._applied(entry, health(applied.live, applied_generation=entry.baseline.generation))
+        self._applied(entry, applied.live)
         self.failures.pop(key, None)
         done.add(applied.result)
         if applied.result is not Result.UNCHANGED:

@@ -436,3 +436,20 @@ def test_objects_that_wait_for_the_same_share_one_set() -> None:
     objects = (object_with(f"c{n}", order.PHASE_ANNOTATION, str(n % 10)) for n in range(2000))
     found = order_of(shop=bundle(*objects, NAMESPACE))
     assert len({id(needs) for needs in found.needs.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("annotations", "spec", "expires"),
+    [
+        pytest.param({}, {"ttlSecondsAfterFinished": 0}, True, id="with a time to live"),
+        pytest.param({}, {}, False, id="without"),
+        pytest.param(
+            {"helm_hook": "pre-install"}, {"ttlSecondsAfterFinished": 0}, False, id="a hook: its end must be seen"
+        ),
+    ],
+)
+def test_an_ordinary_job_with_a_time_to_live_may_be_gone(
+    annotations: dict[str, str], spec: dict[str, int], expires: bool
+) -> None:
+    (manifest,) = manifests(hook("a", **annotations))
+    assert order.traits({**manifest, "spec": spec}).expires is expires
