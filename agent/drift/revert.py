@@ -101,22 +101,23 @@ async def confirm(
     if before["metadata"].get("deletionTimestamp"):
         # Nothing brings it back before it is gone, and then a DELETED event comes.
         return Confirmed(baseline=drift.baseline(before))
-    for last in (False,) * (_TRIES - 1) + (True,):
+    for tries_left in reversed(range(_TRIES)):
         try:
             match case.mode:
                 case "revert":
-                    return await case.revert(before, pinned=not last)
+                    return await case.revert(before, pinned=tries_left > 0)
                 case "report":
-                    return await case.report(before, pinned=not last)
+                    return await case.report(before, pinned=tries_left > 0)
                 case _:
                     return Confirmed(baseline=drift.baseline(before))
         except Conflict:
-            if last:
+            if not tries_left:
                 raise
         # Others wrote since this was looked at: what our apply changes is told by comparison, so look again.
-        before, earlier = await case.look(), before
-        if before is None:
-            return await case.deleted(earlier)
+        now = await case.look()
+        if now is None:
+            return await case.deleted(before)
+        before = now
     raise AssertionError("the last try returns or raises")
 
 
@@ -142,7 +143,7 @@ class _Case:
 
     def is_worth_a_look(self, before: Mapping[str, Any]) -> bool:
         """Whether the event shows less than is needed: values that may have been changed, or are ignored."""
-        if self.mode == "ignore" or (_is_whole(before) and before.get("apiVersion") == self.entry.api_version):
+        if self.mode == "ignore" or self._is_whole(before):
             return False
         known = self.entry.baseline
         if self.pointers or known is None or drift.is_older(before, known):
@@ -150,6 +151,11 @@ class _Case:
         # Where nothing but the fields of others moved, and the generation would tell of values, there is no change.
         changed = drift.suspicion(known, before) is not Suspicion.FIELDS or not known.generation
         return changed and self.entry.key.gk != "Secret"
+
+    def _is_whole(self, obj: Mapping[str, Any]) -> bool:
+        """Not its metadata alone, and in the version that is applied: values in others may be written otherwise."""
+        version = self.entry.api_version
+        return not obj.keys() <= {"apiVersion", "kind", "metadata"} and obj.get("apiVersion", version) == version
 
     def is_known(self, before: Mapping[str, Any]) -> bool:
         """Whether this is the very state of the baseline."""
@@ -329,7 +335,7 @@ class _Case:
 
     def _is_repair(self, before: Mapping[str, Any], after: Mapping[str, Any], *, dry_run: bool = False) -> bool:
         """Whether our apply changed values, or would: by the values where they are known, else by what moved."""
-        if not _is_whole(before):
+        if not self._is_whole(before):
             return drift.repaired(before, after, dry_run=dry_run) and drift.is_drift(before, after)
         if before["metadata"].get("uid") != after["metadata"].get("uid"):
             return True
@@ -350,10 +356,10 @@ class _Case:
     def _drift(self, before: Mapping[str, Any], after: Mapping[str, Any], *, action: str) -> "_Found":
         """What a repair undid, or would: one drift for each writer; one for all if the object is another."""
         changed = drift.changed(before, after)
-        if _is_whole(before):
+        if self._is_whole(before):
             changed = values.really_changed(changed, before, after)
         parts = drift.attribute(before, changed, instead=self._instead(before))
-        if not changed and _is_whole(before):
+        if not changed and self._is_whole(before):
             # Where ownership tells nothing, only the values do, and not whose they are.
             changed = values.difference(before, after, self.wanted)
         if len(parts) == 1 or self._what(before) == "deleted":
@@ -436,7 +442,3 @@ class _Case:
 
 _Found = dict[str, tuple[DriftReport, tuple[FieldValue, ...]]]
 """Reports and their values, by the reports' ids."""
-
-
-def _is_whole(obj: Mapping[str, Any]) -> bool:
-    return not obj.keys() <= {"apiVersion", "kind", "metadata"}

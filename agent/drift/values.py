@@ -76,7 +76,9 @@ def difference(live: Mapping[str, Any], after: Mapping[str, Any], wanted: Mappin
     return frozenset(
         path
         for path in _differences(live, after, ())
-        if _at(wanted, path) is not _ABSENT or any(path[:size] in ours for size in range(1, len(path) + 1))
+        if _at(wanted, path) is not _ABSENT
+        or any(path[:size] in ours for size in range(1, len(path) + 1))
+        or any(ownership.under(own, path) for own in ours)
     )
 
 

@@ -35,7 +35,8 @@ def live(
         for name, fields in others
     ]
     metadata = {"uid": uid, "resourceVersion": str(version), "labels": DESIRED["metadata"]["labels"]}
-    return {"metadata": {**metadata, "managedFields": [ours, *theirs]}, "data": {}}
+    data = {"mode": "prod" if own == OWN else "test"}
+    return {"metadata": {**metadata, "managedFields": [ours, *theirs]}, "data": data}
 
 
 GOOD = live(1, OWN)
