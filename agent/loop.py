@@ -32,7 +32,7 @@ from agent.apply.parents import Parents
 from agent.apply.plan import BundlePlan, Plan
 from agent.apply.reconcile import Reconciler
 from agent.drift.guard import Guard
-from agent.drift.kinds import KindWatches
+from agent.drift.kinds import Checks, KindWatches
 from agent.drift.observe import Observer
 from agent.drift.resync import Resync
 from agent.inventory import Applied, Inventory
@@ -46,8 +46,8 @@ from proto import telemetry
 from proto.errors import FlotillaError, Transient
 from proto.ids import Oid
 from proto.messages import BundleReport, DriftDetail, DriftQuery, Health, WakeUp
-from proto.objects import ObjectKey, key_of
-from proto.slices import PARENT_API_VERSION, PARENT_ID_LABEL, PARENT_KIND
+from proto.objects import ObjectKey, group_of, key_of
+from proto.slices import PARENT_API_VERSION, PARENT_ID_LABEL, PARENT_KIND, BundlePolicy
 
 COALESCE_S: Final = 0.02
 """Events come in bursts; one plan for all that came in this time costs less than one each."""
@@ -123,9 +123,15 @@ class Loop:
             unwanted_gone=self._unwanted_gone,
             changed=self._wake,
             clock=anyio.current_time,
+            policy=self._policy,
         )
         self._kinds = KindWatches(
-            self._api, self._observer, wanted=self._kinds_wanted, problem=self._problem, delays=delays
+            self._api,
+            self._observer,
+            wanted=self._kinds_wanted,
+            checks=self._checks,
+            problem=self._problem,
+            delays=delays,
         )
         self._reconciler = Reconciler(
             self._api,
@@ -296,7 +302,7 @@ class Loop:
         while True:
             self._changed = anyio.Event()
             began = anyio.current_time()
-            grace_ends = self._observer.end_graces()
+            wait_ends = self._observer.end_waits(seeing=self._lease.held)
             plan = planning.plan(
                 self._desired,
                 self._inventory.entries,
@@ -306,7 +312,7 @@ class Loop:
                 now=anyio.current_time(),
             )
             self._tell(plan)
-            due_at = min(plan.due_at, grace_ends)
+            due_at = min(plan.due_at, wait_ends)
             if not self._lease.held:
                 due_at = min(due_at, anyio.current_time() + LEASE_LOOK_S)
             elif not self._stopping.is_set():
@@ -422,6 +428,18 @@ class Loop:
         for key, entry in entries.items():
             kinds.setdefault((key.group, key.kind), entry.api_version)
         return kinds
+
+    def _policy(self, bundle: str) -> BundlePolicy | None:
+        found = self._desired.bundles.get(bundle)
+        return found.policy if found is not None else None
+
+    def _checks(self, gk: tuple[str, str]) -> Checks:
+        return tuple(
+            (name, check)
+            for name, bundle in sorted(self._desired.bundles.items())
+            for check in bundle.policy.health_checks
+            if (group_of(check.api_version), check.kind) == gk
+        )
 
     def _unwanted_gone(self, key: ObjectKey) -> None:
         """An object that Git does not have was deleted, or lost our labels: look at its prune now."""

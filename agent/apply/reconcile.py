@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -70,9 +70,9 @@ class Done:
 
 
 class Reconciler:
-    """`read` gives the file of an object; `writing` is a context in which nobody else of us writes one object;
-    `applied` gets each object as the answer to its apply shows it, to keep the health; `noted` gets all that became of an object, unless it is
-    unchanged, with words for people."""
+    """`read` gives the file of an object; `writing` is a context in which nobody else writes one object; `applied`
+    gets each object as its apply was answered, to keep the health; `noted` gets all that became of an object, unless it
+    is unchanged, with words for people."""
 
     def __init__(
         self,

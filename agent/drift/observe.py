@@ -9,27 +9,29 @@
     DELETED                                                     a suspicion; not wanted: its prune is looked at
     DELETED, after it had run to its end (`ENDED`)              it is finished, nothing is missing (a Job's TTL, a hook)
     … a Job that failed and has no TTL                          a suspicion: a person wants it tried again
+    SYNCED, and an ordinary Job with a TTL did not come         it is finished: it ended unseen
     SYNCED                                                      what was ours and did not come is DELETED
 
 An object among the initial events that carries our labels and our Apply entry and is not in the inventory enters it:
-the inventory was lost, and the object is known again. Does no IO. Next: `suspects` and `plan`.
+the inventory was lost, and the object is known again. What time adds to a health is in `waits`. Does no IO. Next:
+`suspects` and `plan`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agent.drift import drift
 from agent.drift.flight import Flight
+from agent.drift.waits import Waits, own_deadline_s
 from agent.fields import ownership
 from agent.inventory import Inventory
 from agent.model import Entry, WatchEvent
-from proto.health import NO_STATUS, Verdict, health, needs_status
+from proto import health_checks
+from proto.health import Check, Verdict, health, needs_status
 from proto.messages import Health
 from proto.objects import ObjectKey
-from proto.slices import BUNDLE_LABEL
-
-NO_STATUS_GRACE_S: Final = 10.0
-"""How long a custom resource without any status is not taken for Current: its controller may not have seen it yet."""
+from proto.slices import BUNDLE_LABEL, BundlePolicy
 
 ENDED: Final = frozenset({("Job.batch", "JobComplete"), ("Job.batch", "JobFailed"), ("Pod", "PodSucceeded")})
 """(Kind.group, reason of its health) of what ran to its end: nothing more comes of it, and it may go."""
@@ -39,7 +41,8 @@ Gk = tuple[str, str]
 
 class Observer:
     """`wanted` says whether Git has an object. `suspect` gets each suspicion, `unwanted_gone` each deleted object that
-    Git does not have; `changed` is called when a health or the inventory changed; `clock` is monotonic."""
+    Git does not have; `changed` is called when a health or the inventory changed; `clock` is monotonic; `policy` gives
+    the policy of a bundle, None for one that left the slice."""
 
     def __init__(
         self,
@@ -50,6 +53,8 @@ class Observer:
         unwanted_gone: Callable[[ObjectKey], None],
         changed: Callable[[], None],
         clock: Callable[[], float],
+        policy: Callable[[str], BundlePolicy | None] = lambda bundle: None,
+        expires: Callable[[ObjectKey], bool] = lambda key: False,
     ) -> None:
         self.flight = Flight()
         self._inventory = inventory
@@ -58,9 +63,11 @@ class Observer:
         self._unwanted_gone = unwanted_gone
         self._changed = changed
         self._clock = clock
+        self._policy = policy
+        self._expires = expires
         self._expected: dict[Gk, set[ObjectKey]] = {}
         """Per watch that is not yet synced: what has to be among its initial events."""
-        self._grace_ends: dict[ObjectKey, float] = {}
+        self._waits = Waits(self._timeout_s)
 
     def opening(self, gk: Gk) -> None:
         """A watch of this kind begins, and its initial events follow."""
@@ -76,6 +83,7 @@ class Observer:
         if event.kind == "RESTARTED":
             self.flight.restarted(*gk)
             self.opening(gk)
+            self._waits.hold(self._expected[gk], now=self._clock())
         elif event.kind == "SYNCED":
             for key in self._expected.pop(gk, ()):
                 self._missed(key, event)
@@ -114,11 +122,12 @@ class Observer:
         else:
             entry.baseline = drift.baseline(event.object)
             self._inventory.put(entry)
-        self.take_health(entry, verdict(event, applied_generation=entry.baseline.generation))
+        found = verdict(event, applied_generation=entry.baseline.generation, check=self._check(entry))
+        self.take_health(entry, found, own_s=own_deadline_s(event.object))
 
-    def take_health(self, entry: Entry, found: Verdict) -> None:
-        """Give an entry its health; without any status it is not Current before a grace period is over. What ran to its
-        end is finished, and stays so while it goes."""
+    def take_health(self, entry: Entry, found: Verdict, *, own_s: float = 0.0) -> None:
+        """Give an entry the health that its state shows, and what time makes of it. What ran to its end is finished,
+        and stays so while it goes."""
         finished = (entry.key.gk, found[1]) in ENDED
         if entry.finished and found[0] is Health.TERMINATING:
             return
@@ -126,46 +135,70 @@ class Observer:
             entry.finished = finished
             self._inventory.put(entry)
             self._changed()
-        if found[0] is Health.CURRENT and found[1] == NO_STATUS:
-            ends = self._grace_ends.setdefault(entry.key, self._clock() + NO_STATUS_GRACE_S)
-            if self._clock() < ends:
-                found = (Health.IN_PROGRESS, NO_STATUS, found[2])
-        else:
-            self._grace_ends.pop(entry.key, None)
-        if (entry.health, entry.reason, entry.message) != found:
-            entry.health, entry.reason, entry.message = found
+        self._show(entry, self._waits.take(entry.key, found, now=self._clock(), own_s=own_s))
+
+    def _show(self, entry: Entry, shown: Verdict) -> None:
+        if (entry.health, entry.reason, entry.message) != shown:
+            entry.health, entry.reason, entry.message = shown
             self._changed()
+
+    def explain(self, key: ObjectKey, words: tuple[str, str] | None) -> None:
+        """Why an object is not Current, as (reason, message), None when nothing is known; until its state changes."""
+        entry = self._inventory.entries.get(key)
+        shown = self._waits.explain(key, words, now=self._clock())
+        if entry is not None and shown is not None:
+            self._show(entry, shown)
+
+    def troubled(self, *, after_s: float) -> list[ObjectKey]:
+        """What failed, or has not been Current for so long."""
+        return self._waits.troubled(self._clock(), after_s=after_s)
+
+    def _check(self, entry: Entry) -> Check | None:
+        policy = self._policy(entry.bundle)
+        if policy is None or not policy.health_checks:
+            return None
+        return health_checks.check_for(policy.health_checks, entry.api_version, entry.key.kind)
+
+    def _timeout_s(self, key: ObjectKey) -> float:
+        entry = self._inventory.entries.get(key)
+        policy = self._policy(entry.bundle) if entry is not None else None
+        return policy.timeout_s if policy is not None else math.inf
 
     def _was_over(self, entry: Entry, event: WatchEvent) -> bool:
         """Whether an object that was deleted had run to its end; its last state may be the first that says so."""
         last = {name: value for name, value in event.object["metadata"].items() if name != "deletionTimestamp"}
         if entry.baseline is not None and last.get("uid") == entry.baseline.uid:
             whole = WatchEvent(kind="MODIFIED", resource=event.resource, object={**event.object, "metadata": last})
-            found = verdict(whole, applied_generation=entry.baseline.generation)
+            found = verdict(whole, applied_generation=entry.baseline.generation, check=self._check(entry))
             if (entry.key.gk, found[1]) in ENDED:
                 self.take_health(entry, found)
-        expires = "ttlSecondsAfterFinished" in (event.object.get("spec") or {})
+        expires = self._expires(entry.key) or "ttlSecondsAfterFinished" in (event.object.get("spec") or {})
         return entry.finished and (entry.health is Health.CURRENT or expires)
 
-    def applied(self, entry: Entry, found: Verdict) -> None:
-        """An apply of this object was answered: a grace period begins anew, and what it finished before is nothing."""
-        self._grace_ends.pop(entry.key, None)
+    def applied(self, entry: Entry, live: Mapping[str, Any]) -> None:
+        """An apply of this object was answered with all of it: waiting begins anew, and what it finished before is
+        nothing."""
+        self._waits.begin(entry.key)
         entry.finished = False
-        self.take_health(entry, found)
+        generation = entry.baseline.generation if entry.baseline is not None else 0
+        found = health(live, applied_generation=generation, check=self._check(entry))
+        self.take_health(entry, found, own_s=own_deadline_s(live))
 
-    def end_graces(self) -> float:
-        """Make Current what has waited long enough; the monotonic time at which the next one has (infinite: none)."""
+    def end_waits(self, *, seeing: bool) -> float:
+        """Give what has been waited for long enough its health; the monotonic time at which the next one has (infinite:
+        none). While the API server may not be `seeing`, that nothing moves says nothing."""
         now = self._clock()
-        for key in [key for key, ends in self._grace_ends.items() if ends <= now]:
-            entry = self._inventory.entries.get(key)
-            if entry is None:
-                del self._grace_ends[key]
-            elif entry.reason == NO_STATUS and entry.health is Health.IN_PROGRESS:
-                entry.health = Health.CURRENT
-        return min((ends for ends in self._grace_ends.values() if ends > now), default=float("inf"))
+        entries = self._inventory.entries
+        self._waits.keep(entries)
+        if not seeing:
+            self._waits.hold(now=now)
+        for key, shown in list(self._waits.due(now)):
+            self._show(entries[key], shown)
+        return self._waits.next_end(now)
 
     def _missed(self, key: ObjectKey, event: WatchEvent) -> None:
-        """Not among the initial events: deleted, or without our labels. Its confirmation looks."""
+        """Not among the initial events: deleted, or without our labels. Its confirmation looks; but a Job with a time
+        to live has ended unseen."""
         entry = self._inventory.entries.get(key)
         if entry is None or entry.baseline is None:
             return
@@ -176,8 +209,11 @@ class Observer:
             "resourceVersion": entry.baseline.resource_version,
         }
         deleted = WatchEvent(kind="DELETED", resource=event.resource, object={"metadata": metadata})
-        if not self.flight.keeps(key, deleted):
-            self.judge(key, deleted)
+        if self.flight.keeps(key, deleted):
+            return
+        if self._expires(key) and not entry.finished:
+            self.take_health(entry, (Health.CURRENT, "JobComplete", "has ended and is gone"))
+        self.judge(key, deleted)
 
     def _find_again(self, key: ObjectKey, event: WatchEvent) -> None:
         live = event.object
@@ -191,14 +227,16 @@ class Observer:
         self._changed()
 
 
-def verdict(event: WatchEvent, *, applied_generation: int) -> Verdict:
-    """Pure: the health that an event shows. Metadata alone is enough for kinds whose status says nothing."""
+def verdict(event: WatchEvent, *, applied_generation: int, check: Check | None = None) -> Verdict:
+    """Pure: the health that an event shows. Metadata alone is enough for kinds whose status says nothing, unless there
+    is a check."""
     resource = event.resource
     api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
     live: Mapping[str, Any] = {**event.object, "apiVersion": api_version, "kind": resource.kind}
-    if not needs_status(resource.group, resource.kind) and not live["metadata"].get("deletionTimestamp"):
+    by_status = check is not None or needs_status(resource.group, resource.kind)
+    if not by_status and not live["metadata"].get("deletionTimestamp"):
         return Health.CURRENT, "", ""
-    return health(live, applied_generation=applied_generation)
+    return health(live, applied_generation=applied_generation, check=check)
 
 
 def _key(event: WatchEvent) -> ObjectKey:

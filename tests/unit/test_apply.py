@@ -21,7 +21,6 @@ from agent.kube.cluster import Invalid, NotFound
 from agent.model import DesiredBundle, Entry, Result
 from agent.tracing import Tracing
 from proto.errors import Permanent, Refused, Transient
-from proto.health import Verdict
 from proto.ids import Oid
 from proto.objects import ObjectKey, blob_id, canonical, key_of
 from proto.slices import BundlePolicy, DriftPolicy, IgnoreRule, with_membership
@@ -403,10 +402,10 @@ class Bench:
             objects={key_of(obj): blob_id(body(obj)) for obj in objects},
         )
         self.traits = {key_of(obj): Traits(api_version=obj["apiVersion"]) for obj in objects}
-        self.verdicts: dict[ObjectKey, Verdict] = {}
+        self.answers: dict[ObjectKey, Mapping[str, Any]] = {}
 
-    def _applied(self, entry: Entry, found: Verdict) -> None:
-        self.verdicts[entry.key] = found
+    def _applied(self, entry: Entry, live: Mapping[str, Any]) -> None:
+        self.answers[entry.key] = live
 
     async def run(self) -> None:
         await self.reconciler.run(
@@ -482,7 +481,7 @@ async def test_success_forgets_the_failure_and_gives_the_health(cluster: FakeClu
     cluster.before = lambda method, key: None
     await bench.run()
     assert not bench.reconciler.failures
-    assert bench.verdicts[key_of(config())][0] == "Current"
+    assert bench.answers[key_of(config())] == cluster.objects[key_of(config())]
 
 
 def _kill_after(requests: int) -> Any:

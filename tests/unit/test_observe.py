@@ -5,12 +5,13 @@ from typing import Any, Literal
 import pytest
 
 from agent.drift import drift
-from agent.drift.observe import NO_STATUS_GRACE_S, Observer
+from agent.drift.observe import Observer
+from agent.drift.waits import NO_STATUS_GRACE_S
 from agent.inventory import Inventory
 from agent.model import Entry, Resource, WatchEvent
 from proto.messages import Health
 from proto.objects import ObjectKey
-from proto.slices import membership_labels
+from proto.slices import BundlePolicy, HealthCheck, membership_labels
 
 CONFIGS = Resource(group="", version="v1", kind="ConfigMap", plural="configmaps", namespaced=True)
 WIDGETS = Resource(group="example.org", version="v1", kind="Widget", plural="widgets", namespaced=True)
@@ -43,6 +44,7 @@ class World:
         self.suspects: list[tuple[ObjectKey, WatchEvent]] = []
         self.gone: list[ObjectKey] = []
         self.changes = 0
+        self.policy: BundlePolicy | None = None
         self.inventory = Inventory(None)
         self.observer = Observer(
             self.inventory,
@@ -51,6 +53,7 @@ class World:
             unwanted_gone=self.gone.append,
             changed=self._changed,
             clock=lambda: self.now,
+            policy=lambda bundle: self.policy,
         )
 
     def _changed(self) -> None:
@@ -200,11 +203,11 @@ def test_a_custom_resource_without_status_is_current_only_after_a_grace_period(w
     entry = world.have(WIDGET, live(5))
     world.see("MODIFIED", live(5), WIDGETS)
     assert str(entry.health) == "InProgress"
-    assert world.observer.end_graces() == 100.0 + NO_STATUS_GRACE_S
+    assert world.observer.end_waits(seeing=True) == 100.0 + NO_STATUS_GRACE_S
     world.now += NO_STATUS_GRACE_S
-    world.observer.end_graces()
+    world.observer.end_waits(seeing=True)
     assert str(entry.health) == "Current"
-    assert world.observer.end_graces() == float("inf")
+    assert world.observer.end_waits(seeing=True) == float("inf")
 
 
 def test_a_deleted_object_that_comes_back_where_drift_is_only_told_is_looked_at(world: World) -> None:
@@ -226,7 +229,7 @@ def job(version: int, *conditions: str, spec: dict[str, Any] | None = None, **me
     return {**live(version, generation=1, **metadata), "spec": spec or {}, "status": status}
 
 
-GOING = {"deletionTimestamp": "2026-01-01T00:00:09Z", "finalizers": ["foregroundDeletion"]}
+GOING: dict[str, Any] = {"deletionTimestamp": "2026-01-01T00:00:09Z", "finalizers": ["foregroundDeletion"]}
 
 
 @pytest.mark.parametrize(
@@ -266,7 +269,7 @@ def test_another_apply_begins_a_job_anew(world: World) -> None:
     entry = world.have(JOB, job(5))
     world.see("MODIFIED", job(6, "Complete"), JOBS)
     assert entry.finished
-    world.observer.applied(entry, (Health.TERMINATING, "Deleting", ""))
+    world.observer.applied(entry, {"apiVersion": "batch/v1", "kind": "Job", **job(7)})
     assert not entry.finished
 
 
@@ -277,3 +280,79 @@ def test_what_only_calls_itself_complete_is_still_missing_when_it_is_deleted(wor
     world.see("DELETED", live(7) | ready, WIDGETS)
     assert not entry.finished
     assert world.suspects[-1][1].kind == "DELETED"
+
+
+def started(version: int, **status: Any) -> dict[str, Any]:
+    return live(version, generation=1) | {"spec": {}, "status": {"observedGeneration": 1, **status}}
+
+
+NOT_READY = {"conditions": [{"type": "Ready", "status": "False", "message": "waits"}]}
+
+
+def test_what_does_not_move_fails_after_the_bundles_timeout(world: World) -> None:
+    world.policy = BundlePolicy(name="shop", timeout_s=60.0)
+    entry = world.have(WIDGET, started(5))
+    world.see("MODIFIED", started(6, **NOT_READY), WIDGETS)
+    assert world.observer.end_waits(seeing=True) == 160.0
+    world.now = 160.0
+    changes = world.changes
+    world.observer.end_waits(seeing=True)
+    assert (str(entry.health), entry.reason, entry.message) == ("Failed", "Timeout", "has not moved for 1m: waits")
+    assert world.changes == changes + 1
+    world.see("MODIFIED", started(7, conditions=[{"type": "Ready", "status": "True"}]), WIDGETS)
+    assert str(entry.health) == "Current"
+
+
+def test_while_the_api_server_is_not_seen_nothing_times_out(world: World) -> None:
+    world.policy = BundlePolicy(name="shop", timeout_s=60.0)
+    entry = world.have(WIDGET, started(5))
+    world.see("MODIFIED", started(6, **NOT_READY), WIDGETS)
+    world.now = 170.0
+    world.observer.end_waits(seeing=False)
+    assert str(entry.health) == "InProgress"
+    world.now = 220.0
+    world.see("RESTARTED", None, WIDGETS)
+    assert world.observer.end_waits(seeing=True) == 280.0
+
+
+CHECK = HealthCheck(api_version="example.org/v1", kind="Widget", current="status.phase == 'Up'")
+
+
+def test_a_bundles_health_check_judges_its_kind(world: World) -> None:
+    world.policy = BundlePolicy(name="shop", health_checks=(CHECK,))
+    entry = world.have(WIDGET, started(5))
+    entry.api_version = "example.org/v1"
+    world.see("MODIFIED", started(6, phase="Starting"), WIDGETS)
+    assert (str(entry.health), entry.reason) == ("InProgress", "HealthCheck")
+    world.see("MODIFIED", started(7, phase="Up"), WIDGETS)
+    assert str(entry.health) == "Current"
+    world.observer.applied(entry, {"apiVersion": "example.org/v1", "kind": "Widget", **started(8, phase="Down")})
+    assert str(entry.health) == "InProgress"
+
+
+def test_a_health_check_of_a_kind_without_status_is_asked_too(world: World) -> None:
+    check = HealthCheck(api_version="v1", kind="ConfigMap", current="data.ready == 'yes'")
+    world.policy = BundlePolicy(name="shop", health_checks=(check,))
+    entry = world.have(KEY, live(5))
+    world.see("MODIFIED", live(6) | {"data": {"ready": "no"}})
+    assert str(entry.health) == "InProgress"
+    world.see("MODIFIED", live(7) | {"data": {"ready": "yes"}})
+    assert str(entry.health) == "Current"
+
+
+def test_why_it_is_not_current_is_told_until_that_changes(world: World) -> None:
+    entry = world.have(WIDGET, started(5))
+    world.see("MODIFIED", started(6, **NOT_READY), WIDGETS)
+    assert world.observer.troubled(after_s=30.0) == []
+    world.now += 30.0
+    assert world.observer.troubled(after_s=30.0) == [WIDGET]
+    world.observer.explain(WIDGET, ("CrashLoopBackOff", "container app crashes"))
+    assert (str(entry.health), entry.reason, entry.message) == (
+        "InProgress",
+        "CrashLoopBackOff",
+        "container app crashes",
+    )
+    world.see("MODIFIED", started(7, conditions=[{"type": "Ready", "status": "True"}]), WIDGETS)
+    assert (str(entry.health), entry.reason, entry.message) == ("Current", "", "")
+    world.observer.explain(WIDGET, ("Late", "word"))
+    assert str(entry.health) == "Current"
