@@ -25,7 +25,8 @@ from anyio.abc import TaskStatus
 from hub import desired, directives
 from hub.agents import sessions
 from hub.agents.keys import HubKeys
-from hub.api import api
+from hub.api import api, http
+from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
@@ -109,7 +110,7 @@ class Hub:
 
     def application(self) -> web.Application:
         """Everything that the hub serves, on one listener."""
-        made = web.Application(middlewares=[api.errors], client_max_size=git_http.MAX_REQUEST_BYTES)
+        made = web.Application(middlewares=[http.errors], client_max_size=git_http.MAX_REQUEST_BYTES)
         made.router.add_get(sessions.PATH, self.sessions.handler)
         made.add_routes(
             git_http.routes(
@@ -121,17 +122,26 @@ class Hub:
         metrics = HubMetrics(
             self.loop, denied=lambda: self.sessions.denied, clock=self._clock, heartbeat_s=self._heartbeat_s
         )
+        gate = http.Gate(self.admin_token)
         for_people = api.Api(
             self.loop,
             self.upstream,
             journal=self.journal,
             keys=self.keys,
             metrics=metrics,
-            admin_token=self.admin_token,
+            gate=gate,
             clock=self._clock,
             heartbeat_s=self._heartbeat_s,
         )
         made.add_routes(for_people.routes())
+        self.directing = Directing(
+            self.loop,
+            gate=gate,
+            deaf=self.sessions.deaf,
+            drift_detail=self.sessions.drift_detail,
+            clock=self._clock,
+        )
+        made.add_routes(self.directing.routes())
         made.on_shutdown.append(for_people.stop)
         return made
 

@@ -242,7 +242,8 @@ def _rollout_row(state: State) -> RolloutRow:
 def commanded(asked: ToRollout, now: float) -> EventRow:
     """Pure: a person's command that was carried out, as an event."""
     command = asked.command
-    text = f"{command.actor}: {command.verb} {asked.rollout}: {command.reason}"
+    whom = f"{command.cluster} in " if command.cluster else ""
+    text = f"{command.actor}: {command.verb} {whom}{asked.rollout}: {command.reason}"
     return EventRow(time_s=now, kind="command", rollout=asked.rollout, text=text)
 
 

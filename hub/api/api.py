@@ -1,22 +1,21 @@
 """The hub's HTTP API for people and tools: what is, as JSON, and the few commands that change anything.
 
 Reads are open to whoever reaches the listener; commands need the administrator's token (`admin.token` in the hub's data
-folder) as `Authorization: Bearer …`. Values come from `status`; commands go to the loop as values. Errors are JSON with
-`error` and `remedy`.
+folder) as `Authorization: Bearer …`. Values come from `status`; commands go to the loop as values. Those that ask
+something of agents are in `directing`. Errors are JSON with `error` and `remedy`.
 """
 
-import hmac
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from hub import directives
 from hub.agents.keys import HubKeys
-from hub.api import snapshot, status
+from hub.api import http, snapshot, status
 from hub.api.metrics import HubMetrics
 from hub.api.page import Page
 from hub.api.stream import Stream
@@ -26,7 +25,7 @@ from hub.loop import Loop
 from hub.model import FINAL, Command, State
 from hub.rollout import rollouts_json
 from hub.upstream import Upstream
-from proto.errors import FlotillaError, InvalidInput, Refused, Transient
+from proto.errors import InvalidInput
 from proto.ids import BundleName, ClusterName, RolloutId, check_name
 
 MAX_BODY_BYTES = 64 << 10
@@ -35,8 +34,6 @@ JOIN_TOKEN_TTL_S = 24 * 3600.0
 SHOWN_ROLLOUTS = 8
 SHOWN_DRIFT = 50
 """How much of what is over the status page shows; the lists have the rest."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
@@ -50,7 +47,7 @@ class Api:
         journal: Journal,
         keys: HubKeys,
         metrics: HubMetrics,
-        admin_token: str,
+        gate: http.Gate,
         clock: Callable[[], float],
         heartbeat_s: float,
     ) -> None:
@@ -60,7 +57,7 @@ class Api:
         self._keys = keys
         self._registry = CollectorRegistry()
         self._registry.register(metrics)
-        self._admin_token = admin_token
+        self._gate = gate
         self._clock = clock
         self._heartbeat_s = heartbeat_s
         self.stream = Stream(self.snapshot, changed=lambda: loop.changed)
@@ -83,7 +80,7 @@ class Api:
             web.get("/api/v1/events", self.events),
             web.post("/api/v1/join-tokens", self.join_token),
             web.post("/api/v1/sync", self.sync),
-            web.post("/api/v1/rollouts/{id}/{verb:pause|resume|abort|rollback}", self.command),
+            web.post("/api/v1/rollouts/{id}/{verb:pause|resume|abort|rollback|skip}", self.command),
             web.post("/api/v1/bundles/{name}/release", self.release),
         ]
 
@@ -114,7 +111,7 @@ class Api:
         """The whole fleet in one object."""
         loop, desired, now = self._loop, self._loop.desired, self._clock()
         rows = self._cluster_rows(now)
-        return _json(
+        return http.answer(
             {
                 "upstream": self._upstream_row(),
                 "revision": desired.commit if desired else "",
@@ -126,6 +123,7 @@ class Api:
                 "bundles": len(desired.fleet.bundles) if desired else 0,
                 "rollouts": [status.rollout(state) for state in self._under_way()],
                 "holds": sorted(loop.holds),
+                "directives": status.directives(loop.directives.values()),
                 "findings": [status.finding(item) for item in desired.findings] if desired else [],
                 "problems": [text for text in (self._upstream.problem, loop.problem) if text],
             }
@@ -144,6 +142,7 @@ class Api:
             "rollouts": [snapshot.rollout(state) for state in under_way[: snapshot.MAX_ROLLOUTS]],
             "rollouts_total": len(under_way),
             "holds": snapshot.holds(loop.holds),
+            "directives": snapshot.directives(status.directives(loop.directives.values())),
             "findings": snapshot.findings([status.finding(item) for item in desired.findings] if desired else []),
             "problems": snapshot.problems(upstream=self._upstream.problem, loop=loop.problem),
             **self._over(),
@@ -160,18 +159,21 @@ class Api:
         return self._past[1]
 
     async def clusters(self, request: web.Request) -> web.Response:
-        return _json({"clusters": self._cluster_rows(self._clock())})
+        return http.answer({"clusters": self._cluster_rows(self._clock())})
 
     async def cluster(self, request: web.Request) -> web.Response:
         name = ClusterName(request.match_info["name"])
         loop = self._loop
         row, live = loop.slices.get(name), loop.live.clusters.get(name)
+        suspended = directives.suspended(loop.directives)
         if name not in self._known():
-            raise _NotFound(f"cluster {name}", "is not in the fleet repo and has no slice", "see 'flotilla clusters'")
-        return _json(
+            raise http.NotFound(
+                f"cluster {name}", "is not in the fleet repo and has no slice", "see 'flotilla clusters'"
+            )
+        return http.answer(
             {
                 **self._cluster_row(name, self._clock()),
-                "bundle_list": status.cluster_bundles(row, live),
+                "bundle_list": status.cluster_bundles(row, live, suspended=suspended.get(name, {})),
                 "moves": [
                     {**move, "time": status.rfc3339(float(str(move["time_s"])))}
                     for move in self._journal.moves(name, limit=20)
@@ -181,7 +183,7 @@ class Api:
 
     async def bundles(self, request: web.Request) -> web.Response:
         loop = self._loop
-        return _json(
+        return http.answer(
             {
                 "bundles": status.bundles(
                     desired=loop.desired,
@@ -189,6 +191,7 @@ class Api:
                     live=loop.live.clusters,
                     states=loop.states.values(),
                     holds=loop.holds,
+                    suspended=directives.suspended(loop.directives),
                     now=self._clock(),
                     heartbeat_s=self._heartbeat_s,
                 )
@@ -198,13 +201,13 @@ class Api:
     async def rollouts(self, request: web.Request) -> web.Response:
         """Newest first; `?limit=` up to 1,000."""
         rows = self._journal.rollouts(limit=_number(request, "limit", 50))
-        return _json({"rollouts": [status.rollout(self._state(row.id, row.state)) for row in rows]})
+        return http.answer({"rollouts": [status.rollout(self._state(row.id, row.state)) for row in rows]})
 
     async def rollout(self, request: web.Request) -> web.Response:
         row = self._journal.rollout(request.match_info["id"])
         if row is None:
-            raise _NotFound(f"rollout {request.match_info['id']}", "does not exist", "see 'flotilla rollouts'")
-        return _json(status.rollout(self._state(row.id, row.state), members=True))
+            raise http.NotFound(f"rollout {request.match_info['id']}", "does not exist", "see 'flotilla rollouts'")
+        return http.answer(status.rollout(self._state(row.id, row.state), members=True))
 
     async def drift(self, request: web.Request) -> web.Response:
         """Reported drift, oldest first; `?since=ID&limit=N&cluster=C&bundle=B`."""
@@ -222,13 +225,13 @@ class Api:
             cluster=request.query.get("cluster", ""),
             bundle=request.query.get("bundle", ""),
         )
-        return _json({name: [status.event(row) for row in rows]})
+        return http.answer({name: [status.event(row) for row in rows]})
 
     # --- commands -------------------------------------------------------------------------------------------------
 
     async def join_token(self, request: web.Request) -> web.Response:
         """`{"cluster": NAME}` → `{"token": …}`; used once, good for a day (`ttl_s` changes that)."""
-        body = await self._command(request)
+        body = await self._gate.body(request)
         cluster = check_name("cluster", str(body.get("cluster", "")))
         if cluster not in self._known():
             raise InvalidInput(
@@ -243,51 +246,38 @@ class Api:
         now = self._clock()
         self._journal.add_join_token(token.join_id, cluster=cluster, mac_key=mac_key, expires_at=now + ttl_s)
         await self._audit("join-token", f"a join token for cluster {cluster} was made", cluster=cluster)
-        return _json({"cluster": cluster, "token": token.encode(), "expires_at": status.rfc3339(now + ttl_s)})
+        return http.answer({"cluster": cluster, "token": token.encode(), "expires_at": status.rfc3339(now + ttl_s)})
 
     async def sync(self, request: web.Request) -> web.Response:
         """Read the fleet repo now; `{"accept_rewrite": true, "reason": …}` takes a rewritten history too."""
-        body = await self._command(request)
+        body = await self._gate.body(request)
         accept = body.get("accept_rewrite") is True
         if accept:
-            text = f"{body.get('actor') or 'admin'}: accept the fleet repo's rewritten history: {_reason(body)}"
+            text = f"{http.actor(body)}: accept the fleet repo's rewritten history: {http.reason(body)}"
             await self._audit("command", text)
         self._upstream.poke(accept_rewrite=accept)
-        return _json({"upstream": self._upstream_row()})
+        return http.answer({"upstream": self._upstream_row()})
 
     async def command(self, request: web.Request) -> web.Response:
-        """`{"reason": …, "actor": …}`, both kept for ever."""
-        body = await self._command(request)
+        """`{"reason": …, "actor": …}`, both kept for ever; `skip` takes a `cluster` too."""
+        body = await self._gate.body(request)
         verb: Any = request.match_info["verb"]
-        command = Command(verb=verb, actor=str(body.get("actor") or "admin"), reason=_reason(body))
+        command = Command(
+            verb=verb, actor=http.actor(body), reason=http.reason(body), cluster=str(body.get("cluster") or "")
+        )
         rollout = RolloutId(request.match_info["id"])
         await self._loop.tell(ToRollout(rollout=rollout, command=command))
         row = self._journal.rollout(rollout)
-        return _json(status.rollout(self._state(rollout, row.state)) if row else {})
+        return http.answer(status.rollout(self._state(rollout, row.state)) if row else {})
 
     async def release(self, request: web.Request) -> web.Response:
         """Let a bundle that is on hold go on."""
-        body = await self._command(request)
+        body = await self._gate.body(request)
         bundle = BundleName(request.match_info["name"])
         if bundle not in self._loop.holds:
             raise InvalidInput(f"bundle {bundle}", "is not on hold", "see 'flotilla status'")
-        await self._loop.tell(Release(bundle=bundle, actor=str(body.get("actor") or "admin"), reason=_reason(body)))
-        return _json({"bundle": bundle, "hold": None})
-
-    async def _command(self, request: web.Request) -> Mapping[str, Any]:
-        """The body of an authorised command. Raises Refused, InvalidInput."""
-        kind, _, token = request.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._admin_token.encode()):
-            raise Refused(
-                "command", "needs the administrator's token", "pass --token-file DATA/admin.token to flotilla"
-            )
-        try:
-            body = orjson.loads(await request.read() or b"{}")
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput("body", f"is not JSON: {error}") from error
-        if not isinstance(body, dict):
-            raise InvalidInput("body", "is not a JSON object")
-        return body
+        await self._loop.tell(Release(bundle=bundle, actor=http.actor(body), reason=http.reason(body)))
+        return http.answer({"bundle": bundle, "hold": None})
 
     async def _audit(self, kind: str, text: str, *, cluster: str = "") -> None:
         await self._loop.tell(Happened(event=EventRow(time_s=self._clock(), kind=kind, text=text, cluster=cluster)))
@@ -309,6 +299,7 @@ class Api:
             desired=loop.desired,
             row=loop.slices.get(name),
             live=loop.live.clusters.get(name),
+            pause=directives.pauses(loop.directives).get(name),
             now=now,
             heartbeat_s=self._heartbeat_s,
         )
@@ -328,32 +319,6 @@ class Api:
 
     def _state(self, rollout: RolloutId, stored: bytes) -> State:
         return self._loop.states.get(rollout) or rollouts_json.from_json(stored)
-
-
-class _NotFound(InvalidInput):
-    """Answered with 404."""
-
-
-@web.middleware
-async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Our errors as JSON with the right status."""
-    try:
-        return await handler(request)
-    except FlotillaError as error:
-        code = 404 if isinstance(error, _NotFound) else 401 if isinstance(error, Refused) else 400
-        code = 503 if isinstance(error, Transient) else code
-        return _json({"error": f"{error.thing}: {error.cause}", "remedy": error.remedy}, status=code)
-
-
-def _json(value: object, *, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
-
-
-def _reason(body: Mapping[str, Any]) -> str:
-    reason = str(body.get("reason") or "").strip()
-    if not reason:
-        raise InvalidInput("reason", "is missing", "say why: it is kept with the command")
-    return reason[:500]
 
 
 def _number(request: web.Request, name: str, default: int, *, most: int = MAX_LIST) -> int:

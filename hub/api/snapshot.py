@@ -26,6 +26,7 @@ MAX_ROLLOUTS = 50
 MAX_MEMBERS = 20
 MAX_FINDINGS = 100
 MAX_PROBLEMS = 3
+MAX_DIRECTIVES = 20
 MAX_FIELDS = 8
 MAX_TEXT = 400
 """Characters of one text that an agent or a renderer wrote."""
@@ -49,6 +50,7 @@ _NAMED = {
     MemberPhase.OFFLINE: 4,
 }
 """The members that a page names, in this order; the others are only counted."""
+_SUSPENDED = 1
 
 
 def shown(row: Mapping[str, Any]) -> str:
@@ -72,6 +74,7 @@ def clusters(rows: Iterable[Mapping[str, Any]]) -> Json:
             "applied": row["applied"]["seq"],
             "bundles": row["bundles"],
             "drift_total": row["drift_total"],
+            "paused": row["paused"],
             "problems": [text[:MAX_TEXT] for text in row["problems"][:MAX_PROBLEMS]],
         }
         for row in rows
@@ -93,12 +96,14 @@ def _rank(row: Mapping[str, Any]) -> int:
 def rollout(state: State) -> Json:
     """Pure: one rollout with its waves, and by name only the members that somebody may ask about."""
     named = sorted(
-        (_NAMED[member.phase], name, member) for name, member in state.members.items() if member.phase in _NAMED
+        (_SUSPENDED if member.suspended else _NAMED[member.phase], name, member)
+        for name, member in state.members.items()
+        if member.suspended or member.phase in _NAMED
     )
     return {
         **status.rollout(state),
         "members": [
-            {"cluster": name, "phase": member.phase, "reason": member.reason[:MAX_TEXT]}
+            {"cluster": name, "phase": status.word(member), "reason": member.reason[:MAX_TEXT]}
             for _, name, member in named[:MAX_MEMBERS]
         ],
         "members_total": len(named),
@@ -111,6 +116,11 @@ def holds(rows: Mapping[BundleName, HoldRow]) -> list[Json]:
         {"bundle": name, "rollout": row.rollout, "reason": row.reason[:MAX_TEXT], "since": status.rfc3339(row.time_s)}
         for name, row in sorted(rows.items())
     ]
+
+
+def directives(rows: Sequence[Json]) -> Json:
+    """Pure: what people suspended and paused."""
+    return {"total": len(rows), "rows": [{**row, "why": row["why"][:MAX_TEXT]} for row in rows[:MAX_DIRECTIVES]]}
 
 
 def problems(*, upstream: str, loop: str) -> list[Json]:
@@ -149,7 +159,11 @@ def _drift(row: EventRow, told: Json) -> Json:
         "fields": fields[:MAX_FIELDS],
         "fields_total": len(fields),
         "when": str(told.get("time", ""))[:MAX_TEXT],
-        **{key: str(told.get(key, ""))[:MAX_TEXT] for key in ("object", "what", "manager", "action", "error")},
+        "contested": told.get("contested") is True,
+        **{
+            key: str(told.get(key, ""))[:MAX_TEXT]
+            for key in ("object", "what", "manager", "action", "error", "first_seen")
+        },
     }
 
 

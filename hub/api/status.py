@@ -12,8 +12,8 @@ import msgspec
 
 from hub.agents.live import LiveCluster
 from hub.desired import Desired
-from hub.journal import EventRow, HoldRow, SliceRow
-from hub.model import FINAL, Finding, MemberPhase, State
+from hub.journal import DirectiveKind, DirectiveRow, EventRow, HoldRow, SliceRow
+from hub.model import FINAL, Finding, Member, MemberPhase, State
 from proto.ids import BundleName, ClusterName
 from proto.messages import Health, worst
 
@@ -53,10 +53,11 @@ def cluster(
     desired: Desired | None,
     row: SliceRow | None,
     live: LiveCluster | None,
+    pause: DirectiveRow | None = None,
     now: float,
     heartbeat_s: float,
 ) -> Json:
-    """Pure: one cluster in a list."""
+    """Pure: one cluster in a list; `pause` is its maintenance pause."""
     spec = desired.fleet.clusters.get(name) if desired else None
     alive = heard(live, now=now, heartbeat_s=heartbeat_s)
     problems = list(live.problems) if live else []
@@ -78,6 +79,7 @@ def cluster(
         "last_drift": rfc3339(live.last_drift) if live else "",
         "kubernetes_version": live.kubernetes_version if live else "",
         "agent_version": live.agent_version if live else "",
+        "paused": {"until": rfc3339(pause.value), "why": pause.why} if pause else None,
         "problems": problems,
     }
 
@@ -90,8 +92,10 @@ def _health(live: LiveCluster, row: SliceRow | None) -> Health:
     return worst(bundle.health for bundle in live.bundles.values())
 
 
-def cluster_bundles(row: SliceRow | None, live: LiveCluster | None) -> list[Json]:
-    """Pure: what one cluster should run and what it said of it."""
+def cluster_bundles(
+    row: SliceRow | None, live: LiveCluster | None, *, suspended: Mapping[BundleName, str]
+) -> list[Json]:
+    """Pure: what one cluster should run and what it said of it; `suspended` is what was suspended from here."""
     decided = row.manifest.bundles if row else {}
     reported = live.bundles if live else {}
     rows = []
@@ -108,6 +112,7 @@ def cluster_bundles(row: SliceRow | None, live: LiveCluster | None) -> list[Json
                 "rollout": entry.rollout if entry else "",
                 "health": report.health if report else Health.UNKNOWN,
                 "converged": bool(report and report.converged),
+                "suspended": suspended.get(BundleName(name)) or (report.suspended if report else ""),
                 "counts": dict(report.counts) if report else {},
                 "problems": [msgspec.to_builtins(problem) for problem in report.problems] if report else [],
             }
@@ -134,17 +139,18 @@ def rollout(state: State, *, members: bool = False) -> Json:
                 "name": wave.name,
                 "state": "done" if index < state.wave else "open" if index == state.wave else "waiting",
                 "clusters": len(wave.clusters),
-                "phases": count(state.members[c].phase for c in wave.clusters if c in state.members),
+                "phases": count(word(state.members[c]) for c in wave.clusters if c in state.members),
             }
             for index, wave in enumerate(record.waves)
         ],
-        "phases": count(member.phase for member in state.members.values()),
+        "phases": count(word(member) for member in state.members.values()),
     }
     if members:
         made["members"] = [
             {
                 "cluster": name,
                 "phase": member.phase,
+                "suspended": member.suspended,
                 "seq": member.seq,
                 "moved_at": rfc3339(member.moved_at),
                 "reason": member.reason,
@@ -154,6 +160,27 @@ def rollout(state: State, *, members: bool = False) -> Json:
             for name, member in sorted(state.members.items())
         ]
     return made
+
+
+def word(member: Member) -> str:
+    """Pure: where a cluster is in a rollout, for people."""
+    return "suspended" if member.suspended else member.phase
+
+
+def directives(rows: Iterable[DirectiveRow]) -> list[Json]:
+    """Pure: what is suspended and paused, by cluster. Asking for a pass is over when it was asked."""
+    return [
+        {
+            "kind": row.kind,
+            "cluster": row.cluster,
+            "bundle": row.bundle,
+            "why": row.why,
+            "since": rfc3339(row.time_s),
+            "until": rfc3339(row.value) if row.kind is DirectiveKind.PAUSE else "",
+        }
+        for row in sorted(rows, key=lambda row: (row.cluster, row.bundle))
+        if row.kind is not DirectiveKind.SYNC
+    ]
 
 
 def count(words: Iterable[str]) -> dict[str, int]:
@@ -171,6 +198,7 @@ def bundles(
     live: Mapping[ClusterName, LiveCluster],
     states: Iterable[State],
     holds: Mapping[BundleName, HoldRow],
+    suspended: Mapping[ClusterName, Mapping[BundleName, str]],
     now: float,
     heartbeat_s: float,
 ) -> list[Json]:
@@ -186,9 +214,12 @@ def bundles(
     found = []
     for name in sorted({*specs, *running, *(desired.failed if desired else ())}):
         wanted = desired.subtrees.get(name, {}) if desired else {}
-        health = []
+        health, held = [], {where: told[name] for where, told in suspended.items() if name in told}
         for where in running.get(name, ()):
             said = live.get(where)
+            there = said.bundles.get(name) if said else None
+            if there and there.suspended:
+                held.setdefault(where, there.suspended)
             report = said.bundles.get(name) if said and heard(said, now=now, heartbeat_s=heartbeat_s) else None
             health.append(report.health if report else Health.UNKNOWN)
         hold = holds.get(name)
@@ -203,6 +234,7 @@ def bundles(
                 "hold": {"rollout": hold.rollout, "reason": hold.reason, "since": rfc3339(hold.time_s)}
                 if hold
                 else None,
+                "suspended": [{"cluster": where, "why": why} for where, why in sorted(held.items())],
                 "failed": bool(desired and name in desired.failed),
                 "findings": [
                     finding(item) for item in (desired.findings if desired else ()) if item.about == f"bundle {name}"

@@ -4,7 +4,7 @@ from importlib import metadata
 
 import click
 
-from hub.cli import bootstrap, init, offline, online
+from hub.cli import bootstrap, commanding, directing, init, offline, online
 from hub.demo import command
 
 
@@ -31,5 +31,8 @@ def main() -> None:
     """GitOps for a fleet of Kubernetes clusters."""
 
 
-for each in (*command.commands, *init.commands, *offline.commands, *online.commands, *bootstrap.commands):
-    main.add_command(each)
+_MODULES = (command, init, offline, online, commanding, directing, bootstrap)
+
+for module in _MODULES:
+    for each in module.commands:
+        main.add_command(each)

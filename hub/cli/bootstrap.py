@@ -19,7 +19,7 @@ from typing import Any
 import click
 import yaml
 
-from hub.cli.online import DEFAULT_HUB, HubApi
+from hub.cli.asking import DEFAULT_HUB, HubApi
 
 MANIFESTS = Path(__file__).parents[2] / "deploy/agent"
 """There in a checkout; an installed package has none."""

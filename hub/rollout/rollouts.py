@@ -245,12 +245,9 @@ def _commanded(turn: Turn, command: Command) -> None:
             skipped = ClusterName(command.cluster)
             member = turn.members.get(skipped)
             if member is None or (member.phase not in UNMOVED and member.phase not in IN_FLIGHT):
-                cause = f"is {member.phase} in rollout {turn.rollout.id}" if member else f"is not in {turn.rollout.id}"
-                raise IllegalEvent(
-                    f"cluster {command.cluster}", cause, "skip one that is pending, offline or in flight"
-                )
-            text = f"{command.cluster} is skipped in rollout {turn.rollout.id} by {by}"
-            turn.note("cluster-skipped", text, cluster=command.cluster)
+                cause = f"is {member.phase if member else 'not'} in rollout {turn.rollout.id}"
+                raise IllegalEvent(f"cluster {skipped}", cause, "skip who is pending, offline or in flight")
+            turn.note("cluster-skipped", f"{skipped} is skipped by {by}", cluster=skipped)
             _leave(turn, skipped, f"skipped by {by}")
 
 

@@ -94,10 +94,10 @@ def test_decided_and_applied_stand_side_by_side() -> None:
 
 def test_a_bundle_that_went_as_decided_is_not_listed_and_one_that_did_not_is() -> None:
     gone = said(subtree="")
-    found = status.cluster_bundles(row(), live(shop=said(), notes=gone))
+    found = status.cluster_bundles(row(), live(shop=said(), notes=gone), suspended={})
     assert [item["name"] for item in found] == ["shop"]
     left = said(Health.TERMINATING, subtree="", converged=False)
-    found = status.cluster_bundles(row(), live(shop=said(), notes=left))
+    found = status.cluster_bundles(row(), live(shop=said(), notes=left), suspended={})
     assert [(item["name"], item["health"], item["decided_subtree"]) for item in found] == [
         ("notes", "Terminating", ""),
         ("shop", "Current", SUBTREE),
@@ -105,7 +105,7 @@ def test_a_bundle_that_went_as_decided_is_not_listed_and_one_that_did_not_is() -
 
 
 def test_a_decided_bundle_of_which_nothing_was_said_is_unknown() -> None:
-    [found] = status.cluster_bundles(row(), None)
+    [found] = status.cluster_bundles(row(), None, suspended={})
     assert (found["health"], found["converged"], found["applied_subtree"]) == ("Unknown", False, "")
 
 
@@ -116,6 +116,7 @@ def test_bundles_say_where_they_run_and_what_keeps_them() -> None:
         live={EU: live(shop=said()), US: live(shop=said(Health.FAILED), seen=NOW - 100)},
         states=(),
         holds={SHOP: HoldRow(bundle=SHOP, rollout=RolloutId("shop-7"), reason="it failed", time_s=900.0, refused={})},
+        suspended={},
         now=NOW,
         heartbeat_s=HEARTBEAT_S,
     )

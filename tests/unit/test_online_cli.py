@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hub import worker
-from hub.cli import main, offline, online
+from hub.cli import commanding, directing, main, offline, online
 from hub.inputs import FromAgent
 from hub.main import Hub
 from proto.ids import ClusterName
-from proto.messages import BundleReport, DriftReport, Health, ObjectProblem, Report
+from proto.messages import BundleReport, DriftDetail, DriftReport, FieldValue, Health, ObjectProblem, Report
 
 FILES = {
     "clusters/eu-1.yaml": """
@@ -134,7 +134,9 @@ async def test_status_is_the_fleet_and_what_is_wrong_at_a_glance(run: Run) -> No
         pytest.param(["bundles"], ["BUNDLE", "shop", "broken", "apiVersion is missing"], id="bundles"),
         pytest.param(["rollouts"], ["ROLLOUT", "shop-1", "running", "1 moving"], id="rollouts"),
         pytest.param(["rollouts", "shop-1"], ["shop-1  running", "rest (open)", "eu-1"], id="one rollout"),
-        pytest.param(["drift"], ["ConfigMap/shop/settings", "data.a", "kubectl-edit", "reverted"], id="drift"),
+        pytest.param(
+            ["drift"], ["FIRST SEEN", "ConfigMap/shop/settings", "data.a", "kubectl-edit", "reverted"], id="drift"
+        ),
         pytest.param(["drift", "--cluster", "us-1"], ["no drift reported"], id="no drift there"),
         pytest.param(["events", "--kind", "finding"], ["KIND", "finding", "apiVersion is missing"], id="events"),
     ],
@@ -181,6 +183,117 @@ async def test_the_verbs_change_a_rollout_and_say_what_it_is_now(run: Run, hub: 
     assert (result.exit_code, result.stdout) == (0, "shop is no longer on hold\n")
 
 
+async def test_a_bundle_is_suspended_where_it_runs_and_everybody_who_waits_is_told_why(run: Run, hub: Hub) -> None:
+    result = await run("bundle", "suspend", "shop", "--reason", "a migration")
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        0,
+        ["eu-1: shop is suspended", "  eu-1: its agent is not connected: it is told when it is back"],
+    )
+    assert [row.why for row in hub.journal.directives().values()] == ["dana: a migration"]
+    assert hub.journal.events(kind="command")[-1].text == "dana: suspend bundle shop on eu-1: a migration"
+    assert "suspended   shop on eu-1 (dana: a migration)" in (await run("status")).stdout
+    assert "shop is suspended (dana: a migration)" in (await run("clusters", "eu-1")).stdout
+    assert "suspended on eu-1 (dana: a migration)" in (await run("bundles")).stdout
+    with anyio.fail_after(20):
+        while "1 suspended" not in (result := await run("rollouts", "shop-1")).stdout:
+            await hub.loop.changed.wait()
+    assert "eu-1: suspended: dana: a migration" in result.stdout
+    result = await run("bundle", "resume", "shop", "--cluster", "eu-1", "--reason", "done")
+    assert result.exit_code == 0
+    assert hub.journal.directives() == {}
+    assert "suspended " not in (await run("status")).stdout
+
+
+async def test_a_cluster_is_paused_until_it_is_over_or_somebody_says_so(run: Run, hub: Hub) -> None:
+    result = await run("cluster", "pause", "eu-1", "--for", "1h30m", "--reason", "new nodes", "-o", "json")
+    assert result.exit_code == 0
+    until = json.loads(result.stdout)["until"]
+    assert f"paused      eu-1 until {until} (dana: new nodes)" in (await run("status")).stdout
+    assert f"paused until {until} (dana: new nodes)" in (await run("clusters", "eu-1")).stdout
+    assert (await run("cluster", "resume", "eu-1", "--reason", "done")).exit_code == 0
+    assert hub.journal.directives() == {}
+
+
+async def test_a_sync_has_a_new_number_each_time(run: Run, hub: Hub) -> None:
+    numbers = []
+    for arguments in (["bundle", "sync", "shop"], ["bundle", "sync", "shop"], ["cluster", "sync", "eu-1"]):
+        assert (await run(*arguments)).exit_code == 0
+        numbers.append({row.bundle: row.value for row in hub.journal.directives().values()})
+    assert numbers[0]["shop"] < numbers[1]["shop"]
+    assert numbers[2].keys() == {"shop", "*"}
+
+
+async def test_a_cluster_is_skipped_with_a_reason_that_is_kept(run: Run, hub: Hub) -> None:
+    result = await run("skip", "shop-1", "eu-1", "--reason", "its owner is away")
+    assert (result.exit_code, result.stdout) == (0, "shop-1 is completed, without eu-1\n")
+    assert hub.journal.events(kind="command")[-1].text == "dana: skip eu-1 in shop-1: its owner is away"
+
+
+async def test_the_values_of_a_drift_are_asked_of_its_agent(
+    run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [listed] = json.loads((await run("drift", "-o", "json")).stdout)["drift"]
+    away = await run("drift", "show", str(listed["id"]))
+    assert (away.exit_code, away.stdout) == (1, "")
+    assert "agent of cluster eu-1: is not connected" in away.stderr
+
+    asked = []
+
+    def answers(*values: FieldValue, problem: str = "") -> None:
+        async def drift_detail(cluster: str, drift: str) -> DriftDetail:
+            asked.append((cluster, drift))
+            return DriftDetail(query="q", id=drift, values=values, problem=problem)
+
+        monkeypatch.setattr(hub.directing, "_drift_detail", drift_detail)
+
+    answers(
+        FieldValue(path=".data.a", wanted='"b"', live='"edited"'),
+        FieldValue(path=".data.new", live='"added"'),
+        FieldValue(path=".data.password", redacted=True),
+    )
+    shown = await run("drift", "show", str(listed["id"]))
+    assert shown.exit_code == 0
+    assert shown.stdout.splitlines() == [
+        "ConfigMap/shop/settings changed in eu-1 by kubectl-edit: reverted",
+        "",
+        ".data.a",
+        '  - "edited"',
+        '  + "b"',
+        "",
+        ".data.new",
+        '  - "added"',
+        "  + (absent)",
+        "",
+        ".data.password",
+        "  (sensitive: the values are left out)",
+        "",
+        "- was there   + Git wants",
+    ]
+    answers(problem="too long ago")
+    assert (await run("drift", "show", str(listed["id"]))).stdout.splitlines()[-1] == "too long ago"
+    assert asked == [("eu-1", "b/1")] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param(["cluster", "pause", "eu-1", "--reason", "x"], "--for or --until", id="no end"),
+        pytest.param(
+            ["cluster", "pause", "eu-1", "--for", "2x", "--reason", "x"], "is not a duration", id="no duration"
+        ),
+        pytest.param(["bundle", "suspend", "shop", "-l", "eu", "--reason", "x"], "is not KEY=VALUE", id="no selector"),
+        pytest.param(
+            ["bundle", "sync", "shop", "-l", "a=b", "--cluster", "eu-1"], "--cluster or --selector, not both", id="both"
+        ),
+        pytest.param(["bundle", "suspend", "shop"], "Missing option '--reason'", id="no reason"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_the_hub_is_asked(arguments: list[str], told: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
 async def test_a_join_token_alone_is_printed(run: Run) -> None:
     result = await run("join-token", "eu-1")
     assert result.stdout.startswith("flotilla-join.v1.")
@@ -202,6 +315,36 @@ async def test_a_rewritten_history_is_accepted_with_a_reason_that_is_kept(run: R
         pytest.param(["pause", "nope-1", "--reason", "x"], "rollout nope-1: is not under way", id="nothing to pause"),
         pytest.param(["resume", "shop-1", "--reason", "x"], "rollout shop-1: is running: cannot resume", id="running"),
         pytest.param(["release", "shop", "--reason", "x"], "bundle shop: is not on hold", id="not on hold"),
+        pytest.param(
+            ["skip", "shop-1", "us-1", "--reason", "x"], "cluster us-1: is not in rollout shop-1", id="nobody to skip"
+        ),
+        pytest.param(["bundle", "suspend", "nope", "--reason", "x"], "bundle nope: runs nowhere", id="no such bundle"),
+        pytest.param(
+            ["bundle", "suspend", "shop", "--cluster", "us-1", "--reason", "x"],
+            "bundle shop: neither runs nor should run on us-1",
+            id="not there",
+        ),
+        pytest.param(
+            ["bundle", "suspend", "shop", "-l", "tier=dev", "--reason", "x"],
+            "on no cluster with these",
+            id="no cluster",
+        ),
+        pytest.param(["bundle", "resume", "shop", "--reason", "x"], "shop: is not suspended there", id="not suspended"),
+        pytest.param(["cluster", "resume", "eu-1", "--reason", "x"], "cluster eu-1: is not paused", id="not paused"),
+        pytest.param(["cluster", "sync", "nope"], "cluster nope: is not in the fleet repo", id="no such cluster"),
+        pytest.param(
+            ["cluster", "pause", "eu-1", "--until", "2001-01-01T00:00:00Z", "--reason", "x"],
+            "is not within the next 30 days",
+            id="a pause that is over",
+        ),
+        pytest.param(
+            ["cluster", "pause", "eu-1", "--until", "2030-01-01T00:00:00", "--reason", "x"],
+            "has no time zone",
+            id="a pause by nobody's clock",
+        ),
+        pytest.param(["cluster", "pause", "eu-1", "--until", "noon", "--reason", "x"], "is not a time", id="no time"),
+        pytest.param(["drift", "show", "999"], "drift 999: is not known", id="no such drift"),
+        pytest.param(["drift", "show", "x"], "drift x: is not known", id="no drift's id"),
         pytest.param(
             ["join-token", "zz"], "commit a Cluster file for it first (clusters/zz.yaml)", id="unknown joiner"
         ),
@@ -245,7 +388,11 @@ def test_a_hub_that_is_not_there_is_named_with_what_to_do() -> None:
     assert "--hub or FLOTILLA_HUB" in result.stderr
 
 
-@pytest.mark.parametrize("command", [*offline.commands, *online.commands], ids=lambda command: str(command.name))
+@pytest.mark.parametrize(
+    "command",
+    [*offline.commands, *online.commands, *commanding.commands, *directing.commands],
+    ids=lambda command: str(command.name),
+)
 def test_every_command_explains_itself_with_an_example(command: click.Command) -> None:
     result = CliRunner().invoke(main, [str(command.name), "--help"])
     assert result.exit_code == 0

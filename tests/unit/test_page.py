@@ -290,6 +290,7 @@ def a_row(name: str, health: str, *, connection: str = "connected", problems: tu
         "applied": {"seq": 1, "commit": "a"},
         "bundles": 1,
         "drift_total": 0,
+        "paused": None,
         "problems": list(problems),
     }
 

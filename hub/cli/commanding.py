@@ -1,0 +1,115 @@
+"""`flotilla` commands to the hub itself: join tokens, a look at the fleet repo, and a word to rollouts and holds.
+
+Each needs the administrator's token, and keeps the reason.
+"""
+
+import os
+import urllib.parse
+from pathlib import Path
+
+import click
+
+from hub.cli.asking import HubApi, hub_options, print_json
+
+
+@click.command("join-token")
+@click.argument("cluster")
+@hub_options
+def join_token(cluster: str, hub: str, token_file: Path | None, output: str) -> None:
+    """Make a join token for a cluster's agent.
+
+    It is used once, within a day, by the agent that shall run there.
+
+    \b
+    Examples:
+      flotilla join-token eu-1 --token-file hub-data/admin.token
+      flotilla join-token eu-1 > eu-1.token && flotilla-agent --hub URL --join-token-file eu-1.token
+    """
+    made = HubApi(hub, token_file).post("join-tokens", {"cluster": cluster})
+    if not print_json(made, output):
+        click.echo(made["token"])
+
+
+def _verb(verb: str, help_: str) -> click.Command:
+    @click.command(verb, help=f"{help_}\n\n\b\nExample:\n  flotilla {verb} shop-7 --reason 'ticket 42'")
+    @click.argument("rollout")
+    @click.option("--reason", required=True, help="Why; kept with the command.")
+    @hub_options
+    def command(rollout: str, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+        body: dict[str, object] = {"reason": reason, "actor": os.environ.get("USER", "")}
+        made = HubApi(hub, token_file).post(f"rollouts/{urllib.parse.quote(rollout)}/{verb}", body)
+        if not print_json(made, output):
+            click.echo(f"{made['id']} is {made['phase']}")
+
+    return command
+
+
+@click.command()
+@click.argument("rollout")
+@click.argument("cluster")
+@click.option("--reason", required=True, help="Why; kept with the command.")
+@hub_options
+def skip(rollout: str, cluster: str, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+    """Let a rollout go on without one of its clusters.
+
+    The cluster drops out of its counts; when the rollout is over, one of its own brings the change there.
+
+    \b
+    Example:
+      flotilla skip shop-7 eu-3 --reason 'suspended by its owner until Monday'
+    """
+    body: dict[str, object] = {"reason": reason, "actor": os.environ.get("USER", ""), "cluster": cluster}
+    made = HubApi(hub, token_file).post(f"rollouts/{urllib.parse.quote(rollout)}/skip", body)
+    if not print_json(made, output):
+        click.echo(f"{made['id']} is {made['phase']}, without {cluster}")
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--reason", required=True, help="Why; kept with the command.")
+@hub_options
+def release(bundle: str, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+    """Let a bundle on hold go on with the fleet repo.
+
+    \b
+    Example:
+      flotilla release shop --reason 'the registry is back'
+    """
+    body: dict[str, object] = {"reason": reason, "actor": os.environ.get("USER", "")}
+    made = HubApi(hub, token_file).post(f"bundles/{urllib.parse.quote(bundle)}/release", body)
+    if not print_json(made, output):
+        click.echo(f"{bundle} is no longer on hold")
+
+
+@click.command()
+@click.option("--accept-rewrite", is_flag=True, help="Take a history that does not go on from the last commit taken.")
+@click.option("--reason", default="", help="Why; needed for --accept-rewrite, and kept.")
+@hub_options
+def sync(accept_rewrite: bool, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+    """Make the hub look at the fleet repo now.
+
+    What did not render is tried again, without a new commit too.
+
+    \b
+    Examples:
+      flotilla sync
+      flotilla sync --accept-rewrite --reason 'a secret was removed from the history'
+    """
+    if accept_rewrite and not reason:
+        raise click.UsageError("--accept-rewrite needs a --reason: it is kept")
+    body: dict[str, object] = {"accept_rewrite": accept_rewrite, "reason": reason, "actor": os.environ.get("USER", "")}
+    made = HubApi(hub, token_file).post("sync", body)
+    if not print_json(made, output):
+        click.echo(f"looking at {made['upstream']['url']}")
+
+
+commands: tuple[click.Command, ...] = (
+    join_token,
+    sync,
+    _verb("pause", "Stop a rollout where it is; clusters keep what they run."),
+    _verb("resume", "Let a paused rollout go on."),
+    _verb("abort", "End a rollout where it is, without a rollback."),
+    _verb("rollback", "Bring every cluster of a rollout back to what it ran before."),
+    skip,
+    release,
+)
