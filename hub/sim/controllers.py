@@ -145,9 +145,22 @@ class Controllers:
         if self._collect(item, obj):
             return None
         if obj["metadata"].get("deletionTimestamp"):
+            self._unprotect(item, obj)
             return None
         reconciler = self._reconcilers.get(table)
         return reconciler(item, obj) if reconciler else None
+
+    def _unprotect(self, item: Item, obj: Json) -> None:
+        """Let a volume or claim go that is being deleted, once no Pod uses it."""
+        (table, (namespace, name)), metadata = item, obj["metadata"]
+        finalizers = metadata.get("finalizers") or ()
+        if PROTECTION.get(table) not in finalizers:
+            return
+        pods = self.api.store.items(("", "pods"), namespace) if namespace else ()
+        volumes = (volume for _, pod in pods for volume in pod.read()["spec"].get("volumes") or ())
+        if all((volume.get("persistentVolumeClaim") or {}).get("claimName") != name for volume in volumes):
+            left = [one for one in finalizers if one != PROTECTION[table]]
+            self._put(item, {**obj, "metadata": {**metadata, "finalizers": left}})
 
     # --- owners -------------------------------------------------------------------------------------------------------
 
@@ -401,8 +414,14 @@ class Controllers:
         return None
 
 
+PROTECTION: Final[Mapping[Table, str]] = {
+    ("", "persistentvolumeclaims"): "kubernetes.io/pvc-protection",
+    ("", "persistentvolumes"): "kubernetes.io/pv-protection",
+}
+"""The finalizer of a kind that a controller takes off when nothing is in the way."""
+
 BELONGS: Final[Mapping[Table, tuple[Table, ...]]] = {
-    ("", "pods"): (("", "services"),),
+    ("", "pods"): (("", "services"), ("", "persistentvolumeclaims")),
     ("", "endpoints"): (("", "services"),),
 }
 """Which kinds of the same namespace look at a kind."""
