@@ -7,6 +7,7 @@
     harmless, or of a write of ours                             new baseline, new health
     not harmless (`drift.suspicion`), or it was gone            new health; a suspicion
     DELETED                                                     a suspicion; not wanted: its prune is looked at
+    … of what could not be applied                              it is applied again, at once
     DELETED, after it had run to its end (`ENDED`)              it is finished, nothing is missing (a Job's TTL, a hook)
     … a Job that failed and has no TTL                          a suspicion: a person wants it tried again
     SYNCED, and an ordinary Job with a TTL did not come         it is finished: it ended unseen
@@ -112,6 +113,9 @@ class Observer:
                 else:
                     self._suspect(key, event)
                 self._inventory.put(entry)
+            elif not entry.finished:
+                # The pass could not apply it, maybe because of the very object that is gone now.
+                self._unwanted_gone(key)
             return
         if entry.baseline is None:
             if entry.blob and self._wanted(key):

@@ -137,6 +137,14 @@ def test_a_deletion_of_what_git_does_not_want_is_looked_at_by_its_prune(world: W
     assert not world.suspects
 
 
+def test_what_could_not_be_applied_is_applied_again_once_it_is_gone(world: World) -> None:
+    entry = world.have(KEY, live(5))
+    entry.baseline = None
+    world.see("DELETED", live(6))
+    assert world.gone == [KEY]
+    assert not world.suspects
+
+
 def test_drift_of_what_is_to_be_pruned_is_no_suspicion(world: World) -> None:
     world.have(KEY, live(5))
     world.wanted.discard(KEY)
