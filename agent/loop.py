@@ -124,6 +124,7 @@ class Loop:
             changed=self._wake,
             clock=anyio.current_time,
             policy=self._policy,
+            expires=lambda key: key in self._traits and self._traits[key].expires,
         )
         self._kinds = KindWatches(
             self._api,
@@ -271,6 +272,7 @@ class Loop:
         """The traits of every object, those of unchanged files as they were, and the order. In a worker thread: with
         thousands of objects it takes longer than the event loop may stand still."""
         traits = {}
+        one_of: dict[Traits, Traits] = {}
         for name, bundle in desired.bundles.items():
             before = self._desired.bundles.get(name)
             known = self._bundle_traits.get(name, {})
@@ -278,10 +280,10 @@ class Loop:
                 traits[name] = known
                 continue
             old = before.objects if before is not None else {}
-            traits[name] = {
-                key: known[key] if old.get(key) == blob else self._read_one(key, blob)
-                for key, blob in bundle.objects.items()
-            }
+            traits[name] = {}
+            for key, blob in bundle.objects.items():
+                found = known[key] if old.get(key) == blob else self._read_one(key, blob)
+                traits[name][key] = one_of.setdefault(found, found)  # most objects have the same few
         return traits, ordering.order(traits)
 
     def _read_one(self, key: ObjectKey, blob: Oid) -> Traits:
