@@ -25,6 +25,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from sys import intern
 from typing import Any, Final, Self
 
 import anyio
@@ -206,7 +207,7 @@ class Inventory:
                 self._applied[name] = Applied(commit=Oid(commit), subtree=Oid(subtree))
             for _, commit, seq in self._db.execute("SELECT * FROM slice"):
                 self.commit, self.seq = Oid(commit), seq
-        except (sqlite3.Error, OSError, msgspec.DecodeError, ValueError) as error:
+        except (sqlite3.Error, OSError, msgspec.DecodeError, ValueError, TypeError) as error:
             self.close()
             self._entries, self._applied, self.commit, self.seq = {}, {}, Oid(""), 0
             self.problem = (
@@ -260,13 +261,14 @@ _decode_baseline = msgspec.msgpack.Decoder(type=_BaselineRow).decode
 
 def _entries(rows: Iterable[Any]) -> Iterator[tuple[ObjectKey, Entry]]:
     for group, kind, namespace, name, bundle, api_version, blob, unsettled, finished, known in rows:
-        key = ObjectKey(group=group, kind=kind, namespace=namespace, name=name)
+        # Thousands of rows have these few words: interned, each is in memory once.
+        key = ObjectKey(intern(group), intern(kind), intern(namespace), name)
         yield (
             key,
             Entry(
                 key=key,
-                bundle=bundle,
-                api_version=api_version,
+                bundle=intern(bundle),
+                api_version=intern(api_version),
                 blob=blob,
                 unsettled=bool(unsettled),
                 finished=bool(finished),

@@ -6,6 +6,7 @@ Assumes that objects were validated (`apiVersion`, `kind`, `metadata.name` are s
 
 import hashlib
 from collections.abc import Mapping
+from sys import intern
 from typing import Any, NamedTuple, Self
 
 import orjson
@@ -52,7 +53,8 @@ class ObjectKey(NamedTuple):
         if not kind:
             raise ProtocolError(f"slice path {path[:200]!r}", "names no kind")
         namespace = "" if parts[0] == CLUSTER_SCOPE else parts[0]
-        return cls(group=group, kind=kind, namespace=namespace, name=parts[2].removesuffix(".json"))
+        # Thousands of keys have these few words: interned, each is in memory once.
+        return cls(intern(group), intern(kind), intern(namespace), parts[2].removesuffix(".json"))
 
 
 def group_of(api_version: str) -> str:
