@@ -11,6 +11,8 @@ from tests.kube import Kube
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real", action="store_true", help="run against the real kube-apiserver ('make e2e')")
+    parser.addoption("--fuzz-edits", type=int, default=0, help="how many random edits the fuzz tests make")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="which random edits they make")
 
 
 def pytest_configure(config: pytest.Config) -> None:
