@@ -193,9 +193,10 @@ class _Case:
             try:
                 created, after = await self._apply(before, pinned=pinned and not taken)
             except Invalid:
-                if not await self._take(await self._now(), wide=True):
+                now = await self._now()
+                taken = taken or await self._take(now, wide=True)
+                if not taken and await self._rewrite(now, lambda seen: steal.disown(seen, self.wanted)) is None:
                     raise
-                taken = True
                 created, after = await self._apply(before)
         except Permanent as error:
             if pinned and isinstance(error, Conflict):
@@ -213,7 +214,10 @@ class _Case:
             after = await self._sole_owner(after)
         stands = False
         if self.policy.additions == "revert":
-            after, more, stands = await self._remove_additions(before, after)
+            try:
+                after, more, stands = await self._remove_additions(before, after)
+            except Transient:
+                more, stands = {}, True
             found |= more
         elif self.policy.additions == "report":
             found |= self._additions(before, after, action="reported")

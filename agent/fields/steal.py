@@ -134,6 +134,28 @@ def give_back(obj: Mapping[str, Any], before: Mapping[str, Any]) -> JsonPatch:
     return _replace(obj, [*([own] if own else []), *left.values()])
 
 
+def disown(obj: Mapping[str, Any], desired: Mapping[str, Any]) -> JsonPatch | None:
+    """Pure: a JSON patch after which we own no more than we want; None when that is so.
+
+    For what was stolen to be removed, could not be, and was not given back, because we were killed in between.
+    """
+    own = ownership.own_entry(obj)
+    ours = ownership.owned(own)
+    kept = frozenset(path for path in ours if _is_in(desired, path))
+    if own is None or kept == ours:
+        return None
+    others = [entry for entry in ownership.entries(obj) if not ownership.is_own(entry)]
+    return _replace(obj, [_with(own, kept), *others])
+
+
+def _is_in(node: Any, path: FieldPath) -> bool:
+    for element in path:
+        node = child(node, element)
+        if node is ABSENT:
+            return False
+    return True
+
+
 def _writer(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     """What makes an entry of `managedFields` one of its own."""
     return tuple(entry.get(name) for name in ("manager", "operation", "apiVersion", "subresource"))

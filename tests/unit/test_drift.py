@@ -446,3 +446,14 @@ def test_additions_become_ours_to_be_removed_and_can_be_given_back() -> None:
         entry["manager"] + entry["apiVersion"]: entry["fieldsV1"] for entry in live["metadata"]["managedFields"]
     }
     assert steal.steal_additions(live, kept=lambda path: True) is None
+
+
+def test_what_is_ours_in_name_only_can_be_disowned() -> None:
+    live = obj(OURS % "{f:spec: {f:replicas: {}, f:paused: {}}}", STATUS, version=7)
+    patch = steal.disown(live, {"spec": {"replicas": 1}})
+    assert patch is not None
+    assert [entry["fieldsV1"] for entry in patch[1]["value"]] == [
+        {"f:spec": {"f:replicas": {}}},
+        {"f:status": {"f:replicas": {}}},
+    ]
+    assert steal.disown(live, {"spec": {"replicas": 1, "paused": False}}) is None

@@ -1,6 +1,6 @@
 """The confirmation step when things go wrong: what is asked, what is told, and what is left for the next try."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -17,6 +17,7 @@ from proto.errors import Refused, Transient
 from proto.messages import DriftReport
 from proto.objects import ObjectKey
 from proto.slices import DriftPolicy, with_membership
+from tests.fakes import FakeCluster
 
 MAPS = Resource(group="", version="v1", kind="ConfigMap", plural="configmaps", namespaced=True)
 KEY = ObjectKey(group="", kind="ConfigMap", namespace="shop", name="settings")
@@ -44,10 +45,11 @@ EDITED = live(2, {}, ("kubectl-edit", OWN))
 MENDED = live(3, OWN, time="3")
 
 
-class Api:
+class Api(FakeCluster):
     """Answers each verb from its own list; an exception is raised. `calls` tells what was asked."""
 
     def __init__(self, **answers: Sequence[Any]) -> None:
+        super().__init__()
         self.answers = {verb: list(given) for verb, given in answers.items()}
         self.calls: list[str] = []
         self.sent: list[tuple[dict[str, Any], bool]] = []
@@ -59,9 +61,6 @@ class Api:
         if isinstance(answer, Exception):
             raise answer
         return answer
-
-    def acting_as(self, account: str) -> "Api":
-        raise AssertionError("the caller decides who asks")
 
     async def resource(self, api_version: str, kind: str) -> Resource:
         return MAPS
@@ -91,14 +90,6 @@ class Api:
     ) -> dict[str, Any]:
         found: dict[str, Any] = self._next("json_patch")
         return found
-
-    async def delete(self, resource: Resource, key: ObjectKey, *, uid: str, resource_version: str = "") -> None:
-        raise AssertionError("a revert never deletes")
-
-    def watch(
-        self, resource: Resource, *, selector: str, metadata_only: bool, namespace: str = "", name: str = ""
-    ) -> AsyncIterator[WatchEvent]:
-        raise AssertionError("a revert never watches")
 
 
 async def confirm(
@@ -256,6 +247,73 @@ async def test_drift_that_is_told_again_has_the_same_id_and_drift_that_came_back
     assert one is not None
     assert two is not None
     assert one.id != two.id
+
+
+# --- additions ----------------------------------------------------------------------------------------------------
+
+BESIDE = live(2, OWN, ("kubectl-edit", {"f:data": {"f:more": {}}}))
+STOLEN = live(3, {"f:data": {"f:mode": {}, "f:more": {}}})
+REMOVE = DriftPolicy(additions="revert")
+
+
+async def test_an_addition_is_stolen_and_applied_away() -> None:
+    api = Api(get=[BESIDE], apply=[BESIDE, live(4, OWN, time="3")], json_patch=[STOLEN])
+    confirmed = await confirm_all(api, BESIDE, policy=REMOVE)
+    assert api.calls[-3:] == ["apply", "json_patch", "apply"]
+    assert [(told.what, told.action, told.fields) for told in confirmed.reports] == [
+        ("added", "reverted", (".data.more",))
+    ]
+    assert not confirmed.stands
+
+
+async def test_an_addition_that_cannot_be_removed_is_given_back() -> None:
+    refused = Invalid("ConfigMap/shop/settings apply failed (Invalid)", "immutable")
+    api = Api(get=[BESIDE, STOLEN], apply=[BESIDE, refused], json_patch=[STOLEN, live(4, OWN)])
+    confirmed = await confirm_all(api, BESIDE, policy=REMOVE)
+    assert api.calls[-4:] == ["json_patch", "apply", "get", "json_patch"]
+    assert [(told.what, told.action, told.error) for told in confirmed.reports] == [("added", "failed", str(refused))]
+    assert confirmed.stands
+
+
+async def test_what_a_killed_agent_stole_and_cannot_remove_stops_no_revert() -> None:
+    seen = live(3, {"f:data": {"f:more": {}}}, ("kubectl-edit", OWN))
+    refused = Invalid("ConfigMap/shop/settings apply failed (Invalid)", "immutable")
+    api = Api(
+        get=[seen, seen], apply=[refused, live(5, OWN, time="5")], json_patch=[live(4, {}, ("kubectl-edit", OWN))]
+    )
+    confirmed = await confirm_all(api, seen, policy=DriftPolicy(additions="tolerate"))
+    assert [told.action for told in confirmed.reports] == ["reverted"]
+
+
+async def test_an_api_server_that_goes_away_before_an_addition_is_removed_takes_no_report_along() -> None:
+    api = Api(
+        get=[EDITED],
+        apply=[live(3, OWN, ("kubectl-edit", {"f:data": {"f:more": {}}}), time="3")],
+        json_patch=[Transient("x", "down")],
+    )
+    confirmed = await confirm_all(api, EDITED, policy=REMOVE)
+    assert [(told.what, told.action) for told in confirmed.reports] == [("changed", "reverted")]
+    assert confirmed.stands
+
+
+# --- who says what ------------------------------------------------------------------------------------------------
+
+
+async def test_drift_that_may_not_be_undone_is_told_with_the_reason() -> None:
+    api = Api(dry_run=[live(2, OWN, time="3")])
+    confirmed = await confirm_all(api, EDITED, mode="report", stays_as="paused", why="until noon")
+    (told,) = confirmed.reports
+    assert (told.action, told.error) == ("paused", "until noon")
+    assert confirmed.stands
+
+
+async def test_another_object_in_its_place_that_ours_cannot_be_made_of_is_left_to_the_pass() -> None:
+    other = live(9, {}, ("kubectl-create", OWN), uid="other")
+    refused = Invalid("ConfigMap/shop/settings apply failed (Invalid)", "immutable")
+    api = Api(get=[other, other], apply=[refused])
+    confirmed = await confirm_all(api, other)
+    assert confirmed.baseline is None
+    assert [(told.what, told.action) for told in confirmed.reports] == [("deleted", "failed")]
 
 
 # --- Flight -------------------------------------------------------------------------------------------------------
