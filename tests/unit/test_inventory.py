@@ -159,13 +159,14 @@ async def test_a_file_of_another_format_is_put_aside(path: Path) -> None:
         assert not found.entries
 
 
-async def test_a_row_that_makes_no_sense_gives_no_half_inventory(path: Path) -> None:
+@pytest.mark.parametrize("damage", ["baseline = x'c1'", "api_version = x'ff'"])
+async def test_a_row_that_makes_no_sense_gives_no_half_inventory(path: Path, damage: str) -> None:
     with Inventory(path) as inventory:
         inventory.put(web())
         inventory.put(shop())
         assert await inventory.save()
     db = sqlite3.connect(path)
-    db.execute("UPDATE object SET baseline = x'c1' WHERE name = 'web'")
+    db.execute(f"UPDATE object SET {damage} WHERE name = 'web'")
     db.commit()
     db.close()
     with Inventory(path) as found:
