@@ -123,7 +123,7 @@ class Api:
                 "bundles": len(desired.fleet.bundles) if desired else 0,
                 "rollouts": [status.rollout(state) for state in self._under_way()],
                 "holds": sorted(loop.holds),
-                "directives": status.directives(loop.directives.values()),
+                "directives": status.directives(loop.directives.values(), loop.live.clusters),
                 "findings": [status.finding(item) for item in desired.findings] if desired else [],
                 "problems": [text for text in (self._upstream.problem, loop.problem) if text],
             }
@@ -142,7 +142,7 @@ class Api:
             "rollouts": [snapshot.rollout(state) for state in under_way[: snapshot.MAX_ROLLOUTS]],
             "rollouts_total": len(under_way),
             "holds": snapshot.holds(loop.holds),
-            "directives": snapshot.directives(status.directives(loop.directives.values())),
+            "directives": snapshot.directives(status.directives(loop.directives.values(), loop.live.clusters)),
             "findings": snapshot.findings([status.finding(item) for item in desired.findings] if desired else []),
             "problems": snapshot.problems(upstream=self._upstream.problem, loop=loop.problem),
             **self._over(),

@@ -167,20 +167,35 @@ def word(member: Member) -> str:
     return "suspended" if member.suspended else member.phase
 
 
-def directives(rows: Iterable[DirectiveRow]) -> list[Json]:
-    """Pure: what is suspended and paused, by cluster. Asking for a pass is over when it was asked."""
-    return [
-        {
+def directives(rows: Iterable[DirectiveRow], live: Mapping[ClusterName, LiveCluster]) -> list[Json]:
+    """Pure: what is suspended and paused, by cluster; `here`, or in the cluster itself, as its agent says. Asking for a
+    pass is over when it was asked."""
+    made = {
+        (row.cluster, row.bundle): {
             "kind": row.kind,
             "cluster": row.cluster,
             "bundle": row.bundle,
             "why": row.why,
             "since": rfc3339(row.time_s),
             "until": rfc3339(row.value) if row.kind is DirectiveKind.PAUSE else "",
+            "here": True,
         }
-        for row in sorted(rows, key=lambda row: (row.cluster, row.bundle))
+        for row in rows
         if row.kind is not DirectiveKind.SYNC
-    ]
+    }
+    for cluster, said in live.items():
+        for bundle, report in said.bundles.items():
+            if report.suspended and (cluster, bundle) not in made:
+                made[cluster, bundle] = {
+                    "kind": DirectiveKind.SUSPEND,
+                    "cluster": cluster,
+                    "bundle": bundle,
+                    "why": report.suspended,
+                    "since": "",
+                    "until": "",
+                    "here": False,
+                }
+    return [row for _, row in sorted(made.items())]
 
 
 def count(words: Iterable[str]) -> dict[str, int]:

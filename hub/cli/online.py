@@ -49,7 +49,8 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
         what = f"{item['bundle']} on {item['cluster']}" if item["kind"] == "suspend" else item["cluster"]
         until = f" until {item['until']}" if item["until"] else ""
         word = "suspended" if item["kind"] == "suspend" else "paused"
-        console.print(f"[bold yellow]{word:<12}[/]{escape(what)}{until} ({escape(item['why'])})")
+        there = "" if item["here"] else ", in the cluster"
+        console.print(f"[bold yellow]{word:<12}[/]{escape(what)}{until} ({escape(item['why'])}{there})")
     for text in fleet["problems"]:
         console.print(f"[bold red]problem[/]     {escape(text)}")
     for item in fleet["findings"]:

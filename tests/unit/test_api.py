@@ -1,5 +1,6 @@
 """The hub's HTTP API over a real listener: what is, commands with a token, errors that name the remedy."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -152,6 +153,63 @@ async def test_a_command_without_the_token_changes_nothing(client: Client, token
     assert status == 401
     assert "admin.token" in said["remedy"]
     assert (await client.get(f"/api/v1/rollouts/{rollout}"))[1]["phase"] == "running"
+
+
+POSTS = {
+    "join-tokens",
+    "sync",
+    "rollouts/shop-1/pause",
+    "rollouts/shop-1/skip",
+    "bundles/shop/release",
+    "bundles/shop/suspend",
+    "bundles/shop/resume",
+    "bundles/shop/sync",
+    "clusters/eu-1/pause",
+    "clusters/eu-1/resume",
+    "clusters/eu-1/sync",
+    "drift/1/values",
+}
+
+
+async def test_every_command_needs_the_token(client: Client) -> None:
+    for path in sorted(POSTS):
+        status, body = await client.post(f"/api/v1/{path}", {"reason": "x", "for_s": 60}, token="guess")
+        assert (path, status, body["error"]) == (path, 401, "command: needs the administrator's token")
+    _, fleet = await client.get("/api/v1/fleet")
+    assert fleet["directives"] == []
+
+
+async def test_every_path_that_takes_a_post_is_in_that_list(tmp_path: Path) -> None:
+    hub = Hub(fleet=str(fleet_repo(tmp_path / "fleet")), branch="main", data=tmp_path / "hub", poll_s=9, heartbeat_s=1)
+    routes = [route for route in hub.application().router.routes() if route.method == "POST" and route.resource]
+    paths = {str(route.resource.canonical).removeprefix("/api/v1/") for route in routes if route.resource}
+    given = {re.sub(r"shop-1/.*", "{id}/{verb}", path) for path in POSTS}
+    given = {path.replace("shop", "{name}").replace("eu-1", "{name}").replace("/1/", "/{id}/") for path in given}
+    assert {path for path in paths if not path.startswith("/git/")} == given
+    hub.loop.close()
+    hub._opened.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        pytest.param({"for_s": "x"}, "the end of the pause: is not a time", id="no number"),
+        pytest.param({"for_s": 1e300}, "is not within the next 30 days", id="a number that is no time"),
+        pytest.param({"until": [1]}, "is not a time", id="no text"),
+        pytest.param({}, "is not within the next 30 days", id="nothing"),
+        pytest.param({"until": "9999-12-31T23:59:59-23:59"}, "the end of the pause", id="the end of time"),
+    ],
+)
+async def test_a_pause_without_a_sane_end_is_refused(client: Client, body: dict[str, Any], error: str) -> None:
+    status, said = await client.post("/api/v1/clusters/eu-1/pause", {"reason": "x", **body})
+    assert status == 400
+    assert error in said["error"]
+
+
+@pytest.mark.parametrize("body", [{"clusters": "eu-1"}, {"clusters": {"a": 1}}, {"labels": ["a"]}])
+async def test_clusters_are_a_list_and_labels_a_mapping(client: Client, body: dict[str, Any]) -> None:
+    status, said = await client.post("/api/v1/bundles/shop/suspend", {"reason": "x", **body})
+    assert (status, said["error"]) == (400, "clusters and labels: are a list of names and a mapping")
 
 
 async def test_a_command_needs_a_reason_and_keeps_it(client: Client) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from hub import directives
 from hub.agents.live import LiveCluster
 from hub.api import status
 from hub.desired import Desired
@@ -130,3 +131,27 @@ def test_bundles_say_where_they_run_and_what_keeps_them() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, ""), (1.5, "1970-01-01T00:00:01.500Z")])
 def test_times_are_rfc_3339(seconds: float, text: str) -> None:
     assert status.rfc3339(seconds) == text
+
+
+def test_what_is_suspended_here_and_in_clusters_is_one_list_and_a_sync_is_none() -> None:
+    made = [
+        *directives.suspend("shop", [EU], why="ann: a migration", now=900.0),
+        directives.pause(EU, until_s=2000.0, why="bob: new nodes", now=900.0),
+        *directives.sync({}, "*", [EU], why="", now=900.0),
+    ]
+    word = BundleReport(subtree="a" * 40, health=Health.CURRENT, converged=True, suspended="annotation of eve")
+    found = status.directives(made, {EU: live(shop=word, notes=word)})
+    assert [(row["kind"], row["bundle"], row["why"], row["here"]) for row in found] == [
+        ("pause", "", "bob: new nodes", True),
+        ("suspend", "notes", "annotation of eve", False),
+        ("suspend", "shop", "ann: a migration", True),
+    ]
+    assert [row["until"] for row in found] == ["1970-01-01T00:33:20.000Z", "", ""]
+
+
+def test_a_cluster_and_a_bundle_say_what_is_suspended_and_paused_there() -> None:
+    pause = directives.pause(EU, until_s=2000.0, why="bob: new nodes", now=900.0)
+    one = status.cluster(EU, desired=None, row=row(), live=live(), pause=pause, now=NOW, heartbeat_s=10.0)
+    assert one["paused"] == {"until": "1970-01-01T00:33:20.000Z", "why": "bob: new nodes"}
+    [bundle] = status.cluster_bundles(row(), live(shop=said()), suspended={SHOP: "ann: a migration"})
+    assert bundle["suspended"] == "ann: a migration"
