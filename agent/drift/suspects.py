@@ -19,7 +19,7 @@ Next: `guard` confirms.
 import heapq
 import itertools
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -44,6 +44,8 @@ PATIENCE: Final = 5
 MINUTE_S: Final = 60.0
 LONGEST_S: Final = 60.0
 FORGET_S: Final = 300.0
+CROWD: Final = 256
+"""Of what waits, only so many whole objects are kept; of more only the metadata."""
 FIELDS: Final = 20
 """Of one drift that are counted in a fight: who changes more of them changes these, too."""
 _ROUNDING: Final = 1e-6
@@ -87,7 +89,8 @@ class Contest:
 
 @dataclass(slots=True)
 class _Fight:
-    times: deque[float] = field(default_factory=lambda: deque(maxlen=PATIENCE + 1))
+    times: tuple[float, ...] = ()
+    """Of the last reverts, one more than there is patience for."""
     reverts: int = 0
     """Since it is contested."""
     since: str = ""
@@ -97,7 +100,8 @@ class _Fight:
 class _Record:
     """What happened to one object lately."""
 
-    looks: deque[float] = field(default_factory=lambda: deque(maxlen=LOOKS))
+    looks: tuple[float, ...] = ()
+    """When it was looked at, the last `LOOKS` times."""
     fights: dict[tuple[str, str], _Fight] = field(default_factory=dict)
     last_at: float = -math.inf
 
@@ -122,6 +126,7 @@ class Suspects:
 
     def add(self, key: ObjectKey, event: WatchEvent, *, observed: str, now: float) -> None:
         """Confirm this."""
+        event = _light(event, crowded=len(self._waiting) >= CROWD)
         known = self._waiting.get(key)
         if known is not None:
             self._waiting[key] = replace(known, event=event)
@@ -153,7 +158,9 @@ class Suspects:
 
     def hold(self, held: Held, *, now: float, wait_s: float) -> None:
         """Keep it until `wait_s` are over (infinite: until it is let go); it replaces what was held of the object."""
-        key = held.suspect.key
+        key, event = held.suspect.key, held.suspect.event
+        if event is not None:
+            held = replace(held, suspect=replace(held.suspect, event=_light(event, crowded=True, held=True)))
         self._held[key] = held
         self._ends.set(key, now + wait_s)
 
@@ -186,7 +193,8 @@ class Suspects:
         elif took_s <= QUICK_S:
             self._rate = min(self._rate + 1.0, FASTEST)
         if not suspect.full_pass:
-            self._record(suspect.key, now).looks.append(now)
+            record = self._record(suspect.key, now)
+            record.looks = (*record.looks, now)[-LOOKS:]
 
     def undone(
         self, key: ObjectKey, *, manager: str, fields: Sequence[str], observed: str, now: float
@@ -198,7 +206,7 @@ class Suspects:
             fight = fights.setdefault((manager, name), _Fight())
             if fight.times and now - fight.times[-1] >= FORGET_S:
                 fight = fights[manager, name] = _Fight()
-            fight.times.append(now)
+            fight.times = (*fight.times, now)[-PATIENCE - 1 :]
             often = len(fight.times) > PATIENCE and now - fight.times[0] <= MINUTE_S
             if often or fight.since:
                 fight.since = fight.since or observed
@@ -269,6 +277,17 @@ class Suspects:
     def _until(self, tokens: float, now: float) -> float:
         """Seconds until there are so many tokens."""
         return max(tokens - self._budget(now), 0.0) / self._rate
+
+
+def _light(event: WatchEvent, *, crowded: bool, held: bool = False) -> WatchEvent:
+    """An event with no more of its object than will be looked at: memory is bounded by the number of objects, not by
+    their size."""
+    metadata = event.object["metadata"]
+    if held or event.kind == "DELETED":
+        return replace(
+            event, object={"metadata": {name: metadata[name] for name in metadata if name != "managedFields"}}
+        )
+    return replace(event, object={"metadata": metadata}) if crowded else event
 
 
 class _Timers:

@@ -5,6 +5,7 @@ import pytest
 from agent.drift.suspects import (
     BURST,
     BUSY_S,
+    CROWD,
     FASTEST,
     FORGET_S,
     LONGEST_S,
@@ -164,6 +165,26 @@ def test_what_could_not_be_confirmed_comes_again_unless_something_newer_did() ->
     assert take(suspects, 6.0).event == event("2")
 
 
+def test_of_what_waits_only_some_objects_are_kept_whole() -> None:
+    suspects = Suspects()
+    whole = {"metadata": {"uid": "u", "managedFields": [{"manager": "x"}]}, "spec": {"large": "x" * 1000}}
+    for number in range(CROWD + 1):
+        suspects.add(
+            key(f"c{number}"),
+            WatchEvent(kind="MODIFIED", resource=RESOURCE, object=whole),
+            observed="",
+            now=float(number),
+        )
+    gone = WatchEvent(kind="DELETED", resource=RESOURCE, object=whole)
+    suspects.add(key("d"), gone, observed="", now=CROWD + 1.0)
+    found = [take(suspects, CROWD + 100.0 * number) for number in range(1, CROWD + 3)]
+    assert [one.event.object.keys() for one in found if one.event][:CROWD] == [whole.keys()] * CROWD
+    assert [one.event.object for one in found[CROWD:] if one.event] == [
+        {"metadata": whole["metadata"]},
+        {"metadata": {"uid": "u"}},
+    ]
+
+
 # --- held ---------------------------------------------------------------------------------------------------------
 
 
@@ -261,7 +282,7 @@ def test_an_api_server_that_has_no_answer_is_asked_less_and_less() -> None:
     suspects = Suspects()
     for number in range(20):
         add(suspects, f"c{number}", 0.0)
-    waits = []
+    waits: list[float] = []
     for _ in range(10):
         waits.append(suspects.due_in(sum(waits)))
         now = sum(waits)
