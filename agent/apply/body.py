@@ -47,7 +47,7 @@ class Manifest:
         """Pure: whether it says that it may be deleted and created anew."""
         return (
             any(self._notes.get(name) == value for name, value in RECREATE.items())
-            or bool({"Replace=true", "Force=true"} & sync_options(self._notes))
+            or bool({"Replace=true", "Force=true"} & listed(self._notes.get(SYNC_OPTIONS, "")))
             or self.runs_anew
         )
 
@@ -55,7 +55,7 @@ class Manifest:
     def runs_anew(self) -> bool:
         """Pure: whether it is a hook that is deleted before it is applied with other content."""
         policies = self._notes.get("helm.sh/hook-delete-policy", "before-hook-creation")
-        return bool(self._notes.get("helm.sh/hook")) and "before-hook-creation" in _listed(policies)
+        return bool(self._notes.get("helm.sh/hook")) and "before-hook-creation" in listed(policies)
 
     def only_new(self) -> bytes:
         """Pure: what creates the object, and is a conflict when it exists, whatever it is like."""
@@ -80,11 +80,6 @@ def says_little(fields: Sequence[str]) -> bool:
     return bool(fields) and all(field.startswith(_PLACES) for field in fields)
 
 
-def sync_options(annotations: Mapping[str, str]) -> set[str]:
-    """Pure: Argo CD's options of an object."""
-    return _listed(annotations.get(SYNC_OPTIONS, ""))
-
-
 def parsed(data: bytes, key: ObjectKey, *, rules: Sequence[IgnoreRule]) -> Manifest:
     """Pure: the manifest in an object's file. Raises Permanent when it is none."""
     try:
@@ -93,7 +88,8 @@ def parsed(data: bytes, key: ObjectKey, *, rules: Sequence[IgnoreRule]) -> Manif
         raise Permanent(str(key), f"its file in the slice cannot be read: {error}") from error
 
 
-def _listed(text: str) -> set[str]:
+def listed(text: str) -> set[str]:
+    """Pure: the parts of an annotation that is a list with commas."""
     return {part.strip() for part in text.split(",")} - {""}
 
 

@@ -16,20 +16,24 @@ carries does not count: an agent that was killed while the object changed bundle
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
+from agent.apply.body import SYNC_OPTIONS, listed
 from agent.fields import ownership
 from agent.kube.cluster import Conflict, NotFound
 from agent.model import ClusterApi, Entry
 from proto.errors import Transient
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL
 
-OPT_OUTS: Mapping[str, str] = {
+OPT_OUTS: Final[Mapping[str, str]] = {
     "flotilla.dev/prune": "disabled",
     "kustomize.toolkit.fluxcd.io/prune": "disabled",
     "client.lifecycle.config.k8s.io/deletion": "detach",
+    "cli-utils.sigs.k8s.io/on-remove": "keep",
+    "helm.sh/resource-policy": "keep",
+    SYNC_OPTIONS: "Prune=false",
 }
-"""Annotations of an object, and the values that keep it from being deleted."""
+"""Annotations of an object, and the values, alone or in a list with commas, that keep it from being deleted."""
 
 _TRIES = 3
 
@@ -85,7 +89,7 @@ def not_ours(live: Mapping[str, Any]) -> str:
 def opted_out(metadata: Mapping[str, Any]) -> bool:
     """Pure: whether the object itself says that it must not be deleted."""
     annotations = metadata.get("annotations") or {}
-    return any(annotations.get(name) == value for name, value in OPT_OUTS.items())
+    return any(value in listed(annotations.get(name, "")) for name, value in OPT_OUTS.items())
 
 
 def release_patch(live: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from hub.sim import defaults, fit, managers, merge, patch, rules, selectors, sta
 from hub.sim.fieldset import Paths
 from hub.sim.kinds import Kind, Kinds
 from hub.sim.managers import Claims, Writer
+from hub.sim.policies import Policies
 from hub.sim.status import ApiError
 from hub.sim.store import Key, Record, Store
 
@@ -77,6 +78,7 @@ class Api:
         self.kinds = Kinds()
         self.now = now
         self.admission: list[Admission] = []
+        self.policies = Policies(store)
         self.collects_garbage = False
         """Whether somebody finishes what a foreground deletion began."""
         self._allocated = 0
@@ -283,7 +285,12 @@ class Api:
             raise status.managers_conflict(conflicts) from conflicts
         except merge.Malformed as error:
             raise ApiError(500, f"failed to create typed patch object {about}: {error}") from error
-        if old is not None and not self.admission and _same_but_times(old, self._with_entries(merged, entries)):
+        if (
+            old is not None
+            and not self.admission
+            and not self.policies
+            and _same_but_times(old, self._with_entries(merged, entries))
+        ):
             return False, old
         try:
             new = self._typed(kind, merged, old)
@@ -481,8 +488,8 @@ class Api:
         options: Options,
         subresource: str = "",
     ) -> dict[str, Any] | None:
-        for admission in self.admission:
-            review = Review(
+        def review() -> Review:
+            return Review(
                 operation=operation,
                 kind=kind,
                 key=key,
@@ -492,7 +499,11 @@ class Api:
                 user=options.user,
                 dry_run=options.dry_run,
             )
-            new = admission(review) or new
+
+        for admission in self.admission:
+            new = admission(review()) or new
+        if self.policies:
+            self.policies.check(review())
         return new
 
     def _allocate(self, what: str) -> Any:
