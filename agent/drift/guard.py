@@ -125,7 +125,7 @@ class Guard:
             entry = self._inventory.entries.get(key)
             if entry is None:
                 self._suspects.forget(key)
-            elif not held.failed and self._stance(entry, held.suspect, "revert").mode == "revert":
+            elif not held.failed and self._stance(entry, held.suspect.event, "revert").mode == "revert":
                 self._suspects.let_go(key, now=anyio.current_time())
         self._added.set()
 
@@ -178,26 +178,33 @@ class Guard:
                 return True
             if (entry.baseline is None and mode == "revert") or (event is None and mode == "ignore"):
                 return True
-            stance = self._stance(entry, suspect, mode)
             held = self._suspects.held.get(key)
-            if held is not None and event is None and stance.mode != mode:
-                self._suspects.hold(held, now=anyio.current_time(), wait_s=stance.wait_s)
-                return True
+            if event is None and held is not None:
+                stance = self._stance(entry, held.suspect.event, mode)
+                if stance.mode != mode:
+                    self._suspects.hold(held, now=anyio.current_time(), wait_s=stance.wait_s)
+                    return True
+            account = bundle.policy.service_account
+            api = self._api.acting_as(account) if account else self._api
+            if event is None:
+                seen_at = suspect.seen_at if suspect.insist else anyio.current_time()
+                suspect = replace(suspect, event=await revert.look(api, entry), seen_at=seen_at)
+            stance = self._stance(entry, suspect.event, mode)
             if stance.mode == "revert" and not self._may_write():
                 self._again(suspect, AGAIN_S)
                 return True
-            account = bundle.policy.service_account
+            assert suspect.event is not None
             confirmed = await revert.confirm(
-                self._api.acting_as(account) if account else self._api,
+                api,
                 entry,
-                event,
+                suspect.event,
                 desired=desired,
                 policy=bundle.policy.drift,
                 mode=stance.mode,
                 stays_as=stance.stays_as,
                 why=f"{key}: {stance.why}" if stance.why else "",
                 observed=self._timestamp() if event is None else suspect.observed,
-                seen_at=suspect.seen_at if event is not None or suspect.insist else anyio.current_time(),
+                seen_at=suspect.seen_at,
             )
         except FlotillaError as error:
             least_s = error.retry_after_s if isinstance(error, Transient) else FAILED_AGAIN_S
@@ -208,15 +215,14 @@ class Guard:
         self._tell(entry, suspect, confirmed, bundle, began_ns=began_ns)
         return True
 
-    def _stance(self, entry: Entry, suspect: Suspect, mode: drift.Mode) -> Stance:
+    def _stance(self, entry: Entry, event: WatchEvent | None, mode: drift.Mode) -> Stance:
         if mode != "revert":
             return Stance(mode=mode)
         if why := self._refuses(entry.key):
             return Stance(mode="report", why=why)
         if why := self._suspended(entry.bundle):
             return Stance(mode="report", why=f"bundle {entry.bundle} is suspended: {why}")
-        live = suspect.event.object if suspect.event is not None else None
-        until = self._pause_until(entry.key, live)
+        until = self._pause_until(entry.key, event.object if event is not None else None)
         left_s = until - self._wall_ns() / 1e9 if until is not None else 0.0
         if left_s > 0:
             return Stance(mode="report", stays_as="paused", wait_s=min(left_s, LOOK_AT_PAUSE_S))

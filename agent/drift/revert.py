@@ -5,10 +5,10 @@
     report    one dry run of it                                     the same
     ignore    nothing
 
-Beyond that one request: the object is looked at first when there was no event, when it is said to be deleted (it may
-only have lost a label), when paths of it are ignored, and when values may have been changed that the event does not
-show; fields that stand in the place of ours are taken over before the apply, and after a refusal (`steal`).
-`additions: revert` then takes what others added over and applies once more; when that is refused, it is theirs again.
+Beyond that one request: the object is looked at first when it is said to be deleted (it may only have lost a label),
+when paths of it are ignored, and when values may have been changed that the event does not show; fields that stand in
+the place of ours are taken over before the apply, and after a refusal (`steal`). `additions: revert` then takes what
+others added over and applies once more; when that is refused, it is theirs again.
 
 What one repair undid is told as one drift for each writer. Drift that stays is told with the same id each time.
 Assumes that the caller has judged the event with `drift.suspicion`, limits how often this runs, and marks the object as
@@ -26,7 +26,7 @@ import anyio
 import orjson
 
 from agent.drift import drift, values
-from agent.drift.drift import Attribution, Mode, Suspicion
+from agent.drift.drift import Attribution, Mode
 from agent.fields import ignored, ownership, steal
 from agent.fields.ownership import FieldPath, Paths
 from agent.kube.api_status import Conflict, Invalid, NotFound
@@ -53,10 +53,22 @@ class Confirmed:
     stands: bool = False
 
 
+async def look(api: ClusterApi, entry: Entry) -> WatchEvent:
+    """The event that an object as it is now would be; for `confirm`, when none came. Of a Secret its metadata only."""
+    resource = await api.resource(entry.api_version, entry.key.kind)
+    try:
+        live: Mapping[str, Any] = await api.get(resource, entry.key, metadata_only=entry.key.gk == "Secret")
+    except NotFound:
+        known = {"uid": entry.baseline.uid} if entry.baseline is not None else {}
+        gone = {"metadata": {"name": entry.key.name, "namespace": entry.key.namespace, **known}}
+        return WatchEvent(kind="DELETED", resource=resource, object=gone)
+    return WatchEvent(kind="MODIFIED", resource=resource, object=live)
+
+
 async def confirm(
     api: ClusterApi,
     entry: Entry,
-    event: WatchEvent | None,
+    event: WatchEvent,
     *,
     desired: bytes,
     policy: DriftPolicy,
@@ -67,7 +79,7 @@ async def confirm(
     why: str = "",
     controllers: Collection[str] = ownership.CONTROLLERS,
 ) -> Confirmed:
-    """Whether a suspicious event (None: nothing was seen, look) is drift, undone or only told as `mode` says.
+    """Whether a suspicious event is drift, undone or only told as `mode` says.
 
     `desired` is the canonical JSON that was applied last; `mode` that of the object unless given; `observed` the wall
     time (RFC 3339) and `seen_at` the event loop's time at which the event came. Drift that is not undone is told as
@@ -90,12 +102,13 @@ async def confirm(
         controllers=controllers,
         resource=await api.resource(entry.api_version, entry.key.kind),
     )
-    before: Mapping[str, Any] | None = event.object if event is not None else None
-    if before is None or (event is not None and event.kind == "DELETED") or case.is_worth_a_look(before):
-        last, before = before or {}, await case.look()
-        if before is None:
-            return await case.deleted(last)
-        if event is not None and case.is_known(before):
+    before = event.object
+    if event.kind == "DELETED" or case.is_worth_a_look(before):
+        now = await case.look()
+        if now is None:
+            return await case.deleted(before)
+        before = now
+        if case.is_known(before):
             # An event from before our last write: somebody wrote while we undid something else.
             return Confirmed(baseline=entry.baseline)
     if before["metadata"].get("deletionTimestamp"):
@@ -145,12 +158,11 @@ class _Case:
         """Whether the event shows less than is needed: values that may have been changed, or are ignored."""
         if self.mode == "ignore" or self._is_whole(before):
             return False
+        return bool(self.pointers) or self.entry.key.gk != "Secret" or self._is_from_before(before)
+
+    def _is_from_before(self, seen: Mapping[str, Any]) -> bool:
         known = self.entry.baseline
-        if self.pointers or known is None or drift.is_older(before, known):
-            return True
-        # Where nothing but the fields of others moved, and the generation would tell of values, there is no change.
-        changed = drift.suspicion(known, before) is not Suspicion.FIELDS or not known.generation
-        return changed and self.entry.key.gk != "Secret"
+        return known is not None and drift.is_older(seen, known)
 
     def _is_whole(self, obj: Mapping[str, Any]) -> bool:
         """Not its metadata alone, and in the version that is applied: values in others may be written otherwise."""
@@ -359,9 +371,10 @@ class _Case:
 
     def _drift(self, before: Mapping[str, Any], after: Mapping[str, Any], *, action: str) -> "_Found":
         """What a repair undid, or would: one drift for each writer; one for all if the object is another."""
-        changed = drift.changed(before, after)
         if self._is_whole(before):
-            changed = values.really_changed(changed, before, after)
+            changed = values.really_changed(drift.gained(before, after), before, after)
+        else:
+            changed = drift.changed(before, after)
         parts = drift.attribute(before, changed, instead=self._instead(before))
         if not changed and self._is_whole(before):
             # Where ownership tells nothing, only the values do, and not whose they are.

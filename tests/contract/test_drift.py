@@ -164,7 +164,9 @@ class Events:
         return reports[0] if reports else None
 
     async def confirm_all(self, event: WatchEvent | None) -> tuple[DriftReport, ...]:
+        """All that an event (None: a full pass) tells of."""
         rig = self.rig
+        event = event or await revert.look(rig.api, rig.entry)
         rig.flight.begin(rig.entry.key)
         while True:
             # A busy controller may win every race for the object; the loop, too, asks again then.

@@ -50,6 +50,8 @@ class Rig:
     told: list[DriftReport] = field(default_factory=list)
     paused_until: float | None = None
     pauses_asked: int = 0
+    own_pauses: bool = False
+    """Objects that have an annotation `pause` are paused, and nothing else."""
     suspended: str = ""
     refused: str = ""
     wall_s: float = START_S
@@ -159,6 +161,8 @@ class Rig:
 
     def _pause_until(self, key: ObjectKey, live: Mapping[str, Any] | None) -> float | None:
         self.pauses_asked += 1
+        if self.own_pauses:
+            return START_S + 3600 if live and "pause" in (live["metadata"].get("annotations") or {}) else None
         return self.paused_until
 
     @asynccontextmanager
@@ -227,6 +231,20 @@ async def test_a_pause_that_was_made_longer_meanwhile_goes_on_without_a_request(
         assert rig.api.requests == sent
     assert rig.actions() == ["paused"]
     assert rig.data()["mode"] == "test"
+
+
+async def test_an_objects_own_pause_holds_against_a_full_pass(rig: Rig) -> None:
+    rig.own_pauses = True
+    rig.edit({"metadata": {"annotations": {"pause": "x"}}, "data": {"mode": "test"}})
+    async with rig.running():
+        await until(lambda: "paused" in rig.actions())
+        rig.guard.resync([rig.key])
+        asked = rig.pauses_asked
+        await until(lambda: rig.pauses_asked > asked)
+        assert rig.data()["mode"] == "test"
+        rig.edit({"metadata": {"annotations": {"pause": None}}})
+        await until(lambda: "reverted" in rig.actions())
+    assert rig.data()["mode"] == "prod"
 
 
 async def test_an_object_deleted_in_a_pause_is_told_and_made_anew_after_it(rig: Rig) -> None:
