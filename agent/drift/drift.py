@@ -134,15 +134,20 @@ def repaired(before: Mapping[str, Any], after: Mapping[str, Any], *, dry_run: bo
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Paths:
     """Pure: the paths whose values a repair brought back, as far as ownership tells.
 
-    They are what our entry gained. A value that was right already is not among them: it stays with the others that own
-    it, beside us. Where the generation stands still, nothing outside of metadata can have been wrong.
+    They are what our entry gained; where the generation stands still, nothing outside of metadata can have been wrong.
     """
-    gained = ownership.owned(ownership.own_entry(after)) - ownership.owned(ownership.own_entry(before))
-    gained = gained.difference(*(ownership.owned(entry) for entry in ownership.foreign(after)))
+    regained = gained(before, after)
     generation = before["metadata"].get("generation", 0)
     if generation and generation == after["metadata"].get("generation"):
-        return frozenset(path for path in gained if path[0] == "f:metadata")
-    return gained
+        return frozenset(path for path in regained if path[0] == "f:metadata")
+    return regained
+
+
+def gained(before: Mapping[str, Any], after: Mapping[str, Any]) -> Paths:
+    """Pure: the paths that our entry gained, and has alone. A value that was right already is not among them: it stays
+    with the others that own it, beside us."""
+    ours = ownership.owned(ownership.own_entry(after)) - ownership.owned(ownership.own_entry(before))
+    return ours.difference(*(ownership.owned(entry) for entry in ownership.foreign(after)))
 
 
 def is_drift(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ A forced apply brings back what we own, and leaves what others put beside it: a 
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -228,7 +229,8 @@ def child(node: Any, element: str) -> Any:
         return ABSENT
     wanted = orjson.loads(text)
     if kind == "k":
-        return next((item for item in node if _matches(item, wanted)), ABSENT)
+        found = [item for item in node if _matches(item, wanted)]
+        return next((item for item in found if wanted.keys() <= item.keys()), found[0] if found else ABSENT)
     if kind == "v":
         return next((item for item in node if item == wanted), ABSENT)
     return node[wanted] if wanted < len(node) else ABSENT
@@ -243,31 +245,40 @@ def _matches(item: Any, keys: Mapping[str, Any]) -> bool:
     )
 
 
-def _children(node: Any, above: FieldPath, element: str) -> Iterator[tuple[FieldPath, Mapping[str, Any] | None]]:
-    """The parts of a desired list or struct beside `element`: (the path above, and of a list's item its keys)."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a desired list or struct: the field at `path`; with `keys`, the item of the list there that has them.
+    `taken`: the keys of other items there, which one that does not say all its keys cannot have."""
+
+    path: FieldPath
+    keys: Mapping[str, Any] | None = None
+    taken: Sequence[Mapping[str, Any]] = ()
+
+
+def _children(node: Any, above: FieldPath, element: str) -> Iterator[_Part]:
+    """The parts of a desired list or struct beside `element`."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if value is not None:
-                yield (*above, f"f:{key}"), None
+                yield _Part((*above, f"f:{key}"))
     elif isinstance(node, list) and element.startswith("k:"):
         names = orjson.loads(element[2:]).keys()
-        for item in node:
-            if isinstance(item, Mapping) and not names.isdisjoint(item):
-                yield above, {name: item[name] for name in names if name in item}
+        items = [item for item in node if isinstance(item, Mapping) and not names.isdisjoint(item)]
+        all_keys = [{name: item[name] for name in names if name in item} for item in items]
+        for keys in all_keys:
+            yield _Part(above, keys, [other for other in all_keys if other is not keys and len(other) == len(names)])
     elif isinstance(node, list):
         for item in node:
-            yield (*above, f"v:{orjson.dumps(item).decode()}"), None
+            yield _Part((*above, f"v:{orjson.dumps(item).decode()}"))
 
 
-def _is_held(child: tuple[FieldPath, Mapping[str, Any] | None], held: Paths) -> bool:
-    path, keys = child
-    size = len(path)
-    if keys is None:
-        return any(other[:size] == path for other in held)
-    return any(
-        len(other) > size
-        and other[:size] == path
-        and other[size].startswith("k:")
-        and _matches(orjson.loads(other[size][2:]), keys)
-        for other in held
-    )
+def _is_held(part: _Part, held: Paths) -> bool:
+    size = len(part.path)
+    if part.keys is None:
+        return any(other[:size] == part.path for other in held)
+    for other in held:
+        if len(other) > size and other[:size] == part.path and other[size].startswith("k:"):
+            keys = orjson.loads(other[size][2:])
+            if _matches(keys, part.keys) and keys not in part.taken:
+                return True
+    return False
