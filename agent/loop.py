@@ -16,18 +16,17 @@ import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
 import anyio.to_thread
-import orjson
 from anyio.abc import TaskGroup
 
 from agent import status
-from agent.apply import order as ordering
 from agent.apply import plan as planning
-from agent.apply.order import Order, Traits
+from agent.apply.manifests import Manifests
+from agent.apply.milestones import Milestones
 from agent.apply.parents import Parents
 from agent.apply.plan import BundlePlan, Plan
 from agent.apply.reconcile import Reconciler
@@ -35,19 +34,21 @@ from agent.drift.guard import Guard
 from agent.drift.kinds import Checks, KindWatches
 from agent.drift.observe import Observer
 from agent.drift.resync import Resync
-from agent.inventory import Applied, Inventory
+from agent.explainer import Explainer
+from agent.inventory import Inventory
 from agent.kube.cluster import backoff
 from agent.kube.lease import Fence, Lease
 from agent.model import ClusterApi, Desired
+from agent.owner.directives import DirectiveStore
+from agent.owner.owner import Owner
 from agent.stream.receive import Receiver
 from agent.stream.report import Reporter
 from agent.tracing import Tracing
-from proto import telemetry
-from proto.errors import FlotillaError, Transient
+from proto.errors import FlotillaError
 from proto.ids import Oid
-from proto.messages import BundleReport, DriftDetail, DriftQuery, Health, WakeUp
-from proto.objects import ObjectKey, group_of, key_of
-from proto.slices import PARENT_API_VERSION, PARENT_ID_LABEL, PARENT_KIND, BundlePolicy
+from proto.messages import BundleReport, Directives, DriftDetail, DriftQuery, DriftReport, Health, WakeUp
+from proto.objects import ObjectKey, group_of
+from proto.slices import BundlePolicy
 
 COALESCE_S: Final = 0.02
 """Events come in bursts; one plan for all that came in this time costs less than one each."""
@@ -72,7 +73,8 @@ log = logging.getLogger(__name__)
 
 class Loop:
     """`fetch` gets the slice from the hub (True: it moved) and is None without a hub; `timestamp` gives the wall time
-    as RFC 3339, `wall_ns` as Unix nanoseconds; `delays` are backoffs in seconds."""
+    as RFC 3339, `wall_ns` as Unix nanoseconds; `directives` keeps what the hub asks beside the slice; `cluster` is our
+    cluster's name; `delays` are backoffs in seconds."""
 
     def __init__(
         self,
@@ -83,6 +85,8 @@ class Loop:
         receiver: Receiver,
         reporter: Reporter,
         tracing: Tracing,
+        directives: DirectiveStore,
+        cluster: str,
         fetch: Callable[[], Awaitable[bool]] | None,
         timestamp: Callable[[], str],
         wall_ns: Callable[[], int],
@@ -99,37 +103,47 @@ class Loop:
         self._wall_ns = wall_ns
         self._delays = delays
         self._desired = Desired(commit=Oid(""), seq=0, bundles={})
-        self._bundle_traits: dict[str, dict[ObjectKey, Traits]] = {}
-        self._traits: dict[ObjectKey, Traits] = {}
-        self._order = Order()
-        self._wanted: frozenset[ObjectKey] = frozenset()
+        self._manifests = Manifests(receiver.blob)
+        self._milestones = Milestones(inventory, tracing, wall_ns=wall_ns)
         self._locks: dict[ObjectKey, anyio.Lock] = {}
         self._running: set[str] = set()
         self._reports: dict[str, BundleReport] = {}
-        self._complete_ns: dict[str, int] = {}
-        """Bundles that are applied and not Current yet, and since when."""
         self._problems: dict[str, str] = {}
         self._wake_ups: deque[WakeUp] = deque(maxlen=WAKE_UPS)
         self._woken = anyio.Event()
         self._changed = anyio.Event()
         self._finished = anyio.Event()
-        self._parents_known = anyio.Event()
         self._stopping = anyio.Event()
-        self._parents = Parents(self._api)
+        self._parents = Parents(self._api, cluster=cluster)
+        self._owner = Owner(
+            self._api,
+            store=directives,
+            inventory=inventory,
+            asked=self._parents.asked,
+            live=self._parents.live,
+            foreign=self._parents.foreign,
+            wrote=self._parents.note,
+            may_write=lambda: lease.held,
+            changed=self._owner_spoke,
+            problem=self._problem,
+            timestamp=timestamp,
+            instance=lease.holder,
+            delays=delays,
+        )
         self._observer = Observer(
             inventory,
-            wanted=lambda key: key in self._wanted,
+            wanted=lambda key: key in self._manifests.wanted,
             suspect=lambda key, event: self._guard.suspect(key, event),
             unwanted_gone=self._unwanted_gone,
             changed=self._wake,
             clock=anyio.current_time,
             policy=self._policy,
-            expires=lambda key: key in self._traits and self._traits[key].expires,
+            expires=self._manifests.expires,
         )
         self._kinds = KindWatches(
             self._api,
             self._observer,
-            wanted=self._kinds_wanted,
+            wanted=lambda: self._manifests.kinds(inventory.entries),
             checks=self._checks,
             problem=self._problem,
             delays=delays,
@@ -142,6 +156,12 @@ class Loop:
             writing=self._writing,
             applied=self._observer.applied,
             tracing=tracing,
+            noted=self._owner.noted,
+        )
+        self._explainer = Explainer(
+            self._api,
+            troubled=lambda after_s: self._observer.troubled(after_s=after_s) if lease.held else (),
+            told=self._observer.explain,
         )
         self._guard = Guard(
             self._api,
@@ -151,10 +171,13 @@ class Loop:
             writing=self._writing,
             may_write=lambda: lease.held,
             take_health=self._observer.take_health,
-            told=reporter.add_drift,
+            told=self._drifted,
             tracing=tracing,
             timestamp=timestamp,
             wall_ns=wall_ns,
+            refuses=self._owner.refuses,
+            suspended=self._owner.suspended,
+            pause_until=self._owner.pause_until,
         )
 
     # --- from outside ---------------------------------------------------------------------------------------------
@@ -163,6 +186,10 @@ class Loop:
         """The hub says where the slice is."""
         self._wake_ups.append(wake)
         self._woken.set()
+
+    def on_directives(self, directives: Directives) -> None:
+        """What people at the hub ask beside Git."""
+        self._owner.directed(directives)
 
     def on_query(self, query: DriftQuery) -> DriftDetail:
         """Somebody at the hub wants to see the values of a drift."""
@@ -188,9 +215,11 @@ class Loop:
                 if self._receiver.desired().commit:
                     await self._take_up(self._receiver.desired(), since_ns=self._wall_ns())
                 group.start_soon(self._receive, name="receive")
+                group.start_soon(self._owner.run, name="owner")
                 group.start_soon(self._keep_parents, name="parents")
                 group.start_soon(self._kinds.run, name="watches")
                 group.start_soon(self._guard.run, name="guard")
+                group.start_soon(self._explainer.run, name="explainer")
                 group.start_soon(self._look_at_all, name="resync")
                 group.start_soon(self._save, name="save")
                 group.start_soon(self._steer, group, name="steer")
@@ -244,74 +273,39 @@ class Loop:
     async def _take_up(self, desired: Desired, *, since_ns: int) -> None:
         """Make a slice the one that is enforced."""
         before = self._desired
-        self._bundle_traits, self._order = await anyio.to_thread.run_sync(self._look_through, desired)
-        self._traits = {key: own for objects in self._bundle_traits.values() for key, own in objects.items()}
-        self._wanted = frozenset(self._traits)
+        await self._manifests.take_up(desired, before=before)
         self._desired = desired
         for name in self._reports.keys() - desired.bundles.keys() - before.bundles.keys():
             del self._reports[name]
             self._reporter.remove_bundle(name)
+            self._owner.forget(name)
         self._reporter.set_slice(desired.seq, desired.commit)
         self._inventory.slice_taken_up(desired.commit, desired.seq)
-        for name, bundle in desired.bundles.items():
-            if name not in before.bundles or before.bundles[name].subtree != bundle.subtree:
-                self._complete_ns.pop(name, None)
-                self._tracing.mark(
-                    telemetry.SPAN_RECEIVE,
-                    rollout=bundle.rollout,
-                    bundle=name,
-                    since_ns=since_ns,
-                    subtree=bundle.subtree,
-                    seq=desired.seq,
-                )
+        self._milestones.taken_up(desired, before, since_ns=since_ns)
         log.info("slice %d (%s) with %d bundles is taken up", desired.seq, desired.commit, len(desired.bundles))
         self._kinds.look()
         self._wake()
 
-    def _look_through(self, desired: Desired) -> tuple[dict[str, dict[ObjectKey, Traits]], Order]:
-        """The traits of every object, those of unchanged files as they were, and the order. In a worker thread: with
-        thousands of objects it takes longer than the event loop may stand still."""
-        traits = {}
-        one_of: dict[Traits, Traits] = {}
-        for name, bundle in desired.bundles.items():
-            before = self._desired.bundles.get(name)
-            known = self._bundle_traits.get(name, {})
-            if before is not None and before.subtree == bundle.subtree:
-                traits[name] = known
-                continue
-            old = before.objects if before is not None else {}
-            traits[name] = {}
-            for key, blob in bundle.objects.items():
-                found = known[key] if old.get(key) == blob else self._read_one(key, blob)
-                traits[name][key] = one_of.setdefault(found, found)  # most objects have the same few
-        return traits, ordering.order(traits)
-
-    def _read_one(self, key: ObjectKey, blob: Oid) -> Traits:
-        try:
-            manifest = orjson.loads(self._receiver.blob(blob))
-            if key_of(manifest) == key:
-                return ordering.traits(manifest)
-            problem = f"its file holds {key_of(manifest)}"
-        except (FlotillaError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            problem = f"its file in the slice cannot be read: {error}"
-        return Traits(api_version="", problem=problem)
-
     # --- plan and execute -----------------------------------------------------------------------------------------
 
     async def _steer(self, group: TaskGroup) -> None:
-        await self._parents_known.wait()
+        await self._parents.known.wait()
+        await self._owner.wait_known()
         rested = -math.inf
         while True:
             self._changed = anyio.Event()
             began = anyio.current_time()
+            self._begin_syncs()
             wait_ends = self._observer.end_waits(seeing=self._lease.held)
             plan = planning.plan(
                 self._desired,
                 self._inventory.entries,
-                order=self._order,
+                order=self._manifests.order,
                 failures=self._reconciler.failures,
                 parents=self._parents.named,
                 now=anyio.current_time(),
+                limits=self._owner.limits,
+                suspended=self._owner.suspensions,
             )
             self._tell(plan)
             due_at = min(plan.due_at, wait_ends)
@@ -329,16 +323,22 @@ class Loop:
             await anyio.sleep(max(COALESCE_S, rested - anyio.current_time()))
 
     async def _execute(self, plan: BundlePlan) -> None:
-        desired = self._desired
+        desired, limits = self._desired, self._owner.limits
+
+        def superseded() -> bool:
+            stopped = self._stopping.is_set() or not self._lease.held or bool(self._owner.suspended(plan.bundle))
+            return stopped or self._desired is not desired or self._owner.limits != limits
+
         try:
             done = await self._reconciler.run(
                 plan,
                 desired.bundles.get(plan.bundle),
-                traits=self._traits,
-                superseded=lambda: self._desired is not desired or not self._lease.held or self._stopping.is_set(),
+                traits=self._manifests.traits,
+                superseded=superseded,
             )
             if done.counts:
                 log.info("bundle %s: %s", plan.bundle, done)
+                self._owner.passed(plan.bundle, done.counts, desired.bundles.get(plan.bundle))
         finally:
             self._running.discard(plan.bundle)
             self._finished.set()
@@ -363,73 +363,41 @@ class Loop:
             if report != before:
                 self._reports[name] = report
                 self._reporter.set_bundle(name, report)
-            self._note_progress(name, one, report)
+            self._milestones.reported(name, one, report, self._desired)
+            self._owner.tell(name, report, bundle)
         if failures:
             self._reconciler.forget_failures(
-                entries.keys() | self._wanted | {planning.parent_key(name) for name in plan.bundles}
+                entries.keys() | self._manifests.wanted | {planning.parent_key(name) for name in plan.bundles}
             )
 
-    def _note_progress(self, name: str, plan: BundlePlan, report: BundleReport) -> None:
-        """Keep which subtrees were applied completely, and mark when they became healthy."""
-        bundle = self._desired.bundles.get(name)
-        applied = self._inventory.applied.get(name)
-        if bundle is None:
-            if applied is not None and plan.converged:
-                self._inventory.bundle_applied(name, None)
-            return
-        first = plan.complete and (applied is None or applied.subtree != bundle.subtree)
-        current = report.health is Health.CURRENT
-        if first:
-            self._inventory.bundle_applied(name, Applied(commit=self._desired.commit, subtree=bundle.subtree))
-            self._complete_ns[name] = self._wall_ns()
-        if name in self._complete_ns and (current or first):
-            self._tracing.mark(
-                telemetry.SPAN_HEALTHY,
-                rollout=bundle.rollout,
-                bundle=name,
-                since_ns=self._complete_ns[name],
-                subtree=bundle.subtree,
-                result=str(report.health),
-            )
-            if current:
-                del self._complete_ns[name]
-
-    # --- watches --------------------------------------------------------------------------------------------------
+    # --- the cluster's owner ------------------------------------------------------------------------------------------
 
     async def _keep_parents(self) -> None:
-        """Serve and watch AppliedBundles. Where that is refused, the agent goes on without them."""
-        for delay in self._delays():
-            try:
-                await self._lease.wait_held()
-                await self._parents.install(self._delays)
-                resource = await self._api.resource(PARENT_API_VERSION, PARENT_KIND)
-                events = self._api.watch(resource, selector=PARENT_ID_LABEL, metadata_only=True)
-                async with aclosing(events):  # type: ignore[type-var]
-                    async for event in events:
-                        self._parents.seen(event)
-                        if event.kind == "SYNCED":
-                            self._problem("parents", "")
-                            self._parents_known.set()
-                        self._wake()
-            except Transient as error:
-                self._problem("parents", f"ApplySet parents are not known yet: {error}")
-            except FlotillaError as error:
-                self._problem("parents", f"there are no ApplySet parents, removed bundles are let go: {error}")
-                self._parents_known.set()
-            await anyio.sleep(delay)
+        await self._parents.run(
+            ready=self._lease.wait_held,
+            changed=self._owner.parent_changed,
+            problem=self._problem,
+            delays=self._delays,
+        )
 
-    def _kinds_wanted(self) -> dict[tuple[str, str], str]:
-        """The apiVersion to watch each (group, kind) of the slice and of the inventory by. A kind whose definition is
-        still to be applied cannot be watched, and asking for it early would only delay it."""
-        entries = self._inventory.entries
-        coming = {own.defines for key, own in self._traits.items() if own.defines and key not in entries}
-        kinds: dict[tuple[str, str], str] = {}
-        for key, own in self._traits.items():
-            if own.api_version and key.gk not in coming:
-                kinds.setdefault((key.group, key.kind), own.api_version)
-        for key, entry in entries.items():
-            kinds.setdefault((key.group, key.kind), entry.api_version)
-        return kinds
+    def _owner_spoke(self) -> None:
+        self._guard.pauses_changed()
+        self._wake()
+
+    def _begin_syncs(self) -> None:
+        """Have all of a bundle confirmed, and what failed tried again at once, where that is asked for."""
+        for name in self._owner.begin_syncs(self._desired.bundles):
+            log.info("bundle %s: a full pass is asked for", name)
+            keys = self._desired.bundles[name].objects
+            for key in (*keys, planning.parent_key(name)):
+                self._reconciler.failures.pop(key, None)
+            self._guard.resync(keys)
+
+    def _drifted(self, report: DriftReport) -> None:
+        self._reporter.add_drift(report)
+        self._owner.drifted(report)
+
+    # --- watches --------------------------------------------------------------------------------------------------
 
     def _policy(self, bundle: str) -> BundlePolicy | None:
         found = self._desired.bundles.get(bundle)

@@ -28,6 +28,7 @@ from agent.inventory import Inventory
 from agent.kube.cluster import Cluster, backoff
 from agent.kube.lease import Lease
 from agent.loop import Loop
+from agent.owner.directives import DirectiveStore
 from agent.stream.hub_client import HubClient
 from agent.stream.identity import Identity
 from agent.stream.receive import Receiver
@@ -195,13 +196,22 @@ async def run(options: Options, holder: str) -> None:
                 receiver=receiver,
                 reporter=reporter,
                 tracing=tracing,
+                directives=DirectiveStore(options.state_dir),
+                cluster=options.cluster,
                 fetch=fetch if options.hub else None,
                 timestamp=_timestamp,
                 wall_ns=time.time_ns,
             )
             if options.hub:
                 who = Identity.load_or_create(options.state_dir, options.cluster, join_token=options.join_token)
-                hub = HubClient(options.hub, who, reporter=reporter, on_wake=loop.on_wake, on_query=loop.on_query)
+                hub = HubClient(
+                    options.hub,
+                    who,
+                    reporter=reporter,
+                    on_wake=loop.on_wake,
+                    on_query=loop.on_query,
+                    on_directives=loop.on_directives,
+                )
             async with anyio.create_task_group() as group:
                 group.start_soon(_stop_on_signal, loop, name="signals")
                 group.start_soon(_tell_version, cluster, reporter, name="version")

@@ -139,18 +139,21 @@ class Limits:
     `forbidden_kinds` and `protected_namespaces` are shell patterns, of `Kind.group` (`Kind` for the core group) and of
     namespaces; nothing of them is applied, reverted, deleted or let go. `max_pruned_share` (0 to 1) is the largest part
     of the inventory's objects that one plan may prune; above it nothing is pruned at all. `closed` is why nothing may
-    be written at all, "" when something may.
+    be written at all, "" when something may; `untouched` objects are of no slice, whatever else is allowed.
     """
 
     forbidden_kinds: tuple[str, ...] = ()
     protected_namespaces: tuple[str, ...] = ()
     max_pruned_share: float = 1.0
     closed: str = ""
+    untouched: frozenset[ObjectKey] = frozenset()
 
     def refuses(self, key: ObjectKey) -> str:
         """Pure: why this object must not be touched, as the end of a sentence that begins with it; "" if it may."""
         if self.closed:
             return self.closed
+        if key in self.untouched:
+            return "it is the cluster owner's, and of no bundle"
         if any(fnmatchcase(key.gk, pattern) for pattern in self.forbidden_kinds):
             return f"the guard ConfigMap of this cluster forbids {key.gk}"
         namespace = key.name if key.gk == "Namespace" else key.namespace
@@ -191,6 +194,10 @@ class ClusterApi(Protocol):
     ) -> tuple[bool, dict[str, Any]]:
         """Server-side apply of canonical JSON bytes, sent as they are; returns (created, the whole object after).
         `conditional`: the body names the uid or resourceVersion that the object must have, else Conflict."""
+        ...
+
+    async def create(self, resource: Resource, key: ObjectKey, body: bytes) -> dict[str, Any]:
+        """Makes an object that is not there yet, else Conflict; returns it."""
         ...
 
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]: ...

@@ -11,6 +11,7 @@ from agent.inventory import Inventory
 from agent.kube.lease import Lease
 from agent.loop import Loop
 from agent.model import ClusterApi
+from agent.owner.directives import DirectiveStore
 from agent.stream.receive import Receiver
 from agent.stream.report import Reporter
 from agent.tracing import Tracing
@@ -69,13 +70,13 @@ class Agent:
 
 
 @asynccontextmanager
-async def agent(api: ClusterApi, state_dir: Path, *, holder: str = "agent-1") -> AsyncIterator[Agent]:
-    """Runs until the end of the block, which cancels it like a kill, only that memory is given back."""
+async def agent(
+    api: ClusterApi, state_dir: Path, *, holder: str = "agent-1", timestamp: Callable[[], str] | None = None
+) -> AsyncIterator[Agent]:
+    """Runs until the end of the block, which cancels it like a kill, only that memory is given back. `timestamp` is its
+    wall clock; without one a microsecond passes at each look."""
     clock = itertools.count(1)
-
-    def timestamp() -> str:
-        return f"2026-01-01T00:00:00.{next(clock):06d}Z"
-
+    timestamp = timestamp or (lambda: f"2026-01-01T00:00:00.{next(clock):06d}Z")
     told = Told(state_dir)
     receiver = Receiver(state_dir, CLUSTER)
     lease = Lease(api, holder=holder, timestamp=timestamp)
@@ -87,6 +88,8 @@ async def agent(api: ClusterApi, state_dir: Path, *, holder: str = "agent-1") ->
             receiver=receiver,
             reporter=told,
             tracing=Tracing(CLUSTER, None),
+            directives=DirectiveStore(state_dir),
+            cluster=CLUSTER,
             fetch=None,
             timestamp=timestamp,
             wall_ns=lambda: next(clock),

@@ -115,6 +115,14 @@ class FakeCluster:
         self.after("apply", key)
         return live is None, deepcopy(self.objects[key])
 
+    async def create(self, resource: Resource, key: ObjectKey, body: bytes) -> dict[str, Any]:
+        await self._request("create", key)
+        if key in self.objects:
+            raise Conflict(str(key), "already exists")
+        self._store(key, orjson.loads(body))
+        self.after("create", key)
+        return deepcopy(self.objects[key])
+
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]:
         await self._request("get", key)
         if key not in self.objects:

@@ -134,6 +134,21 @@ class Cluster:
             raise
         return status == 201, answer
 
+    async def create(self, resource: Resource, key: ObjectKey, body: bytes) -> dict[str, Any]:
+        """Makes an object that is not there yet, else Conflict; returns it."""
+        _, answer = await self._send(
+            "create",
+            "POST",
+            _collection(resource, key.namespace),
+            query={"fieldManager": FIELD_MANAGER},
+            body=body,
+            content_type=_JSON,
+            about=str(key),
+            resource=resource,
+            precondition=True,
+        )
+        return answer
+
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]:
         """The object, or its PartialObjectMetadata. Raises NotFound."""
         accept = _METADATA if metadata_only else _JSON

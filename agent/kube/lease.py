@@ -47,7 +47,7 @@ class Lease:
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
         self._api = api
-        self._holder = holder
+        self.holder = holder
         self._timestamp = timestamp
         self._clock = clock
         self._until = float("-inf")
@@ -110,7 +110,7 @@ class Lease:
         live = await self._look()
         spec, version = live.get("spec") or {}, live["metadata"]["resourceVersion"]
         other = spec.get("holderIdentity") or ""
-        if other not in ("", self._holder):
+        if other not in ("", self.holder):
             if self._until > began:
                 log.error("agent %s took the lease %s/%s from this one", other, NAMESPACE, NAME)
             self._until = float("-inf")
@@ -127,10 +127,10 @@ class Lease:
     async def _take(self, version: str, began: float) -> str:
         now = self._timestamp()
         self._version = await self._write(
-            version, {"holderIdentity": self._holder, "leaseDurationSeconds": DURATION_S, "renewTime": now}
+            version, {"holderIdentity": self.holder, "leaseDurationSeconds": DURATION_S, "renewTime": now}
         )
         if not self.held:
-            log.info("agent %s holds the lease %s/%s", self._holder, NAMESPACE, NAME)
+            log.info("agent %s holds the lease %s/%s", self.holder, NAMESPACE, NAME)
         self._until = began + DURATION_S
         self._turn(False)
         self._taken.set()
@@ -211,6 +211,10 @@ class Fence:
         return await self._api.apply(
             resource, key, body, force=force, dry_run=dry_run, conditional=conditional, subresource=subresource
         )
+
+    async def create(self, resource: Resource, key: ObjectKey, body: bytes) -> dict[str, Any]:
+        self._check(key)
+        return await self._api.create(resource, key, body)
 
     async def get(self, resource: Resource, key: ObjectKey, *, metadata_only: bool = False) -> dict[str, Any]:
         return await self._api.get(resource, key, metadata_only=metadata_only)

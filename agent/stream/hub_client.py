@@ -30,6 +30,7 @@ from proto.messages import (
     AnyMessage,
     Challenge,
     Denied,
+    Directives,
     DriftDetail,
     DriftQuery,
     Hello,
@@ -68,7 +69,7 @@ class HubClient:
     """The stream to one hub.
 
     `on_wake` gets every WakeUp and, as one without objects, where the slice is at each Welcome; `on_query` answers what
-    the hub asks of a drift (None: the hub is told not to ask); neither may block.
+    the hub asks of a drift, `on_directives` takes what people ask there (None: the hub is told not to); none may block.
     `delays` makes a new endless iterator of seconds for each outage.
     """
 
@@ -80,6 +81,7 @@ class HubClient:
         reporter: Reporter,
         on_wake: Callable[[WakeUp], None],
         on_query: Callable[[DriftQuery], DriftDetail] | None = None,
+        on_directives: Callable[[Directives], None] | None = None,
         delays: Callable[[], Iterator[float]] = reconnect_delays,
         refused_s: float = REFUSED_S,
         ping_s: float = PING_S,
@@ -96,6 +98,7 @@ class HubClient:
         self._reporter = reporter
         self._on_wake = on_wake
         self._on_query = on_query
+        self._on_directives = on_directives
         self._delays = delays
         self._refused_s = refused_s
         self._ping_s = ping_s
@@ -155,6 +158,10 @@ class HubClient:
         except (aiohttp.ClientError, OSError) as error:
             return Transient(f"hub {self._url}", f"cannot be reached: {error}")
 
+    def _understands(self) -> tuple[str, ...]:
+        known = {"directives": self._on_directives, "drift-query": self._on_query}
+        return tuple(tag for tag, take in known.items() if take is not None)
+
     async def _shake_hands(self, ws: aiohttp.ClientWebSocketResponse) -> Welcome:
         who, nonce = self._who, identity.new_nonce()
         hello = Hello(
@@ -164,7 +171,7 @@ class HubClient:
             boot_id=self._reporter.boot_id,
             agent_version=self._reporter.agent_version,
             join_id=who.join_token.join_id if who.join_token is not None else "",
-            understands=("drift-query",) if self._on_query is not None else (),
+            understands=self._understands(),
         )
         await ws.send_bytes(wire.encode(hello))
         challenge = _expect(Challenge, await _receive(ws))
@@ -241,6 +248,8 @@ class HubClient:
                 case ReportRequest(reason=reason):
                     log.info("the hub asks for a full report: %s", reason)
                     self._reporter.full_needed()
+                case Directives() as directives if self._on_directives is not None:
+                    self._on_directives(directives)
                 case DriftQuery() as query if self._on_query is not None:
                     await ws.send_bytes(wire.encode(self._on_query(query)))
                 case Denied() as denied:
