@@ -18,6 +18,7 @@ from hub.model import (
     WavePolicy,
 )
 from hub.repo.schema import Section
+from proto import health_checks
 from proto.ids import BundleName, ClusterName
 from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
 
@@ -145,6 +146,9 @@ def _health_checks(spec: Section) -> tuple[HealthCheck, ...]:
             section.problem(
                 f"{check.api_version[:80]!r} is not group/version", "apiVersion", remedy="write for example apps/v1"
             )
+        name, _, cause = health_checks.problem(check).partition(" ") if check.current else ("", "", "")
+        if name:
+            section.problem(cause, name, remedy="correct the expression; see docs/fleet-repo.md for its variables")
         if any((other.api_version, other.kind) == (check.api_version, check.kind) for other in found):
             section.problem(f"is a second check of {check.kind}", remedy="write its expressions into the first one")
         found.append(check)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.model import Fleet
@@ -53,6 +53,7 @@ def damaged(value: Any, draw: Any) -> Any:
     return draw(ODD)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_bundle_is_read_or_named_and_the_other_one_stays(data: st.DataObject) -> None:
     one = damaged(bundle("one"), data.draw)
@@ -109,11 +110,13 @@ def spoilt(text: bytes, data: st.DataObject) -> bytes:
     return text
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_bundle_with_corrupt_bytes_is_read_or_keeps_what_it_runs(data: st.DataObject) -> None:
     assert is_kept(fleet.load({"bundles/shop/bundle.yaml": spoilt(BUNDLE, data)}))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_clusters_with_corrupt_bytes_are_read_or_known_to_be_missing(data: st.DataObject) -> None:
     text = spoilt(CLUSTERS, data)
@@ -124,6 +127,7 @@ def test_clusters_with_corrupt_bytes_are_read_or_known_to_be_missing(data: st.Da
         assert found.lost_clusters or f"name: {name}," not in text.decode(errors="replace")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["fleet.yaml", "clusters/a.yaml", "bundles/a/bundle.yaml"]), st.binary()))
 def test_any_bytes_are_a_fleet_with_findings(files: dict[str, bytes]) -> None:
     found = fleet.load(files)
