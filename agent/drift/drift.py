@@ -134,9 +134,10 @@ def repaired(before: Mapping[str, Any], after: Mapping[str, Any], *, dry_run: bo
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Paths:
     """Pure: the paths whose values a repair brought back, as far as ownership tells.
 
-    They are what our entry gained; where the generation stands still, nothing outside of metadata can have been wrong.
+    They are what our entry gained, and what was put under our name and is gone; where the generation stands still,
+    nothing outside of metadata can have been wrong.
     """
-    regained = gained(before, after)
+    regained = gained(before, after) | gained(after, before)
     generation = before["metadata"].get("generation", 0)
     if generation and generation == after["metadata"].get("generation"):
         return frozenset(path for path in regained if path[0] == "f:metadata")

@@ -166,8 +166,8 @@ class _Case:
 
     def _is_whole(self, obj: Mapping[str, Any]) -> bool:
         """Not its metadata alone, and in the version that is applied: values in others may be written otherwise."""
-        version = self.entry.api_version
-        return not obj.keys() <= {"apiVersion", "kind", "metadata"} and obj.get("apiVersion", version) == version
+        said = obj.get("apiVersion")
+        return said == self.entry.api_version or (said is None and not obj.keys() <= {"kind", "metadata"})
 
     def is_known(self, before: Mapping[str, Any]) -> bool:
         """Whether this is the very state of the baseline."""

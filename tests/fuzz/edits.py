@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from agent.fields.ownership import CONTROLLERS
 from proto.slices import BUNDLE_LABEL, FIELD_MANAGER, PART_OF_LABEL
 
 JSON = "application/json"
@@ -364,13 +365,17 @@ def _sent(
             return None
         request = Request(method="PATCH", body=body, content_type=STRATEGIC if strategic else MERGE, manager=manager)
         adds = adds or strategic
-    exact = not adds and manager != MUTATED and "annotations" not in str(_merge_patch(live, changed).get("metadata"))
+    exact = (
+        not adds
+        and manager not in (MUTATED, *CONTROLLERS)
+        and "annotations" not in str(_merge_patch(live, changed).get("metadata"))
+    )
     return Edit(
         name=f"{name} by {'strategic' if request.content_type == STRATEGIC else style}",
         requests=(request,),
         manager=manager,
         exact=exact,
-        instead=instead and not adds,
+        instead=instead and not adds and manager not in CONTROLLERS,
     )
 
 

@@ -248,6 +248,7 @@ spec:
   template:
     spec:
       restartPolicy: Never
+      nodeSelector: {kubernetes.io/os: none}
       containers: [{name: once, image: "example.org/once:1", command: [run, --once]}]
 ---
 apiVersion: batch/v1

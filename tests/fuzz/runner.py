@@ -394,7 +394,7 @@ class Fuzz:
             wrong.append("missed: a dry run would change it")
         elif not truth.covers(truth.values(now), subject.wanted):
             wrong.append("missed: not what Git has")
-        elif edit.exact and verdict is Drift.CHANGED and not truth.covers(truth.values(before), truth.values(now)):
+        elif edit.exact and verdict is Drift.CHANGED and not truth.within(truth.values(now), truth.values(before)):
             wrong.append("left: something stayed")
         if verdict in (Drift.CHANGED, Drift.DELETED) and not drifts:
             wrong.append("untold")

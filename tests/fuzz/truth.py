@@ -75,6 +75,17 @@ def covers(whole: Any, part: Any) -> bool:
     return bool(whole == part)
 
 
+def within(part: Any, whole: Any) -> bool:
+    """Pure: whether all that `part` has is in `whole`, too; lists in any order, as others' items may lie anywhere."""
+    if isinstance(part, Mapping):
+        return isinstance(whole, Mapping) and all(
+            key in whole and within(value, whole[key]) for key, value in part.items()
+        )
+    if isinstance(part, list):
+        return isinstance(whole, list) and all(any(within(item, one) for one in whole) for item in part)
+    return bool(whole == part)
+
+
 def lost(before: Mapping[str, Any], edited: Mapping[str, Any]) -> Paths:
     """Pure: the fields that the server took from our entry for an edit."""
     return ownership.owned(ownership.own_entry(before)) - ownership.owned(ownership.own_entry(edited))

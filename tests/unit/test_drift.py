@@ -207,6 +207,12 @@ def test_a_repair_is_told_from_an_apply_that_did_nothing(
         pytest.param(
             obj(OURS % SPEC, generation=0), obj(OURS % SPEC, generation=0), True, id="a list was put in order"
         ),
+        pytest.param(
+            obj(OURS % "{f:data: {f:a: {}, f:b: {}}}", generation=0),
+            obj(OURS % "{f:data: {f:a: {}}}", generation=0),
+            True,
+            id="what was applied under our name is gone",
+        ),
         pytest.param(obj(OURS % SPEC), obj(OURS % SPEC, uid="v"), True, id="another object"),
     ],
 )
@@ -295,6 +301,7 @@ def test_the_heir_of_emptied_managed_fields_added_nothing() -> None:
 # --- steal --------------------------------------------------------------------------------------------------------
 
 ITEM = "f:spec: {f:ports: {'k:{\"port\":%d}': {.: {}, f:port: {}}}}"
+DNS = 'f:spec: {f:ports: {\'k:{"port":%s,"protocol":"%s"}\': {.: {}, f:port: {}}}}'
 KEEP = "f:metadata: {f:labels: {f:a: {}}}"
 
 
@@ -357,6 +364,12 @@ def edited(text: str) -> str:
             [own("f:spec: {f:image: {}}"), edited("f:spec: {f:paused: {}}")],
             (),
             id="what is null was never owned",
+        ),
+        pytest.param(
+            "{spec: {ports: [{port: 53}, {port: 53, protocol: UDP}]}}",
+            [own(DNS % ("53", "UDP")), edited(DNS % ("54", "TCP"))],
+            ('.spec.ports[port=54,protocol="TCP"]',),
+            id="an item whose other key is a default, beside one that says it",
         ),
         pytest.param(
             "{spec: {args: [a, b]}}",
