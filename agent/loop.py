@@ -33,7 +33,6 @@ from agent.apply.reconcile import Reconciler
 from agent.drift.guard import Guard
 from agent.drift.kinds import Checks, KindWatches
 from agent.drift.observe import Observer
-from agent.explainer import Explainer
 from agent.drift.resync import Resync
 from agent.explainer import Explainer
 from agent.inventory import Inventory
@@ -164,11 +163,6 @@ class Loop:
             troubled=lambda after_s: self._observer.troubled(after_s=after_s) if lease.held else (),
             told=self._observer.explain,
         )
-        self._explainer = Explainer(
-            self._api,
-            troubled=lambda after_s: self._observer.troubled(after_s=after_s) if lease.held else (),
-            told=self._observer.explain,
-        )
         self._guard = Guard(
             self._api,
             inventory,
@@ -225,7 +219,6 @@ class Loop:
                 group.start_soon(self._keep_parents, name="parents")
                 group.start_soon(self._kinds.run, name="watches")
                 group.start_soon(self._guard.run, name="guard")
-                group.start_soon(self._explainer.run, name="explainer")
                 group.start_soon(self._explainer.run, name="explainer")
                 group.start_soon(self._look_at_all, name="resync")
                 group.start_soon(self._save, name="save")
