@@ -4,7 +4,7 @@
     flotilla.dev/recreate: "true"                                       deleted and created anew if an update cannot do
     kustomize.toolkit.fluxcd.io/force: enabled                          the same
     argocd.argoproj.io/sync-options: …Replace=true… or …Force=true…     the same
-    helm.sh/hook, unless helm.sh/hook-delete-policy is another          deleted and created anew for each new content
+    a Job or a Pod that a hook runs (`order`)                           deleted and created anew for each new content
 
 All of it is pure. Next: `apply` sends it.
 """
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from agent.apply import order as ordering
 from agent.fields import ignored
 from proto.errors import Permanent
 from proto.objects import ObjectKey, canonical
@@ -41,6 +42,8 @@ class Manifest:
         self.pointers = ignored.pointers(rules, self.object)
         metadata = self.object["metadata"]
         self._notes: Mapping[str, str] = metadata.get("annotations") or {}
+        self.runs_anew = ordering.traits(self.object).hook
+        """Whether it is deleted before it is applied with other content: only what runs, a hook may be a Namespace."""
 
     @property
     def may_be_recreated(self) -> bool:
@@ -50,12 +53,6 @@ class Manifest:
             or bool({"Replace=true", "Force=true"} & listed(self._notes.get(SYNC_OPTIONS, "")))
             or self.runs_anew
         )
-
-    @property
-    def runs_anew(self) -> bool:
-        """Pure: whether it is a hook that is deleted before it is applied with other content."""
-        policies = self._notes.get("helm.sh/hook-delete-policy", "before-hook-creation")
-        return bool(self._notes.get("helm.sh/hook")) and "before-hook-creation" in listed(policies)
 
     def only_new(self) -> bytes:
         """Pure: what creates the object, and is a conflict when it exists, whatever it is like."""

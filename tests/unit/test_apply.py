@@ -366,10 +366,28 @@ async def test_a_hook_that_was_made_anew_before_a_kill_does_not_run_twice(cluste
     assert done.live["metadata"]["uid"] == uid
 
 
-async def test_a_hook_that_is_not_to_be_deleted_first_is_applied_like_all_else(cluster: FakeCluster) -> None:
-    kept = {"hook-delete-policy": "hook-succeeded"}
-    entry = await _applied_hook(cluster, hook("v1", **kept))
-    assert (await apply_object(cluster, entry, body(hook("v2", **kept)), policy=POLICY)).result is Result.CONFIGURED
+@pytest.mark.parametrize("policy", ["hook-succeeded", "hook-failed", "before-hook-creation,hook-succeeded"])
+async def test_a_hook_runs_again_whatever_its_deletion_policy(cluster: FakeCluster, policy: str) -> None:
+    entry = await _applied_hook(cluster, hook("v1", **{"hook-delete-policy": policy}))
+    done = await apply_object(cluster, entry, body(hook("v2", **{"hook-delete-policy": policy})), policy=POLICY)
+    assert done.result is Result.RECREATED
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind"), [("v1", "Namespace"), ("v1", "PersistentVolumeClaim"), ("v1", "ConfigMap")]
+)
+async def test_what_a_hook_makes_and_does_not_run_is_never_deleted_for_new_content(
+    cluster: FakeCluster, api_version: str, kind: str
+) -> None:
+    def wanted(image: str) -> dict[str, Any]:
+        made = {**hook(image), "apiVersion": api_version, "kind": kind}
+        if kind == "Namespace":
+            del made["metadata"]["namespace"]
+        return made
+
+    entry = await _applied_hook(cluster, wanted("v1"))
+    assert (await apply_object(cluster, entry, body(wanted("v2")), policy=POLICY)).result is Result.CONFIGURED
+    assert not cluster.count("delete")
 
 
 # --- a phase of many ------------------------------------------------------------------------------------------------
