@@ -15,7 +15,7 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -35,6 +35,7 @@ from agent.drift.kinds import Checks, KindWatches
 from agent.drift.observe import Observer
 from agent.drift.resync import Resync
 from agent.explainer import Explainer
+from agent.fields.ownership import CONTROLLERS
 from agent.inventory import Inventory
 from agent.kube.cluster import backoff
 from agent.kube.lease import Fence, Lease
@@ -74,7 +75,8 @@ log = logging.getLogger(__name__)
 class Loop:
     """`fetch` gets the slice from the hub (True: it moved) and is None without a hub; `timestamp` gives the wall time
     as RFC 3339, `wall_ns` as Unix nanoseconds; `directives` keeps what the hub asks beside the slice; `cluster` is our
-    cluster's name; `delays` are backoffs in seconds."""
+    cluster's name; `delays` are backoffs in seconds; `controllers` are field managers whose additions are no drift,
+    beside the known ones."""
 
     def __init__(
         self,
@@ -91,6 +93,7 @@ class Loop:
         timestamp: Callable[[], str],
         wall_ns: Callable[[], int],
         delays: Callable[[], Iterator[float]] = backoff,
+        controllers: Collection[str] = (),
     ) -> None:
         self._lease = lease
         self._api: ClusterApi = Fence(api, lease)
@@ -178,6 +181,7 @@ class Loop:
             refuses=self._owner.refuses,
             suspended=self._owner.suspended,
             pause_until=self._owner.pause_until,
+            controllers=CONTROLLERS | frozenset(controllers),
         )
 
     # --- from outside ---------------------------------------------------------------------------------------------

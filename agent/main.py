@@ -68,6 +68,7 @@ class Options:
     kubeconfig: Path | None
     context: str | None
     otlp_endpoint: str
+    controllers: tuple[str, ...]
     log_level: str
     health_listen: str
 
@@ -114,6 +115,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         help="where traces go, OTLP over HTTP (OTEL_EXPORTER_OTLP_ENDPOINT; none)",
     )
     add(
+        "--controllers",
+        metavar="NAMES",
+        default=default("CONTROLLERS"),
+        help="field managers, with commas, whose fields beside ours are no drift; Kubernetes' own are known",
+    )
+    add(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default=default("LOG_LEVEL", "info"),
@@ -139,6 +146,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         kubeconfig=Path(found.kubeconfig).expanduser() if found.kubeconfig else None,
         context=found.context or None,
         otlp_endpoint=found.otlp_endpoint,
+        controllers=tuple(name for name in (part.strip() for part in found.controllers.split(",")) if name),
         log_level=found.log_level,
         health_listen=found.health_listen,
     )
@@ -201,6 +209,7 @@ async def run(options: Options, holder: str) -> None:
                 fetch=fetch if options.hub else None,
                 timestamp=_timestamp,
                 wall_ns=time.time_ns,
+                controllers=options.controllers,
             )
             if options.hub:
                 who = Identity.load_or_create(options.state_dir, options.cluster, join_token=options.join_token)

@@ -18,7 +18,7 @@ left to the pass. Next: `report`.
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -31,6 +31,7 @@ from agent.drift import drift, revert
 from agent.drift.revert import Confirmed
 from agent.drift.suspects import Held, Suspect, Suspects
 from agent.drift.values import Memory
+from agent.fields.ownership import CONTROLLERS
 from agent.inventory import Inventory
 from agent.model import ClusterApi, Desired, DesiredBundle, Entry, WatchEvent
 from agent.tracing import Tracing
@@ -66,7 +67,8 @@ class Stance:
 class Guard:
     """`desired` gives the slice as it is now; `may_write` whether we hold the lease; `timestamp` and `wall_ns` the wall
     time. `refuses` says why the cluster's owner forbids an object, `suspended` who suspended a bundle and why ("":
-    nobody), `pause_until` until when drift of an object (with its metadata, if known) is not undone (Unix seconds)."""
+    nobody), `pause_until` until when drift of an object (with its metadata, if known) is not undone (Unix seconds).
+    What managers among the `controllers` put beside ours is no addition."""
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class Guard:
         refuses: Callable[[ObjectKey], str] = lambda key: "",
         suspended: Callable[[str], str] = lambda bundle: "",
         pause_until: Callable[[ObjectKey, Mapping[str, Any] | None], float | None] = lambda key, live: None,
+        controllers: Collection[str] = CONTROLLERS,
     ) -> None:
         self._api = api
         self._inventory = inventory
@@ -100,6 +103,7 @@ class Guard:
         self._refuses = refuses
         self._suspended = suspended
         self._pause_until = pause_until
+        self._controllers = controllers
         self._suspects = Suspects()
         self._memory = Memory()
         self._contests_told: dict[str, float] = {}
@@ -205,6 +209,7 @@ class Guard:
                 why=f"{key}: {stance.why}" if stance.why else "",
                 observed=self._timestamp() if event is None else suspect.observed,
                 seen_at=suspect.seen_at,
+                controllers=self._controllers,
             )
         except FlotillaError as error:
             least_s = error.retry_after_s if isinstance(error, Transient) else FAILED_AGAIN_S

@@ -130,6 +130,7 @@ class Rig:
             refuses=lambda key: self.refused,
             suspended=lambda bundle: self.suspended,
             pause_until=self._pause_until,
+            controllers={"keda-operator"},
         )
         self.observer = Observer(
             self.inventory,
@@ -368,6 +369,16 @@ async def test_a_full_pass_looks_at_each_object_and_finds_what_no_event_told(rig
         rig.guard.resync([rig.key, rig.key])
         await until(lambda: (rig.api.requests - sent)["apply"] == 1)
     assert len(rig.told) == 1
+
+
+async def test_what_a_configured_controller_adds_is_no_drift(rig: Rig) -> None:
+    rig.policy = DriftPolicy(additions="revert")
+    async with rig.running():
+        rig.edit({"data": {"more": "x"}}, manager="keda-operator")
+        rig.edit({"data": {"most": "x"}}, manager="somebody")
+        await until(lambda: rig.told)
+    assert rig.data() == {"mode": "prod", "level": "3", "more": "x"}
+    assert [report.manager for report in rig.told] == ["somebody"]
 
 
 # --- values -------------------------------------------------------------------------------------------------------

@@ -30,11 +30,13 @@ def test_every_option_can_come_from_the_environment(tmp_path: Path) -> None:
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otlp",
         "FLOTILLA_LOG_LEVEL": "debug",
         "FLOTILLA_HEALTH_LISTEN": ":8081",
+        "FLOTILLA_CONTROLLERS": "keda-operator, istiod,",
     }
     options = main.parse([], environment)
     assert (options.hub, options.cluster, options.state_dir) == ("https://hub", "eu-1", tmp_path)
     assert (options.kubeconfig, options.context, options.otlp_endpoint) == (Path("/k"), "c", "http://otlp")
     assert (options.log_level, options.health_listen) == ("debug", ":8081")
+    assert options.controllers == ("keda-operator", "istiod")
 
 
 def test_the_command_line_wins_over_the_environment() -> None:
