@@ -114,7 +114,7 @@ class Api:
         rows = [
             (key, record)
             for key, record in self.store.items(kind.table, namespace)
-            if selector.matches(key, record.labels) and (start is None or key > start)
+            if selector.matches(key, record.labels, record.fields) and (start is None or key > start)
         ]
         metadata: dict[str, Any] = {"resourceVersion": str(self.store.revision)}
         if limit and len(rows) > limit:

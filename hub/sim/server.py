@@ -286,7 +286,7 @@ class SimServer:
                 answer = self.api.list_(
                     kind,
                     target.namespace,
-                    _selector(request),
+                    _selector(request, kind),
                     limit=_number(request, "limit", 0),
                     after=request.query.get("continue", ""),
                 )
@@ -307,7 +307,7 @@ class SimServer:
             case "DELETE", False:
                 self._check(user, "deletecollection", target)
                 options = await _delete_options(request, user)
-                answer = self.api.delete_collection(kind, target.namespace, _selector(request), options)
+                answer = self.api.delete_collection(kind, target.namespace, _selector(request, kind), options)
             case _:
                 raise ApiError(405, "the server does not allow this method on the requested resource", details={})
         if self.store.revision != before:
@@ -344,7 +344,7 @@ class SimServer:
         asked = watch.Asked(
             kind=target.kind,
             namespace=target.namespace,
-            selector=_selector(request),
+            selector=_selector(request, target.kind),
             metadata_only=_wants_metadata(request),
             revision=revision,
             initial_events=query.get("sendInitialEvents") in _TRUE,
@@ -424,9 +424,10 @@ async def _delete_options(request: web.BaseRequest, user: User) -> Options:
     )
 
 
-def _selector(request: web.BaseRequest) -> selectors.Selector:
+def _selector(request: web.BaseRequest, kind: Kind) -> selectors.Selector:
+    query = request.query
     try:
-        return selectors.parse(request.query.get("labelSelector", ""), request.query.get("fieldSelector", ""))
+        return selectors.parse(query.get("labelSelector", ""), query.get("fieldSelector", ""), table=kind.table)
     except ValueError as error:
         raise ApiError(400, str(error)) from error
 

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 import anyio
 import orjson
 
+from hub.sim import selectors
+
 Table = tuple[str, str]
 """Group and plural of a kind; all its versions are one table."""
 Key = tuple[str, str]
@@ -23,11 +25,12 @@ WINDOW: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A stored object. `labels` stand beside its bytes so that selectors need not read them."""
+    """A stored object. What selectors look at stands beside its bytes, so that they need not be read."""
 
     raw: bytes
     revision: int
     labels: Mapping[str, str]
+    fields: Mapping[str, str]
 
     def read(self) -> dict[str, Any]:
         obj: dict[str, Any] = orjson.loads(self.raw)
@@ -36,12 +39,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One write. `before` are the labels until then, None for a new object."""
+    """One write. `before` is the object until then, None for a new one."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     key: Key
     record: Record
-    before: Mapping[str, str] | None
+    before: Record | None
 
 
 @dataclass(slots=True)
@@ -105,20 +108,15 @@ class Store:
         """Store an object, whose `metadata.resourceVersion` is set here."""
         rows = self._tables.setdefault(table, {})
         before = rows.get(key)
-        record = rows[key] = self._record(obj)
-        self._add(
-            table,
-            Event(
-                type="MODIFIED" if before else "ADDED", key=key, record=record, before=before.labels if before else None
-            ),
-        )
+        record = rows[key] = self._record(table, obj)
+        self._add(table, Event(type="MODIFIED" if before else "ADDED", key=key, record=record, before=before))
         return record
 
     def delete(self, table: Table, key: Key, obj: dict[str, Any]) -> Record:
         """Remove an object; the event tells it as `obj`, with the version of its deletion."""
         before = self._tables[table].pop(key)
-        record = self._record(obj)
-        self._add(table, Event(type="DELETED", key=key, record=record, before=before.labels))
+        record = self._record(table, obj)
+        self._add(table, Event(type="DELETED", key=key, record=record, before=before))
         return record
 
     def log(self, table: Table) -> Log:
@@ -131,10 +129,11 @@ class Store:
         self._floor = self.revision
         self._logs.clear()
 
-    def _record(self, obj: dict[str, Any]) -> Record:
+    def _record(self, table: Table, obj: dict[str, Any]) -> Record:
         self.revision += 1
         obj["metadata"]["resourceVersion"] = str(self.revision)
-        return Record(raw=orjson.dumps(obj), revision=self.revision, labels=obj["metadata"].get("labels") or _NONE)
+        labels, fields = obj["metadata"].get("labels") or _NONE, selectors.fields_of(table, obj) or _NONE
+        return Record(raw=orjson.dumps(obj), revision=self.revision, labels=labels, fields=fields)
 
     def _add(self, table: Table, event: Event) -> None:
         log = self.log(table)

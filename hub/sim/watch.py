@@ -81,15 +81,16 @@ async def lines(store: Store, asked: Asked, *, bookmark_s: float = BOOKMARK_S) -
 
 def _present(store: Store, asked: Asked, shape: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for key, record in store.items(asked.kind.table, asked.namespace):
-        if asked.selector.matches(key, record.labels):
+        if asked.selector.matches(key, record.labels, record.fields):
             yield shape(record.read())
 
 
 def _told(event: Event, asked: Asked, shape: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[bytes]:
     if asked.namespace and event.key[0] != asked.namespace:
         return
-    was = event.before is not None and asked.selector.matches(event.key, event.before)
-    is_now = event.type != "DELETED" and asked.selector.matches(event.key, event.record.labels)
+    before, now = event.before, event.record
+    was = before is not None and asked.selector.matches(event.key, before.labels, before.fields)
+    is_now = event.type != "DELETED" and asked.selector.matches(event.key, now.labels, now.fields)
     if is_now:
         yield _line("MODIFIED" if was else "ADDED", shape(event.record.read()))
     elif was:

@@ -22,7 +22,7 @@ def test_every_write_takes_the_next_version_and_is_one_event() -> None:
     assert [first.revision + 1, first.revision + 2] == [second.revision, last.revision]
     events = store.log(TABLE).since(0)
     assert events is not None
-    assert [(event.type, event.before) for event in events] == [
+    assert [(event.type, event.before and event.before.labels) for event in events] == [
         ("ADDED", None),
         ("MODIFIED", {}),
         ("DELETED", {"team": "a"}),
@@ -94,8 +94,18 @@ def test_names_are_selected() -> None:
     assert not selector.matches(("y", "b"), {})
 
 
+def test_events_are_selected_by_what_they_are_about() -> None:
+    table = ("", "events")
+    event = {"type": "Warning", "involvedObject": {"uid": "u", "kind": "Pod"}}
+    selector = selectors.parse("", "involvedObject.uid=u,type!=Normal", table=table)
+    assert selector.matches(("ns", "e"), {}, selectors.fields_of(table, event))
+    assert not selector.matches(("ns", "e"), {}, selectors.fields_of(table, {**event, "type": "Normal"}))
+    assert not selector.matches(("ns", "e"), {}, selectors.fields_of(table, {}))
+
+
 @pytest.mark.parametrize(
-    ("labels", "fields"), [("a===b", ""), ("a in b", ""), (",", ""), ("", "data.x=1"), ("", "metadata.name")]
+    ("labels", "fields"),
+    [("a===b", ""), ("a in b", ""), (",", ""), ("", "data.x=1"), ("", "metadata.name"), ("", "involvedObject.uid=u")],
 )
 def test_what_is_no_selector_is_refused(labels: str, fields: str) -> None:
     with pytest.raises(ValueError, match=r"unable to parse|is not a known field selector"):
