@@ -8,6 +8,7 @@ import anyio
 from anyio.from_thread import start_blocking_portal
 
 from hub.sim.controllers import Controllers
+from hub.sim.rbac import Rbac
 from hub.sim.server import SimServer
 from tests.kube import Kube
 
@@ -20,6 +21,9 @@ class Simulated(Kube):
         self._portal_of = start_blocking_portal()
         self._portal = self._portal_of.__enter__()
         self.server = SimServer()
+        permissions = Rbac(self.server.api)
+        permissions.install()
+        self.server.authorize = permissions
         self._workloads = workloads
         self._start()
         self.url, self.token = self.server.url, self.server.token

@@ -73,6 +73,15 @@ async def prune_object(api: ClusterApi, entry: Entry, *, release: bool) -> tuple
     raise Transient(str(key), "changes faster than it can be pruned")
 
 
+async def is_gone(api: ClusterApi, entry: Entry) -> bool:
+    """Whether the object of `entry` does not exist (any more)."""
+    try:
+        await api.get(await api.resource(entry.api_version, entry.key.kind), entry.key, metadata_only=True)
+    except NotFound:
+        return True
+    return False
+
+
 def not_ours(live: Mapping[str, Any]) -> str:
     """Pure: why an object of the inventory must not be touched any more, or ""."""
     metadata = live["metadata"]

@@ -39,7 +39,7 @@ from agent.kube.api_status import Conflict, NotFound
 from agent.model import ClusterApi, DesiredBundle, Entry, Result
 from agent.tracing import Tracing
 from proto import telemetry
-from proto.errors import FlotillaError, Transient
+from proto.errors import FlotillaError, Refused, Transient
 from proto.ids import Oid
 from proto.messages import Health
 from proto.objects import ObjectKey
@@ -208,7 +208,7 @@ class Reconciler:
         if entry is None or not entry.finished:
             return
         try:
-            fate, why = await prune.prune_object(api, entry, release=False)
+            fate, why = await self._remove(api, entry, release=False)
         except FlotillaError as error:
             self._failed(entry, "", error, "delete")
             done.add(Result.FAILED)
@@ -226,7 +226,7 @@ class Reconciler:
         if entry is None:
             return
         try:
-            fate, why = await prune.prune_object(api, entry, release=release)
+            fate, why = await self._remove(api, entry, release=release)
         except FlotillaError as error:
             self._failed(entry, "", error, "release" if release else "prune")
             done.add(Result.FAILED)
@@ -242,6 +242,15 @@ class Reconciler:
         if why:
             log.info("%s", why)
         done.add(_RESULTS[fate])
+
+    async def _remove(self, api: ClusterApi, entry: Entry, *, release: bool) -> tuple[Fate, str]:
+        try:
+            return await prune.prune_object(api, entry, release=release)
+        except Refused:
+            # To an account that may not look, what is gone (with its namespace, say) is forbidden, too.
+            if api is not self._api and await prune.is_gone(self._api, entry):
+                return Fate.GONE, ""
+            raise
 
     async def _write_parent(self, plan: BundlePlan) -> None:
         key = parent_key(plan.bundle)

@@ -2,15 +2,15 @@
 
 Set `SimServer.authorize` to an `Rbac`. Members of system:masters may do everything; everybody else what a ClusterRole
 or Role says that is bound to the user, to one of the groups or to the service account. `install` writes the
-ClusterRoles that people bind. Not evaluated: paths that are no resource, escalation by writing roles, and
-impersonated groups.
+ClusterRoles that people bind. Who acts as somebody else needs the verb `impersonate`, see `server`. Not evaluated:
+paths that are no resource, and escalation by writing roles.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from hub.sim.api import Api, Options
-from hub.sim.server import Access, User
+from hub.sim.server import Access, User, service_account
 from hub.sim.status import ApiError
 from hub.sim.store import Record, Table
 
@@ -26,12 +26,6 @@ _PLAIN: Final = {
     "networking.k8s.io": ["ingresses", "networkpolicies"],
     "policy": ["poddisruptionbudgets"],
 }
-
-
-def service_account(namespace: str, name: str) -> User:
-    """Pure: the user that a ServiceAccount's token stands for."""
-    groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
-    return User(name=f"system:serviceaccount:{namespace}:{name}", groups=groups)
 
 
 class Rbac:

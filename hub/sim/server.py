@@ -53,6 +53,17 @@ class User:
     groups: tuple[str, ...] = ()
 
 
+ACCOUNTS: Final = "system:serviceaccount:"
+
+
+def service_account(namespace: str, name: str) -> User:
+    """Pure: the user that a ServiceAccount's token stands for."""
+    return User(
+        name=f"{ACCOUNTS}{namespace}:{name}",
+        groups=("system:serviceaccounts", f"system:serviceaccounts:{namespace}"),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     """What a request wants to do, as authorization sees it; `path` for what is no resource."""
@@ -188,12 +199,25 @@ class SimServer:
         if user is None:
             raise ApiError(401, "Unauthorized")
         acts_as = request.headers.get("Impersonate-User")
-        if acts_as is None:
-            return user
+        return user if acts_as is None else self._impersonated(user, acts_as, request)
+
+    def _impersonated(self, user: User, name: str, request: web.BaseRequest) -> User:
+        """Somebody else, if `user` may act as them; a service account has its groups when none are named."""
+        groups = tuple(request.headers.getall("Impersonate-Group", ()))
+        wanted = [Access(user=user, verb="impersonate", plural="groups", name=group) for group in groups]
+        if name.startswith(ACCOUNTS) and name.count(":") == 3:
+            namespace, account = name.removeprefix(ACCOUNTS).split(":")
+            acting = service_account(namespace, account)
+            wanted.append(
+                Access(user=user, verb="impersonate", plural="serviceaccounts", namespace=namespace, name=account)
+            )
+        else:
+            acting = User(name=name)
+            wanted.append(Access(user=user, verb="impersonate", plural="users", name=name))
         if self.authorize is not None:
-            access = Access(user=user, verb="impersonate", plural="users", name=acts_as)
-            self._refuse(self.authorize(access), access)
-        return User(name=acts_as, groups=tuple(request.headers.getall("Impersonate-Group", ())))
+            for access in wanted:
+                self._refuse(self.authorize(access), access)
+        return User(name=name, groups=groups or acting.groups)
 
     def _check(self, user: User, verb: str, target: Target) -> None:
         if self.authorize is None:

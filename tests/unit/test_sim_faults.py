@@ -9,11 +9,11 @@ import anyio
 import pytest
 import yaml
 
-from hub.sim import faults, rbac
+from hub.sim import faults
 from hub.sim.admission import Denial, Mutation, Quota, Scope
 from hub.sim.faults import Faults
 from hub.sim.rbac import Rbac
-from hub.sim.server import SimServer, User
+from hub.sim.server import SimServer, User, service_account
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 
@@ -161,7 +161,7 @@ async def permissions(client: Client) -> Rbac:
     permissions.install()
     permissions.install()
     client.server.authorize = permissions
-    client.server.tokens["robot"] = rbac.service_account("default", "robot")
+    client.server.tokens["robot"] = service_account("default", "robot")
     client.server.tokens["reader"] = User(name="ann", groups=("readers",))
     for obj in yaml.safe_load_all(ROLES):
         plural = f"{obj['kind'].lower()}s"
@@ -197,6 +197,45 @@ async def test_an_administrator_acts_as_somebody_else_and_others_may_not(client:
     assert (await client("DELETE", f"{CONFIG_MAPS}/a", Impersonate_User=robot))[0] == 403
     status, answer = await client("GET", CONFIG_MAPS, token="robot", Impersonate_User="admin")
     assert (status, answer["reason"]) == (403, "Forbidden")
+
+
+IMPERSONATES = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: agent, namespace: default}
+rules:
+- {apiGroups: [""], resources: [serviceaccounts], verbs: [impersonate], resourceNames: [robot]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: agent, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: agent}
+subjects: [{kind: User, name: ann, apiGroup: rbac.authorization.k8s.io}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        pytest.param({"Impersonate_User": "system:serviceaccount:default:robot"}, 200, id="the account it may act as"),
+        pytest.param({"Impersonate_User": "system:serviceaccount:default:other"}, 403, id="another account"),
+        pytest.param({"Impersonate_User": "system:serviceaccount:kube-system:robot"}, 403, id="another namespace"),
+        pytest.param({"Impersonate_User": "admin"}, 403, id="a user"),
+        pytest.param(
+            {"Impersonate_User": "system:serviceaccount:default:robot", "Impersonate_Group": "system:masters"},
+            403,
+            id="a group beside it",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("permissions")
+async def test_who_may_act_as_one_account_may_act_as_no_other(
+    client: Client, headers: dict[str, str], status: int
+) -> None:
+    for obj in yaml.safe_load_all(IMPERSONATES):
+        path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/default/{obj['kind'].lower()}s"
+        assert await client.create(obj, path) == 201
+    assert (await client("GET", CONFIG_MAPS, token="reader", **headers))[0] == status
 
 
 @pytest.mark.usefixtures("permissions")
