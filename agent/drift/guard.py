@@ -178,7 +178,7 @@ class Guard:
         try:
             desired = self._read(Oid(entry.blob))
             mode = drift.mode_of(bundle.policy.drift, orjson.loads(desired))
-            if entry.finished or not _still_suspicious(entry, suspect):
+            if (entry.finished and entry.baseline is None) or not _still_suspicious(entry, suspect):
                 return True
             if (entry.baseline is None and mode == "revert") or (event is None and mode == "ignore"):
                 return True
@@ -246,7 +246,7 @@ class Guard:
             self._suspects.forget(key)
             entry.baseline = confirmed.baseline
             self._inventory.put(entry)
-        if confirmed.baseline is None:
+        if confirmed.baseline is None and not entry.finished:
             self._take_health(entry, (Health.NOT_FOUND, "Deleted", "was deleted by somebody else"))
 
     def _tell(

@@ -393,6 +393,20 @@ async def test_a_complete_job_that_is_deleted_is_not_missing(
         assert not again.told.drift
 
 
+async def test_an_edit_of_a_complete_job_is_drift_all_the_same(one: Agent, place: Place, kube: Kube) -> None:
+    wake = SliceMaker().next({"jobs": place.objects(job("load", hook="pre-install"))})
+    one.deliver(wake)
+    await until(lambda: one.converged(wake, "jobs"), what="the bundle", timeout_s=DONE_S)
+    before = place.uid("jobs/load")
+    kube.edit(place.path("jobs/load"), {"metadata": {"annotations": {"helm.sh/hook": "test"}}})
+    await until(lambda: len(one.told.drift) == 1, what="a told edit")
+    found = place.get("jobs/load")
+    assert found is not None
+    assert found["metadata"]["annotations"]["helm.sh/hook"] == "pre-install"
+    assert found["metadata"]["uid"] == before
+    await until(lambda: one.converged(wake, "jobs"), what="the bundle again")
+
+
 # --- what is not pruned ---------------------------------------------------------------------------------------------
 
 

@@ -102,11 +102,17 @@ async def confirm(
 
 
 async def confirm_all(
-    api: Api, obj: Mapping[str, Any], *, kind: Any = "MODIFIED", policy: DriftPolicy | None = None, **more: Any
+    api: Api,
+    obj: Mapping[str, Any],
+    *,
+    kind: Any = "MODIFIED",
+    policy: DriftPolicy | None = None,
+    finished: bool = False,
+    **more: Any,
 ) -> Confirmed:
     return await revert.confirm(
         api,
-        Entry(key=KEY, bundle="shop", api_version="v1", baseline=drift.baseline(GOOD)),
+        Entry(key=KEY, bundle="shop", api_version="v1", baseline=drift.baseline(GOOD), finished=finished),
         WatchEvent(kind=kind, resource=MAPS, object=obj),
         desired=objects.canonical(DESIRED),
         policy=policy or DriftPolicy(),
@@ -223,6 +229,13 @@ async def test_an_object_that_was_deleted_while_it_was_reverted_is_told_as_delet
     _, report = await confirm(Api(apply=[(True, live(9, OWN, uid="v"))]), EDITED)
     assert report is not None
     assert report.what == "deleted"
+
+
+async def test_what_ran_to_its_end_and_is_gone_is_not_made_anew() -> None:
+    api = Api(get=[NotFound("ConfigMap/shop/settings", "does not exist")])
+    confirmed = await confirm_all(api, GOOD, kind="DELETED", finished=True)
+    assert confirmed == Confirmed(baseline=None)
+    assert api.calls == ["get"]
 
 
 async def test_report_mode_sends_one_dry_run() -> None:
