@@ -102,13 +102,14 @@ def _has_succeeded(hook: Entry) -> bool:
 def _stopped(bundle: str, unapplied: frozenset[ObjectKey], *, order: Order, limits: Limits) -> dict[ObjectKey, str]:
     """Pure: the objects that can never be applied as things are, and why."""
     stopped = {}
+    remedy = "" if limits.closed else " (change the guard ConfigMap, or take it out of the bundle)"
     for key in unapplied:
         if order.shared.get(key, bundle) != bundle:
             stopped[key] = f"{key}: bundle {order.shared[key]} has it too (remove it from one of the two bundles)"
         elif key in order.stopped:
             stopped[key] = order.stopped[key]
         elif why := limits.refuses(key):
-            stopped[key] = f"{key}: {why} (change the guard ConfigMap, or take it out of the bundle)"
+            stopped[key] = f"{key}: {why}{remedy}"
     return stopped
 
 

@@ -98,8 +98,9 @@ def phases(keys: Iterable[ObjectKey]) -> tuple[tuple[ObjectKey, ...], ...]:
 
 
 def _removal(name: str, surplus: Surplus, limits: Limits) -> Removal:
+    remedy = "" if limits.closed else " (change the guard ConfigMap, or remove the object yourself)"
     refused = {
-        key: f"{key}: is not pruned: {why} (change the guard ConfigMap, or remove the object yourself)"
+        key: f"{key}: is not pruned: {why}{remedy}"
         for key in surplus.keys
         if (why := limits.refuses(key))
     }
