@@ -1,3 +1,5 @@
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -760,3 +762,22 @@ def test_findings_are_bounded_and_their_number_is_told(monkeypatch: pytest.Monke
 def test_equal_files_give_equal_fleets_in_any_order() -> None:
     files = {PATHS["bundle"]: SHOP.encode(), PATHS["cluster"]: EU.encode(), PATHS["policy"]: CAREFUL.encode()}
     assert fleet.load(files) == fleet.load(dict(reversed(files.items())))
+
+
+REFERENCE = (Path(__file__).parents[2] / "docs/fleet-repo.md").read_text()
+
+
+def test_the_example_of_the_reference_is_valid() -> None:
+    [example] = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
+    found = fleet.load({"bundles/ledger/bundle.yaml": example.encode()})
+    assert errors(found) == []
+    assert found.bundles.keys() == {"ledger"}
+
+
+def test_the_reference_has_every_field_of_a_bundle_and_a_policy() -> None:
+    for spec, text in (("bundle", SHOP), ("policy", CAREFUL)):
+        remedy = only_error(
+            load(**{spec: with_spec(text, "targets: {}\nqqqqqq: 1" if spec == "bundle" else "qqqqqq: 1")})
+        ).remedy
+        for field in remedy.removeprefix("known are: ").split(", "):
+            assert f"`{field}" in REFERENCE, f"{field} of a {spec}"
