@@ -10,9 +10,9 @@
     nothing is to be told (`ignore`)              nothing                       this is the new baseline
 
 What is held keeps its old baseline, so that a restart finds it again; without a change it is told once. A contested
-field is told when that begins, and again each `CONTEST_TOLD_S` while it lasts. What could not be asked is asked again;
-without the lease nothing is written. An object that is in no bundle of the slice, or that is to be applied anyway, is
-left to the pass. Next: `report`.
+field is told when that begins, and again each `CONTEST_TOLD_S` while it lasts. What could not be asked is asked again.
+Without the lease nothing is written, and nothing told: that is for its holder. An object that is in no bundle of the
+slice, or that is to be applied anyway, is left to the pass. Next: `report`.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from agent.drift.suspects import Held, Suspect, Suspects
 from agent.drift.values import Memory
 from agent.fields.ownership import CONTROLLERS
 from agent.inventory import Inventory
-from agent.model import ClusterApi, Desired, DesiredBundle, Entry, WatchEvent
+from agent.model import Baseline, ClusterApi, Desired, DesiredBundle, Entry, WatchEvent
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, Transient
@@ -194,7 +194,7 @@ class Guard:
                 seen_at = suspect.seen_at if suspect.insist else anyio.current_time()
                 suspect = replace(suspect, event=await revert.look(api, entry), seen_at=seen_at)
             stance = self._stance(entry, suspect.event, mode)
-            if stance.mode == "revert" and not self._may_write():
+            if stance.mode != "ignore" and not self._may_write():
                 self._again(suspect, AGAIN_S)
                 return True
             assert suspect.event is not None
@@ -216,8 +216,9 @@ class Guard:
             log.warning("drift of %s cannot be looked at: %s", key, error)
             self._again(suspect, least_s or AGAIN_S)
             return not isinstance(error, Transient)
+        known = entry.baseline
         self._keep(entry, suspect, confirmed, stance, mode=mode)
-        self._tell(entry, suspect, confirmed, bundle, began_ns=began_ns)
+        self._tell(entry, suspect, confirmed, bundle, known=known, began_ns=began_ns)
         return True
 
     def _stance(self, entry: Entry, event: WatchEvent | None, mode: drift.Mode) -> Stance:
@@ -250,12 +251,19 @@ class Guard:
             self._take_health(entry, (Health.NOT_FOUND, "Deleted", "was deleted by somebody else"))
 
     def _tell(
-        self, entry: Entry, suspect: Suspect, confirmed: Confirmed, bundle: DesiredBundle, *, began_ns: int
+        self,
+        entry: Entry,
+        suspect: Suspect,
+        confirmed: Confirmed,
+        bundle: DesiredBundle,
+        *,
+        known: Baseline | None,
+        began_ns: int,
     ) -> None:
         now = anyio.current_time()
         undone = [report for report in confirmed.reports if report.action == "reverted"]
         stays = [report for report in confirmed.reports if report.action != "reverted"]
-        told = self._memory.stands(entry.key, stays, now=now)
+        told = self._memory.stands(entry.key, stays, now=now, known=known, left=entry.baseline)
         for report in undone:
             contested = self._contested(entry.key, report, now=now)
             if contested is not None:

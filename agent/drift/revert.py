@@ -439,7 +439,7 @@ class _Case:
     ) -> DriftReport:
         metadata = before.get("metadata") or {}
         # What stays is met again whenever something else happens to the object: then it has the same id.
-        state = (metadata.get("resourceVersion"),) if action == "reverted" else ()
+        state = (metadata.get("resourceVersion"),) if action == "reverted" else (who.time,)
         uid = metadata.get("uid") or (self.entry.baseline.uid if self.entry.baseline is not None else "")
         seed = repr((str(self.entry.key), uid, what, who.fields, who.manager, who.operation, *state))
         return DriftReport(

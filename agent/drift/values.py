@@ -21,6 +21,7 @@ import orjson
 
 from agent.fields import ownership, steal
 from agent.fields.ownership import FieldPath, Paths
+from agent.model import Baseline
 from proto.messages import DriftDetail, DriftReport, FieldValue
 from proto.objects import ObjectKey
 
@@ -169,10 +170,21 @@ def _text(value: Any) -> str:
 # --- what was told ------------------------------------------------------------------------------------------------
 
 
+_Identity = tuple[str, tuple[str, ...], str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class _Told:
     report: DriftReport
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What was told of one object's drift that stays; `left` is of the baseline that it was left with."""
+
+    left: int | None
+    told: Mapping[_Identity, _Told]
 
 
 class Memory:
@@ -180,7 +192,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._values: OrderedDict[str, tuple[FieldValue, ...]] = OrderedDict()
-        self._standing: OrderedDict[ObjectKey, dict[str, _Told]] = OrderedDict()
+        self._standing: OrderedDict[ObjectKey, _Standing] = OrderedDict()
 
     def keep(self, drift: str, values: Sequence[FieldValue]) -> None:
         """The values of the drift with this id."""
@@ -200,25 +212,42 @@ class Memory:
         problem = "" if values else f"drift {drift}: which fields it changed cannot be known, only that it did"
         return DriftDetail(query=query, id=drift, values=values, problem=problem)
 
-    def stands(self, key: ObjectKey, reports: Sequence[DriftReport], *, now: float) -> list[DriftReport]:
+    def stands(
+        self,
+        key: ObjectKey,
+        reports: Sequence[DriftReport],
+        *,
+        now: float,
+        known: Baseline | None,
+        left: Baseline | None,
+    ) -> list[DriftReport]:
         """This, and no other drift of the object, was met and stays (none: nothing stays). Returns what is to be told:
-        what is new, and what changed unless it was told just now; since when it is so is kept."""
-        before = self._standing.pop(key, {})
+        what is new, and what changed unless it was told just now; since when it is so is kept.
+
+        `known` is the baseline before, `left` the one after: when a write of ours came between, all is new.
+        """
+        standing = self._standing.pop(key, None)
+        before = standing.told if standing is not None and standing.left == _managed(known) else {}
         told = []
-        known: dict[str, _Told] = {}
+        kept: dict[_Identity, _Told] = {}
         for report in reports:
-            last = before.get(report.id)
+            identity = (report.what, report.fields, report.manager, report.operation)
+            last = before.get(identity)
             if last is not None:
                 report = msgspec.structs.replace(report, first_seen=last.report.first_seen)
             if last is None or (_content(last.report) != _content(report) and now - last.at >= RETOLD_S):
                 told.append(report)
                 last = _Told(report, now)
-            known[report.id] = last
-        if known:
-            self._standing[key] = known
+            kept[identity] = last
+        if kept:
+            self._standing[key] = _Standing(_managed(left), kept)
             if len(self._standing) > STANDING:
                 self._standing.popitem(last=False)
         return told
+
+
+def _managed(known: Baseline | None) -> int | None:
+    return known.managed if known is not None else None
 
 
 def _content(report: DriftReport) -> DriftReport:

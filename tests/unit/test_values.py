@@ -8,6 +8,7 @@ import yaml
 from agent.drift import values
 from agent.drift.values import DETAILS, LONGEST, RETOLD_S, Memory
 from agent.fields import ownership
+from agent.model import Baseline
 from proto.messages import DriftReport, FieldValue
 from proto.objects import ObjectKey
 
@@ -186,25 +187,40 @@ def test_a_drift_without_known_fields_has_no_values_but_a_reason() -> None:
     assert "cannot be known" in memory.detail("q", "d").problem
 
 
+def state(managed: int) -> Baseline:
+    return Baseline(uid="u", resource_version="1", generation=1, managed=managed, own=1, status=1)
+
+
+def stands(memory: Memory, *reports: DriftReport, now: float, known: int = 1, left: int = 1) -> list[DriftReport]:
+    return memory.stands(WEB, reports, now=now, known=state(known), left=state(left))
+
+
 def test_drift_that_stays_is_told_once_and_since_when() -> None:
     memory = Memory()
     first = report("a", observed="1")
-    assert memory.stands(WEB, [first], now=0.0) == [first]
-    assert memory.stands(WEB, [report("a", observed="2")], now=RETOLD_S + 1) == []
-    (other,) = memory.stands(WEB, [report("a", observed="3"), report("b")], now=RETOLD_S + 2)
+    assert stands(memory, first, now=0.0) == [first]
+    assert stands(memory, report("a", observed="2"), now=RETOLD_S + 1) == []
+    (other,) = stands(memory, report("a", observed="3"), report("b", manager="m"), now=RETOLD_S + 2)
     assert other.id == "b"
 
 
 def test_drift_that_stays_and_changes_is_told_anew_after_a_while() -> None:
     memory = Memory()
-    memory.stands(WEB, [report("a", time="1")], now=0.0)
-    assert memory.stands(WEB, [report("a", time="2")], now=1.0) == []
-    (again,) = memory.stands(WEB, [report("a", time="3", observed="9")], now=RETOLD_S)
-    assert (again.time, again.first_seen, again.observed) == ("3", "1", "9")
+    stands(memory, report("a", time="1"), now=0.0)
+    assert stands(memory, report("b", time="2"), now=1.0) == []
+    (again,) = stands(memory, report("c", time="3", observed="9"), now=RETOLD_S)
+    assert (again.id, again.time, again.first_seen, again.observed) == ("c", "3", "1", "9")
 
 
 def test_drift_that_went_away_and_came_back_is_new() -> None:
     memory = Memory()
-    memory.stands(WEB, [report("a")], now=0.0)
-    assert memory.stands(WEB, [], now=1.0) == []
-    assert memory.stands(WEB, [report("a")], now=2.0) == [report("a")]
+    stands(memory, report("a"), now=0.0)
+    assert stands(memory, now=1.0) == []
+    assert stands(memory, report("a"), now=2.0) == [report("a")]
+
+
+def test_the_same_drift_after_a_write_of_ours_is_new() -> None:
+    memory = Memory()
+    stands(memory, report("a"), now=0.0, left=2)
+    assert stands(memory, report("b"), now=1.0, known=2, left=2) == []
+    assert stands(memory, report("c"), now=2.0, known=3) == [report("c")]
