@@ -2,7 +2,7 @@
 
     parent widened → applied, phase by phase → finished hooks deleted → let go → deleted, phase by phase
 
-Objects of a phase go at the same time, within one limit for all bundles. What is learned is put into the inventory as
+Objects of a phase go at the same time, within one limit for all bundles (`slots`). What is learned is put into the inventory as
 each answer arrives; an object that failed gets a `Failure` and stops nothing else. When `superseded` becomes true no
 further object is begun; what is under way is finished. Before an object is applied for the first time the inventory
 knows it durably, so that none is ever forgotten. A bundle with an account is read and written as that account, also
@@ -11,7 +11,7 @@ when it is pruned after it left the slice: what the account may not do is a fail
     error                                          tried again                                 permanent
     Transient, conflict of versions                after its own wait or backoff               no
     object or namespace not found                  backoff                                     no
-    kind not served                                backoff: its definition may be coming       from the fourth time
+    kind not served                                backoff: its definition may be coming       from the sixth time
     anything else                                  each few minutes, or with its next blob     yes
 
 `loop` makes the next plan.
@@ -36,6 +36,8 @@ from agent.apply.prune import Fate
 from agent.drift import drift
 from agent.inventory import Inventory
 from agent.kube.api_status import Conflict, NotFound
+from agent.kube.pace import MOST, Pace
+from agent.kube.slots import Slots
 from agent.model import ClusterApi, DesiredBundle, Entry, Result
 from agent.tracing import Tracing
 from proto import telemetry
@@ -44,11 +46,12 @@ from proto.ids import Oid
 from proto.messages import Health
 from proto.objects import ObjectKey
 
-CONCURRENCY: Final = 16
-"""Requests under way for all bundles together: more makes an API server slower, not us faster."""
+WORKERS: Final = int(MOST)
+"""Objects of one phase that are begun at once; how many writes are under way, for all bundles together, `slots` says."""
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 60.0
-UNSERVED_RETRY_S: Final = 2.0
+UNSERVED_TRIES: Final = 6
+"""A kind is served up to some seconds after its definition is Established; these tries take about fifteen."""
 DELETING_LOOK_S: Final = 2.0
 PERMANENT_RETRY_S: Final = 300.0
 """What only a change can help is tried again nevertheless: the change may be in the cluster (rights, admission)."""
@@ -85,7 +88,7 @@ class Reconciler:
         applied: Callable[[Entry, Mapping[str, Any]], None],
         tracing: Tracing,
         noted: Callable[[Entry, Result, str], None] = lambda entry, result, message: None,
-        concurrency: int = CONCURRENCY,
+        pace: Pace | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.failures: dict[ObjectKey, Failure] = {}
@@ -98,8 +101,7 @@ class Reconciler:
         self._applied = applied
         self._tracing = tracing
         self._noted = noted
-        self._concurrency = concurrency
-        self._limiter = anyio.CapacityLimiter(concurrency)
+        self._slots = Slots(pace)
         self._jitter = jitter
 
     async def run(
@@ -156,7 +158,7 @@ class Reconciler:
             account = plan.members.service_account if plan.members is not None else ""
         return self._api.acting_as(account) if account else self._api
 
-    # --- one object -----------------------------------------------------------------------------------------------
+    # --- one object: each returns the error that the API server answered with, None without ------------------------
 
     async def _claim(self, plan: BundlePlan, bundle: DesiredBundle, traits: Mapping[ObjectKey, Traits]) -> None:
         """Let the inventory know, durably, what is about to be made or changed."""
@@ -178,11 +180,11 @@ class Reconciler:
                 self._inventory.put(entries[key])
         await self._inventory.save()
 
-    async def _apply(self, api: ClusterApi, key: ObjectKey, bundle: DesiredBundle, done: Done) -> None:
+    async def _apply(self, api: ClusterApi, key: ObjectKey, bundle: DesiredBundle, done: Done) -> FlotillaError | None:
         blob = bundle.objects[key]
         entry = self._inventory.entries.get(key)
         if entry is None:  # deleted and forgotten since the plan was made
-            return
+            return None
         try:
             applied = await apply.apply_object(api, entry, self._read(blob), policy=bundle.policy)
         except FlotillaError as error:
@@ -191,7 +193,7 @@ class Reconciler:
                 self._inventory.put(entry)
             self._failed(entry, blob, error, "apply")
             done.add(Result.FAILED)
-            return
+            return error
         entry.finished = entry.finished and entry.blob == blob
         entry.blob, entry.unsettled = blob, False
         entry.baseline = drift.baseline(applied.live)
@@ -201,18 +203,19 @@ class Reconciler:
         done.add(applied.result)
         if applied.result is not Result.UNCHANGED:
             self._noted(entry, applied.result, applied.note)
+        return None
 
-    async def _finish(self, api: ClusterApi, key: ObjectKey, done: Done) -> None:
+    async def _finish(self, api: ClusterApi, key: ObjectKey, done: Done) -> FlotillaError | None:
         """Delete a hook that succeeded. It stays in the inventory, finished: it is not missing, and not run again."""
         entry = self._inventory.entries.get(key)
         if entry is None or not entry.finished:
-            return
+            return None
         try:
             fate, why = await self._remove(api, entry, release=False)
         except FlotillaError as error:
             self._failed(entry, "", error, "delete")
             done.add(Result.FAILED)
-            return
+            return error
         if fate is Fate.DELETING:
             self._retry(key, "", why, least_s=DELETING_LOOK_S)
         else:
@@ -220,17 +223,18 @@ class Reconciler:
             self._inventory.put(entry)
             self.failures.pop(key, None)
         done.add(_RESULTS[fate])
+        return None
 
-    async def _prune(self, api: ClusterApi, key: ObjectKey, done: Done, *, release: bool) -> None:
+    async def _prune(self, api: ClusterApi, key: ObjectKey, done: Done, *, release: bool) -> FlotillaError | None:
         entry = self._inventory.entries.get(key)
         if entry is None:
-            return
+            return None
         try:
             fate, why = await self._remove(api, entry, release=release)
         except FlotillaError as error:
             self._failed(entry, "", error, "release" if release else "prune")
             done.add(Result.FAILED)
-            return
+            return error
         if fate is Fate.DELETING:
             # Its DELETED event makes it due at once; the time counts only if that never comes.
             entry.health, entry.reason, entry.message = Health.TERMINATING, "Pruning", why
@@ -242,6 +246,7 @@ class Reconciler:
         if why:
             log.info("%s", why)
         done.add(_RESULTS[fate])
+        return None
 
     async def _remove(self, api: ClusterApi, entry: Entry, *, release: bool) -> tuple[Fate, str]:
         try:
@@ -265,21 +270,21 @@ class Reconciler:
     async def _each(
         self,
         keys: Collection[ObjectKey],
-        do: Callable[[ObjectKey], Awaitable[None]],
+        do: Callable[[ObjectKey], Awaitable[FlotillaError | None]],
         superseded: Callable[[], bool],
     ) -> None:
-        """Do all of `keys` at the same time, within the limit."""
+        """Do all of `keys` at the same time, as fast as the API server takes them."""
         waiting = iter(keys)
 
         async def work() -> None:
             for key in waiting:
-                async with self._writing(key), self._limiter:
+                async with self._writing(key), self._slots.one() as answered:
                     if superseded():
                         return
-                    await do(key)
+                    answered(key.gk, await do(key))
 
         async with anyio.create_task_group() as group:
-            for number in range(min(self._concurrency, len(keys))):
+            for number in range(min(WORKERS, len(keys))):
                 group.start_soon(work, name=f"worker {number}")
 
     def _failed(self, entry: Entry, blob: str, error: FlotillaError, what: str) -> None:
@@ -290,7 +295,7 @@ class Reconciler:
         if isinstance(error, Transient):
             self._retry(key, blob, str(error), least_s=error.retry_after_s or 0.0)
         elif isinstance(error, NotFound) and error.what == "kind":
-            self._retry(key, blob, str(error), least_s=UNSERVED_RETRY_S, permanent_from=4)
+            self._retry(key, blob, str(error), permanent_from=UNSERVED_TRIES)
         elif isinstance(error, Conflict | NotFound):
             self._retry(key, blob, str(error))
         else:

@@ -179,14 +179,15 @@ spec:
     maker = SliceMaker()
     wake = maker.next({"gadgets": text}, gadgets={"destructive_prune": True})
     one.deliver(wake)
-    failed: set[str] = set()
+    stuck: set[str] = set()
 
     def done() -> bool:
-        failed.update(reasons(one, "gadgets") & {"ApplyFailed", "Stopped"})
+        told = one.told.bundles.get("gadgets")
+        stuck.update(problem.message for problem in (told.problems if told else ()) if problem.health == "Failed")
         return one.converged(wake, "gadgets")
 
     await until(done, what="the definition and its resource", timeout_s=DONE_S)
-    assert not failed
+    assert not stuck
     gadget = f"/apis/order.example.org/v1/namespaces/{place.namespace}/gadgets/g"
     assert kube.must("GET", gadget)["spec"] == {"size": 1}
     gone = maker.next({})

@@ -18,6 +18,7 @@ from agent.apply.reconcile import PERMANENT_RETRY_S, Reconciler
 from agent.drift.drift import baseline
 from agent.inventory import Inventory
 from agent.kube.cluster import Invalid, NotFound
+from agent.kube.pace import Pace
 from agent.model import DesiredBundle, Entry, Result
 from agent.tracing import Tracing
 from proto.errors import Permanent, Refused, Transient
@@ -396,7 +397,7 @@ async def test_what_a_hook_makes_and_does_not_run_is_never_deleted_for_new_conte
 class Bench:
     """A reconciler with nothing around it, and one bundle of objects for it."""
 
-    def __init__(self, cluster: FakeCluster, *objects: dict[str, Any], concurrency: int = 16) -> None:
+    def __init__(self, cluster: FakeCluster, *objects: dict[str, Any], pace: Pace | None = None) -> None:
         files = {blob_id(body(obj)): body(obj) for obj in objects}
         self.inventory = Inventory(None)
         self.stop = False
@@ -408,7 +409,7 @@ class Bench:
             writing=_nobody_else,
             applied=self._applied,
             tracing=Tracing("eu-1", None),
-            concurrency=concurrency,
+            pace=pace,
             jitter=lambda: 0.0,
         )
         self.bundle = DesiredBundle(
@@ -485,10 +486,10 @@ async def test_a_kind_that_stays_unserved_becomes_a_failure(cluster: FakeCluster
     cluster.before = unserved
     bench = Bench(cluster, config())
     seen = []
-    for _ in range(5):
+    for _ in range(7):
         await bench.run()
         seen.append(next(iter(bench.reconciler.failures.values())).permanent)
-    assert seen == [False, False, False, True, True]
+    assert seen == [False, False, False, False, False, True, True]
 
 
 async def test_success_forgets_the_failure_and_gives_the_health(cluster: FakeCluster) -> None:
@@ -536,7 +537,7 @@ def _raise(error: Exception) -> Any:
 
 
 async def test_when_superseded_no_further_object_is_begun(cluster: FakeCluster) -> None:
-    bench = Bench(cluster, *(config(f"c{number}") for number in range(50)), concurrency=4)
+    bench = Bench(cluster, *(config(f"c{number}") for number in range(50)), pace=Pace(start=4, least=4, most=4))
 
     def after(method: str, key: ObjectKey) -> None:
         if cluster.count("apply") >= 10:
@@ -563,7 +564,7 @@ async def test_never_more_requests_at_once_than_allowed(cluster: FakeCluster) ->
             now -= 1
 
     cluster.apply = apply  # type: ignore[method-assign]
-    await Bench(cluster, *(config(f"c{number}") for number in range(60)), concurrency=5).run()
+    await Bench(cluster, *(config(f"c{number}") for number in range(60)), pace=Pace(start=5, least=5, most=5)).run()
     assert most == 5
 
 
