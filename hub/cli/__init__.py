@@ -4,7 +4,7 @@ from importlib import metadata
 
 import click
 
-from hub.cli import bootstrap, commanding, directing, init, offline, online
+from hub.cli import bootstrap, commanding, directing, health, init, offline, online
 from hub.demo import command
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     """GitOps for a fleet of Kubernetes clusters."""
 
 
-_MODULES = (command, init, offline, online, commanding, directing, bootstrap)
+_MODULES = (command, init, offline, health, online, commanding, directing, bootstrap)
 
 for module in _MODULES:
     for each in module.commands:

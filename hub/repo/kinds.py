@@ -106,7 +106,7 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
             service_account=_service_account(spec, namespace),
             timeout_s=spec.duration("timeout", default=600.0, least=1.0),
             allow_empty=spec.flag("allowEmpty", default=False),
-            health_checks=_health_checks(spec),
+            health_checks=checks(spec),
         ),
         where=where,
     )
@@ -125,7 +125,8 @@ def _service_account(spec: Section, namespace: str) -> str:
     return f"{stated or namespace}/{name}"
 
 
-def _health_checks(spec: Section) -> tuple[HealthCheck, ...]:
+def checks(spec: Section) -> tuple[HealthCheck, ...]:
+    """The `healthChecks` of a Bundle's spec."""
     found: list[HealthCheck] = []
     for section in spec.sections("healthChecks", ("apiVersion", "kind", "current", "inProgress", "failed")):
         check = HealthCheck(
