@@ -11,7 +11,8 @@
     DELETED, after it had run to its end (`ENDED`)              it is finished, nothing is missing (a Job's TTL, a hook)
     … a Job that failed and has no TTL                          a suspicion: a person wants it tried again
     SYNCED, and an ordinary Job with a TTL did not come         it is finished: it ended unseen
-    SYNCED                                                      what was ours and did not come is DELETED
+    SYNCED                                                      what was ours and did not come is DELETED; what was
+                                                                deleted before, and only told, still is
 
 An object among the initial events that carries our labels and our Apply entry and is not in the inventory enters it:
 the inventory was lost, and the object is known again. What time adds to a health is in `waits`. Does no IO. Next:
@@ -88,6 +89,7 @@ class Observer:
         elif event.kind == "SYNCED":
             for key in self._expected.pop(gk, ()):
                 self._missed(key, event)
+            self._still_gone(gk)
         else:
             key = _key(event)
             if gk in self._expected:
@@ -120,13 +122,18 @@ class Observer:
         if entry.baseline is None:
             if entry.blob and self._wanted(key):
                 self._suspect(key, event)
+                # Its confirmation tells nothing of it, and there may be no other event.
+                self._take_state(entry, event, generation=event.object["metadata"].get("generation", 0))
             return
         if self._wanted(key) and drift.suspicion(entry.baseline, event.object) is not None:
             self._suspect(key, event)
         else:
             entry.baseline = drift.baseline(event.object)
             self._inventory.put(entry)
-        found = verdict(event, applied_generation=entry.baseline.generation, check=self._check(entry))
+        self._take_state(entry, event, generation=entry.baseline.generation)
+
+    def _take_state(self, entry: Entry, event: WatchEvent, *, generation: int) -> None:
+        found = verdict(event, applied_generation=generation, check=self._check(entry))
         self.take_health(entry, found, own_s=own_deadline_s(event.object))
 
     def take_health(self, entry: Entry, found: Verdict, *, own_s: float = 0.0) -> None:
@@ -218,6 +225,13 @@ class Observer:
         if self._expires(key) and not entry.finished:
             self.take_health(entry, (Health.CURRENT, "JobComplete", "has ended and is gone"))
         self.judge(key, deleted)
+
+    def _still_gone(self, gk: Gk) -> None:
+        """What was deleted, told, and not made anew is not there after a restart, either."""
+        for key, entry in self._inventory.entries.items():
+            gone = entry.blob and entry.baseline is None and not (entry.unsettled or entry.finished)
+            if gone and entry.health is Health.UNKNOWN and (key.group, key.kind) == gk:
+                self.take_health(entry, (Health.NOT_FOUND, "Deleted", "was deleted by somebody else"))
 
     def _find_again(self, key: ObjectKey, event: WatchEvent) -> None:
         live = event.object

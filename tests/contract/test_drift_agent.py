@@ -164,3 +164,22 @@ async def test_a_storm_of_a_rival_does_not_become_ours(world: Make) -> None:
         await until(lambda: here.get("configmaps", "mended")["data"]["color"] == "red", timeout_s=60)
         assert len(here.told) <= 30
         assert all(told.manager == "rival" for told in here.told)
+
+
+async def test_what_was_deleted_and_only_told_is_missing_after_a_restart_too_until_somebody_makes_it(
+    kube: Kube, tmp_path: Path
+) -> None:
+    name = f"drift-{uuid4().hex[:8]}"
+    async with Cluster.connect(kube.kubeconfig) as api:
+        async with agent(api, tmp_path) as one:
+            here = World(kube, one, name, DriftPolicy(mode="report"))
+            await here.deliver()
+            lost = here.get("configmaps", "mended")
+            kube.must("DELETE", here.path("configmaps", "mended"))
+            await until(lambda: one.told.bundles[name].health == "NotFound")
+        async with agent(api, tmp_path) as again:
+            await until(lambda: name in again.told.bundles and again.told.bundles[name].health == "NotFound")
+            del lost["metadata"]["resourceVersion"], lost["metadata"]["uid"], lost["metadata"]["managedFields"]
+            kube.must("POST", here.path("configmaps", "mended").rpartition("/")[0], lost)
+            await until(lambda: again.told.bundles[name].health == "Current", timeout_s=40)
+        assert [told.what for told in one.told.drift] == ["deleted"]

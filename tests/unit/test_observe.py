@@ -364,3 +364,19 @@ def test_why_it_is_not_current_is_told_until_that_changes(world: World) -> None:
     assert (str(entry.health), entry.reason, entry.message) == ("Current", "", "")
     world.observer.explain(WIDGET, ("Late", "word"))
     assert str(entry.health) == "Current"
+
+
+def test_a_deleted_object_that_comes_back_where_drift_is_only_told_has_its_health_again(world: World) -> None:
+    entry = world.have(KEY, live(5))
+    entry.baseline, entry.health = None, Health.NOT_FOUND
+    world.see("ADDED", live(9, THEIRS))
+    assert str(entry.health) == "Current"
+
+
+def test_what_was_deleted_and_only_told_is_not_found_after_a_restart_either(world: World) -> None:
+    entry = world.have(KEY, live(5))
+    entry.baseline = None
+    world.observer.opening(("", "ConfigMap"))
+    world.see("SYNCED")
+    assert (entry.health, entry.reason) == (Health.NOT_FOUND, "Deleted")
+    assert not world.suspects
