@@ -332,17 +332,23 @@ async def test_a_hook_that_succeeded_goes_if_it_says_so_and_is_neither_missing_n
         await until(lambda: one.converged(first, "release"), what="the release", timeout_s=DONE_S)
         await until(lambda: not place.has("jobs/migrate"), what="the end of the hook", timeout_s=DONE_S)
         assert not one.told.drift
-    writes = cluster.requests["apply"]
+    stay = ("configmaps/before", "configmaps/settings", "deployments/web", "configmaps/after")
+    versions = [place.version(what) for what in stay]
     async with agent(cluster, tmp_path) as again:
         await until(lambda: again.converged(first, "release"), what="the restart", timeout_s=DONE_S)
         assert not place.has("jobs/migrate")
-        assert cluster.requests["apply"] == writes
-        assert not again.told.drift
+        assert [place.version(what) for what in stay] == versions
+        (hook,) = (entry for entry in again.inventory.entries.values() if entry.key.kind == "Job")
+        old = hook.blob
         newer = release(image="example.org/run:2", policy="before-hook-creation,hook-succeeded")
         second = maker.next({"release": place.objects(newer)})
         again.deliver(second)
         await until(lambda: again.converged(second, "release"), what="the next release", timeout_s=DONE_S)
-        assert cluster.requests["apply"] == writes + 1
+        assert hook.finished
+        assert hook.blob != old
+        assert not place.has("jobs/migrate")
+        assert [place.version(what) for what in stay] == versions
+        assert not again.told.drift
         gone = maker.next({})
         again.deliver(gone)
         await until(lambda: again.converged(gone, "release"), what="the end of the release", timeout_s=DONE_S)
@@ -386,10 +392,10 @@ async def test_a_complete_job_that_is_deleted_is_not_missing(
         await until(lambda: one.converged(wake, "jobs"), what="the bundle again")
         assert not place.has("jobs/load")
         assert [told.object for told in one.told.drift] == [f"ConfigMap/{place.namespace}/settings"]
-    writes = cluster.requests["apply"]
+    version = place.version("configmaps/settings")
     async with agent(cluster, tmp_path) as again:
         await until(lambda: again.converged(wake, "jobs"), what="the restart", timeout_s=DONE_S)
-        assert cluster.requests["apply"] == writes
+        assert place.version("configmaps/settings") == version
         assert not place.has("jobs/load")
         assert not again.told.drift
 
