@@ -3,6 +3,7 @@
     generation      +1 for each change outside metadata and status; a Deployment's annotations count, too
     Secret          data that is not base64 is unreadable
     Service         ports want names that differ
+    CRDs            one version is stored, names are whole
     pod templates   one type per volume and probe, value or valueFrom, labels that the selector selects
 
 All of it is pure. Next: `api` calls these at each write, before it stores.
@@ -84,6 +85,8 @@ def generation(old: Mapping[str, Any], new: Mapping[str, Any], *, group: str, ki
 
 def problems(obj: Mapping[str, Any], *, group: str, kind: str) -> list[Problem]:
     """Pure: (field, message) of what the server refuses beyond the schema."""
+    if kind == "CustomResourceDefinition":
+        return list(_definition(obj))
     if group not in ("", "apps", "batch"):
         return []
     found = list(_service(obj)) if kind == "Service" else []
@@ -116,6 +119,22 @@ def _service(obj: Mapping[str, Any]) -> Iterator[Problem]:
         elif name in seen:
             yield f"spec.ports[{place}].name", f'Duplicate value: "{name}"'
         seen.add(name)
+
+
+def _definition(obj: Mapping[str, Any]) -> Iterator[Problem]:
+    spec = obj.get("spec") or {}
+    versions = spec.get("versions") or ()
+    if sum(bool(version.get("storage")) for version in versions) != 1:
+        shown = orjson.dumps(list(versions)).decode()
+        yield "spec.versions", f"Invalid value: {shown}: must have exactly one version marked as storage version"
+    names = spec.get("names") or {}
+    for name in ("plural", "kind"):
+        if not names.get(name):
+            yield f"spec.names.{name}", "Required value"
+    wanted = f"{names.get('plural')}.{spec.get('group')}"
+    if obj["metadata"].get("name") != wanted:
+        shown = orjson.dumps(obj["metadata"].get("name")).decode()
+        yield "metadata.name", f'Invalid value: {shown}: must be spec.names.plural+"."+spec.group'
 
 
 def _selector(obj: Mapping[str, Any]) -> Iterator[Problem]:

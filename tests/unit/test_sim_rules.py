@@ -74,6 +74,27 @@ def test_ports_of_a_service_are_told_apart(ports: str, fields: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        pytest.param({}, [], id="nothing wrong"),
+        pytest.param({"versions": [{"name": "v1"}]}, ["spec.versions"], id="no version is stored"),
+        pytest.param({"versions": [{"storage": True}, {"storage": True}]}, ["spec.versions"], id="two are"),
+        pytest.param({"names": {"plural": "as"}}, ["spec.names.kind"], id="no kind"),
+        pytest.param({"group": "other.org"}, ["metadata.name"], id="another group"),
+    ],
+)
+def test_a_definition_stores_one_version_and_is_named_after_its_kind(change: dict[str, Any], fields: list[str]) -> None:
+    spec = {
+        "group": "example.org",
+        "names": {"plural": "as", "kind": "A"},
+        "versions": [{"name": "v1", "storage": True}],
+    }
+    obj = {"metadata": {"name": "as.example.org"}, "spec": {**spec, **change}}
+    problems = rules.problems(obj, group="apiextensions.k8s.io", kind="CustomResourceDefinition")
+    assert [field for field, _ in problems] == fields
+
+
+@pytest.mark.parametrize(
     ("kind", "change", "generation"),
     [
         pytest.param("Deployment", {"spec": {"replicas": 2}}, 4, id="spec"),
