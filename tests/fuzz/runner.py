@@ -445,7 +445,7 @@ class Fuzz:
             "  after:   " + "; ".join(truth.difference(truth.values(before), truth.values(after or none)))[:1500],
             *(f"  told:    {one}" for one in reports),
             f"  edits before: {', '.join(list(subject.log)[:-1])}",
-            "  managedFields before: " + _managers(before),
+            "  managedFields before: " + _managers(before)[:2000],
             "  managedFields edited: " + _managers(edited or none),
             "  managedFields after:  " + _managers(after or none),
         ]

@@ -55,9 +55,11 @@ def drift(before: Mapping[str, Any], edited: Mapping[str, Any] | None, wished: M
 
 def wanted(live: Any, desired: Any) -> Any:
     """Pure: what `live`, which is as Git has it, says where `desired` says something: with the server's own spelling of
-    quantities. Lists come whole."""
+    quantities; not what it added by itself, which comes last in a list."""
     if isinstance(live, Mapping) and isinstance(desired, Mapping):
         return {key: wanted(live[key], value) for key, value in desired.items() if key in live}
+    if isinstance(live, list) and isinstance(desired, list):
+        return [wanted(one, item) for one, item in zip(live, desired, strict=False)]
     return live
 
 
