@@ -222,7 +222,7 @@ class Loop:
                 group.start_soon(self._owner.run, name="owner")
                 group.start_soon(self._keep_parents, name="parents")
                 group.start_soon(self._kinds.run, name="watches")
-                group.start_soon(self._guard.run, name="guard")
+                group.start_soon(self._confirm_drift, name="guard")
                 group.start_soon(self._explainer.run, name="explainer")
                 group.start_soon(self._look_at_all, name="resync")
                 group.start_soon(self._save, name="save")
@@ -420,6 +420,12 @@ class Loop:
         self._reconciler.failures.pop(key, None)
         self._wake()
 
+    async def _confirm_drift(self) -> None:
+        """Undo drift, not before it is known whether anybody wants us not to."""
+        await self._parents.known.wait()
+        await self._owner.wait_known()
+        await self._guard.run()
+
     async def _look_at_all(self) -> None:
         """Have every object confirmed, slowly, for what no event tells."""
         resync = Resync(jitter=random.random)
@@ -454,6 +460,7 @@ class Loop:
         while True:
             await anyio.sleep(SAVE_S)
             await self._inventory.save()
+            self._problem("inventory", self._inventory.problem)
 
     def _wake(self) -> None:
         self._changed.set()

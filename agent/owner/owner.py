@@ -106,8 +106,9 @@ class Owner:
         return self._map.limits
 
     async def wait_known(self) -> None:
-        """Until the guard ConfigMap was heard of."""
+        """Until the guard ConfigMap and the pauses of namespaces were heard of."""
         await self._map.known.wait()
+        await self._pauses.known.wait()
 
     def refuses(self, key: ObjectKey) -> str:
         """Why this object must not be touched; "" if it may."""

@@ -50,6 +50,8 @@ class Pauses:
         problem: Callable[[str, str], None],
         delays: Callable[[], Iterator[float]],
     ) -> None:
+        self.known = anyio.Event()
+        """Set once all namespaces' pauses were heard of, or may not be."""
         self._api = api
         self._cluster_until = cluster_until
         self._changed = changed
@@ -84,6 +86,7 @@ class Pauses:
             except FlotillaError as error:
                 why = f"pauses of namespaces are not seen: {error} (give the agent the right to watch namespaces)"
                 self._problem("pauses", why)
+                self.known.set()
             await anyio.sleep(delay)
 
     def _see(self, event: WatchEvent) -> None:
@@ -94,6 +97,7 @@ class Pauses:
             for name in self._missing & self._namespaces.keys():
                 self._put(name, None)
             self._missing.clear()
+            self.known.set()
         else:
             name = event.object["metadata"]["name"]
             self._missing.discard(name)
@@ -117,9 +121,9 @@ class Pauses:
         if text:
             try:
                 found = parse(text)
-            except (ValueError, OverflowError) as error:
+            except (ValueError, OverflowError):
                 self._unreadable[whose] = (
-                    f"{whose}: {PAUSE} is {text[:100]!r}, which pauses nothing: {error} (give a time such as "
+                    f"{whose}: {PAUSE} is {text[:100]!r}, which pauses nothing (give a time such as "
                     "2026-01-31T18:00:00Z)"
                 )
                 if len(self._unreadable) > MOST_UNREADABLE:

@@ -183,3 +183,29 @@ async def test_what_was_deleted_and_only_told_is_missing_after_a_restart_too_unt
             kube.must("POST", here.path("configmaps", "mended").rpartition("/")[0], lost)
             await until(lambda: again.told.bundles[name].health == "Current", timeout_s=40)
         assert [told.what for told in one.told.drift] == ["deleted"]
+
+
+async def test_a_namespaces_pause_holds_reverts_back_over_a_restart_too(kube: Kube, tmp_path: Path) -> None:
+    name = f"drift-{uuid4().hex[:8]}"
+    namespace = f"/api/v1/namespaces/{name}"
+    async with Cluster.connect(kube.kubeconfig) as api:
+        async with agent(api, tmp_path) as one:
+            here = World(kube, one, name, DriftPolicy(additions="tolerate"))
+            await here.deliver()
+            kube.edit(namespace, {"metadata": {"annotations": {"flotilla.dev/pause-until": "2999-01-01T00:00:00Z"}}})
+            for seen in ("mended", "told"):
+                kube.edit(here.path("configmaps", seen), {"data": {"color": "blue"}})
+            await until(lambda: len(one.told.drift) >= 2)
+        kube.edit(here.path("configmaps", "mended"), {"data": {"color": "green"}})
+        kube.must("DELETE", here.path("deployments", "web"))
+        async with agent(api, tmp_path) as again:
+            await until(lambda: len({told.object for told in again.told.drift}) == 2)
+            assert {(told.object.partition("/")[0], told.action) for told in again.told.drift} == {
+                ("ConfigMap", "paused"),
+                ("Deployment", "paused"),
+            }
+            assert here.is_gone("deployments", "web")
+            assert here.get("configmaps", "mended")["data"]["color"] == "green"
+            kube.edit(namespace, {"metadata": {"annotations": {"flotilla.dev/pause-until": None}}})
+            await until(lambda: here.get("configmaps", "mended")["data"]["color"] == "red")
+            await until(lambda: not here.is_gone("deployments", "web"))
