@@ -2,11 +2,12 @@
 
     parent widened → applied, phase by phase → finished hooks deleted → let go → deleted, phase by phase
 
-Objects of a phase go at the same time, within one limit for all bundles (`slots`). What is learned is put into the inventory as
-each answer arrives; an object that failed gets a `Failure` and stops nothing else. When `superseded` becomes true no
-further object is begun; what is under way is finished. Before an object is applied for the first time the inventory
-knows it durably, so that none is ever forgotten. A bundle with an account is read and written as that account, also
-when it is pruned after it left the slice: what the account may not do is a failure, and stays in the inventory.
+Objects of a phase go at the same time, within one limit for all bundles (`slots`). What is learned is put into the
+inventory as each answer arrives; an object that failed gets a `Failure` and stops nothing else. When `superseded`
+becomes true no further object is begun; what is under way is finished. Before an object is applied for the first time
+the inventory knows it durably, so that none is ever forgotten. A bundle with an account is read and written as that
+account, also when it is pruned after it left the slice: what the account may not do is a failure, and stays in the
+inventory.
 
     error                                          tried again                                 permanent
     Transient, conflict of versions                after its own wait or backoff               no
@@ -47,7 +48,7 @@ from proto.messages import Health
 from proto.objects import ObjectKey
 
 WORKERS: Final = int(MOST)
-"""Objects of one phase that are begun at once; how many writes are under way, for all bundles together, `slots` says."""
+"""Objects of one phase that are begun at once; how many writes are under way for all bundles together, `slots` says."""
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 60.0
 UNSERVED_TRIES: Final = 6

@@ -6,7 +6,8 @@
     400, 405, 406, 413, 415, 422                      Invalid, with the server's causes
     401, 403                                          Refused; Transient while a namespace is terminating
     410                                               Expired
-    429, 5xx                                          Transient
+    429, 503, 504                                     Busy, which is Transient
+    5xx                                               Transient
     500 that says a manifest does not fit its schema  Invalid: it never gets better
 
 What is said of a Secret never quotes the server where it may quote the Secret. All of it is pure. Next: `cluster`.
@@ -49,6 +50,10 @@ class Invalid(Permanent):
         super().__init__(thing, cause, remedy)
         self.fields = fields
         self.immutable = immutable
+
+
+class Busy(Transient):
+    """The API server has too much to do, or did not answer in time: whoever sends is to send less."""
 
 
 class Expired(Transient):
@@ -115,7 +120,9 @@ def error_of(
         return Expired(thing, message)
     if malformed:
         return Invalid(thing, message, fields=fields)
-    if status == 429 or status >= 500:
+    if status in (429, 503, 504):
+        return Busy(thing, message, retry_after_s=_seconds(retry_after, details))
+    if status >= 500:
         return Transient(thing, message, retry_after_s=_seconds(retry_after, details))
     return Invalid(thing, message, fields=fields, immutable=immutable)
 

@@ -15,6 +15,7 @@ import anyio.lowlevel
 from yarl import URL
 
 from agent.kube import kubeclient
+from agent.kube.api_status import Busy
 from proto.errors import InvalidInput, Transient
 
 NETWORK = (aiohttp.ClientError, OSError, TimeoutError)
@@ -94,6 +95,6 @@ class Connection:
             logger.info("credentials were refused, and read anew")
 
 
-def unreachable(about: str, verb: str, error: Exception) -> Transient:
+def unreachable(about: str, verb: str, error: Exception) -> Busy:
     """Pure: what to raise for an error of the network."""
-    return Transient(f"{about} {verb} failed (Unreachable)", str(error) or type(error).__name__)
+    return Busy(f"{about} {verb} failed (Unreachable)", str(error) or type(error).__name__)

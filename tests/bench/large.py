@@ -21,11 +21,12 @@ import aiohttp
 import anyio
 import yaml
 
-from agent.apply.reconcile import CONCURRENCY
 from tests import real
 from tests.bench import processes, reverts
 from tests.e2e.world import World
 
+CONCURRENCY = 16
+"""Of the bare loop: about where a server on two cores gives no more."""
 CLUSTER: Final = "large"
 BUNDLES: Final = 20
 NAMESPACES: Final = 50
@@ -312,7 +313,7 @@ def _rest(agent: real.Process) -> None:
 
 
 def bare(kube: real.ApiServer, prefix: str, numbers: range) -> float:
-    """Seconds to apply these objects, as many at a time as the agent, in namespaces of their own."""
+    """Seconds to apply these objects, in namespaces of their own."""
     options = {"use_uvloop": True}
     return anyio.run(partial(_bare, kube, prefix, numbers), backend_options=options)
 

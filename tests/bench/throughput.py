@@ -19,7 +19,7 @@ import anyio
 from agent.apply.order import traits
 from agent.apply.parents import Parents
 from agent.apply.plan import BundlePlan
-from agent.apply.reconcile import CONCURRENCY, Reconciler
+from agent.apply.reconcile import Reconciler
 from agent.inventory import Inventory
 from agent.kube.cluster import Cluster
 from agent.model import DesiredBundle
@@ -29,6 +29,8 @@ from proto.objects import ObjectKey, blob_id, canonical, key_of
 from proto.slices import BundlePolicy, with_membership
 from tests import real
 
+CONCURRENCY = 16
+"""Of the bare loop: about where a server on two cores gives no more."""
 OBJECTS = 300
 
 

@@ -25,6 +25,7 @@ from agent.apply.plan import plan
 from agent.apply.reconcile import Reconciler
 from agent.drift.observe import Observer
 from agent.inventory import Inventory
+from agent.kube.pace import Pace
 from agent.model import Desired, DesiredBundle, Entry, Limits, Resource, WatchEvent
 from agent.tracing import Tracing
 from proto.ids import Oid
@@ -152,7 +153,7 @@ class World:
                 writing=_writing,
                 applied=observer.applied,
                 tracing=Tracing("eu-1", None),
-                concurrency=2,
+                pace=Pace(start=2, most=2),
                 jitter=lambda: 0.0,
             )
             traits = {

@@ -14,6 +14,7 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from agent.kube.api_status import Busy
 from agent.kube.cluster import Cluster, Conflict, Invalid, NotFound, backoff
 from agent.model import Resource, WatchEvent
 from proto.errors import InvalidInput, Refused, Transient
@@ -204,8 +205,8 @@ async def test_delete_carries_its_preconditions(fake: Fake, api: Cluster) -> Non
             "Forbidden",
             id="a namespace that is going away",
         ),
-        pytest.param(429, None, Transient, "TooManyRequests", id="429"),
-        pytest.param(503, None, Transient, "ServiceUnavailable", id="503"),
+        pytest.param(429, None, Busy, "TooManyRequests", id="429"),
+        pytest.param(503, None, Busy, "ServiceUnavailable", id="503"),
         pytest.param(500, status(500, "InternalError", "failed calling webhook"), Transient, "webhook", id="500"),
         pytest.param(
             500,
