@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import anyio
 
+from agent.kube.api_status import Conflict
 from agent.model import ClusterApi
 from proto.errors import FlotillaError
 from proto.objects import ObjectKey, canonical
@@ -132,7 +133,7 @@ class Events:
         if about is None:
             return
         first = self._timestamp()
-        digest = hashlib.sha256(repr((about.key, same, first)).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(repr((about, same, first)).encode()).hexdigest()[:16]
         series = _Series(regarding=about, name=f"{about.key.name[:200]}.{digest}", first=first, count=1, last_at=now)
         if await self._send(_body(event, series, instance=self._instance, left_out=self._left_out), series):
             self._left_out = 0
@@ -145,6 +146,8 @@ class Events:
         try:
             resource = await self._api.resource("events.k8s.io/v1", "Event")
             await self._api.create(resource, key, canonical(body))
+        except Conflict:
+            log.debug("%s is there already: its answer was lost", key)
         except FlotillaError as error:
             self._failed(error)
             return False
