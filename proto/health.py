@@ -30,6 +30,8 @@ from proto.objects import group_of
 
 NO_STATUS = "NoStatus"
 """Reason of a Current object whose kind reports a status and that has none yet: no proof before a grace period."""
+UNSCHEDULABLE, NOT_SCHEDULED = "PodUnschedulable", "PodNotScheduled"
+"""Reasons of a Pod that fits on no node, after and before `UNSCHEDULABLE_AFTER_S`."""
 UNSCHEDULABLE_AFTER_S = 15.0
 """kstatus's ScheduleWindow: how long a new Pod may look unschedulable before it is called so."""
 _UNOBSERVED = "LatestGenerationNotObserved"
@@ -269,8 +271,8 @@ def _pod(obj: Mapping[str, Any], status: Mapping[str, Any], now_s: float) -> Ver
                         break
                     message = condition["message"] or "fits on no node"
                     if now_s - UNSCHEDULABLE_AFTER_S < _created_s(obj):
-                        return _progress("PodNotScheduled", message)
-                    return Health.FAILED, "PodUnschedulable", message
+                        return _progress(NOT_SCHEDULED, message)
+                    return Health.FAILED, UNSCHEDULABLE, message
             return _progress("PodPending", "its containers have not started yet")
         case "":
             return _progress("PodNotObserved", "no node has taken it yet")

@@ -83,10 +83,10 @@ class KindWatches:
 
     async def _once(self, gk: Gk, api_version: str, source: str, *, whole: bool) -> None:
         resource = await self._api.resource(api_version, gk[1])
+        self._observer.opening(gk)
         if "watch" not in resource.verbs:
             log.info("%s cannot be watched: its drift and health are not seen", gk[1])
             await anyio.sleep_forever()
-        self._observer.opening(gk)
         events = self._api.watch(resource, selector=BUNDLE_LABEL, metadata_only=not whole)
         async with aclosing(events):  # type: ignore[type-var]
             async for event in events:

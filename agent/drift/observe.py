@@ -85,7 +85,7 @@ class Observer:
         if event.kind == "RESTARTED":
             self.flight.restarted(*gk)
             self.opening(gk)
-            self._waits.hold(self._expected[gk], now=self._clock())
+            self._waits.hold(self._is_unseen, now=self._clock())
         elif event.kind == "SYNCED":
             for key in self._expected.pop(gk, ()):
                 self._missed(key, event)
@@ -200,12 +200,16 @@ class Observer:
         none). While the API server may not be `seeing`, that nothing moves says nothing."""
         now = self._clock()
         entries = self._inventory.entries
-        self._waits.keep(entries)
-        if not seeing:
-            self._waits.hold(now=now)
+        self._waits.keep(lambda key: key in entries and self._wanted(key))
+        if not seeing or self._expected:
+            self._waits.hold(lambda key: not seeing or self._is_unseen(key), now=now)
         for key, shown in list(self._waits.due(now)):
             self._show(entries[key], shown)
         return self._waits.next_end(now)
+
+    def _is_unseen(self, key: ObjectKey) -> bool:
+        """Whether the watch of its kind has not told yet how things are."""
+        return (key.group, key.kind) in self._expected
 
     def _missed(self, key: ObjectKey, event: WatchEvent) -> None:
         """Not among the initial events: deleted, or without our labels. Its confirmation looks; but a Job with a time

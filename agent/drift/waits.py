@@ -4,6 +4,7 @@ Pure; times are monotonic seconds, given by the caller, and nothing is stored: a
 
     the object's state shows                          its health
     Current, without any status yet                   InProgress, and Current after `NO_STATUS_GRACE_S`
+    Failed, a Pod that fits on no node                InProgress, and Failed after kstatus's `UNSCHEDULABLE_AFTER_S`
     InProgress                                        InProgress, and Failed once nothing moved for its timeout
     … and why was found out (`explain`)               the same, with that reason and message, until the state changes
     anything else                                     what it shows
@@ -13,11 +14,11 @@ own deadline, and is given a little more than that, so that its own word comes f
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proto.health import NO_STATUS, Verdict
+from proto.health import NO_STATUS, NOT_SCHEDULED, UNSCHEDULABLE, UNSCHEDULABLE_AFTER_S, Verdict
 from proto.messages import Health
 from proto.objects import ObjectKey
 
@@ -77,14 +78,15 @@ class Waits:
         wait.words = words
         return self._shown(key, wait, now)
 
-    def hold(self, keys: Collection[ObjectKey] | None = None, *, now: float) -> None:
-        """These objects (None: all) were not seen for a while: that nothing moved until now says nothing."""
-        for key in self._waits if keys is None else keys & self._waits.keys():
-            self._waits[key].moved = now
+    def hold(self, unseen: Callable[[ObjectKey], bool], *, now: float) -> None:
+        """Such objects were not seen for a while: that nothing moved until now says nothing."""
+        for key, wait in self._waits.items():
+            if unseen(key):
+                wait.moved = now
 
-    def keep(self, keys: Mapping[ObjectKey, object]) -> None:
+    def keep(self, wanted: Callable[[ObjectKey], bool]) -> None:
         """Forget all other objects."""
-        for key in [key for key in self._waits if key not in keys]:
+        for key in [key for key in self._waits if not wanted(key)]:
             del self._waits[key]
 
     def due(self, now: float) -> Iterator[tuple[ObjectKey, Verdict]]:
@@ -111,6 +113,8 @@ class Waits:
                 return wait.began + NO_STATUS_GRACE_S
             case Health.IN_PROGRESS:
                 return wait.moved + self._patience_s(key, wait)
+            case Health.FAILED if wait.found[1] == UNSCHEDULABLE:
+                return wait.began + UNSCHEDULABLE_AFTER_S
             case _:
                 return math.inf
 
@@ -123,6 +127,8 @@ class Waits:
         if health is Health.CURRENT:
             return health if over else Health.IN_PROGRESS, reason, message
         words, said = wait.words or (reason, message)
+        if reason == UNSCHEDULABLE:
+            return (health, words, said) if over else (Health.IN_PROGRESS, NOT_SCHEDULED, said)
         if over:
             waited = duration(self._patience_s(key, wait))
             return Health.FAILED, TIMEOUT, f"has not moved for {waited}: {said or words}"

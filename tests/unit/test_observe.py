@@ -380,3 +380,29 @@ def test_what_was_deleted_and_only_told_is_not_found_after_a_restart_either(worl
     world.see("SYNCED")
     assert (entry.health, entry.reason) == (Health.NOT_FOUND, "Deleted")
     assert not world.suspects
+
+
+def test_what_is_being_pruned_does_not_time_out(world: World) -> None:
+    world.policy = BundlePolicy(name="shop", timeout_s=60.0)
+    entry = world.have(WIDGET, started(5))
+    world.see("MODIFIED", started(6, **NOT_READY), WIDGETS)
+    world.wanted.discard(WIDGET)
+    entry.health, entry.reason = Health.TERMINATING, "Pruning"
+    world.now += 100.0
+    assert world.observer.end_waits(seeing=True) == float("inf")
+    assert entry.health is Health.TERMINATING
+
+
+def test_a_kind_whose_watch_does_not_begin_does_not_time_out(world: World) -> None:
+    world.policy = BundlePolicy(name="shop", timeout_s=60.0)
+    entry = world.have(WIDGET, started(5))
+    world.observer.applied(entry, {"apiVersion": "example.org/v1", "kind": "Widget", **started(5, **NOT_READY)})
+    world.observer.opening(("example.org", "Widget"))
+    world.now += 100.0
+    world.observer.end_waits(seeing=True)
+    assert str(entry.health) == "InProgress"
+    world.see("ADDED", started(5, **NOT_READY), WIDGETS)
+    world.see("SYNCED", None, WIDGETS)
+    world.now += 60.0
+    world.observer.end_waits(seeing=True)
+    assert entry.reason == "Timeout"

@@ -121,9 +121,9 @@ def test_time_in_which_nothing_is_seen_does_not_count() -> None:
     kept = patient()
     kept.take(KEY, ONE, now=0.0)
     kept.take(OTHER, ONE, now=0.0)
-    kept.hold({KEY}, now=500.0)
+    kept.hold(lambda key: key == KEY, now=500.0)
     assert over(kept, 700.0).keys() == {OTHER}
-    kept.hold(now=700.0)
+    kept.hold(lambda key: True, now=700.0)
     assert not over(kept, 1200.0)
 
 
@@ -172,10 +172,10 @@ def test_troubled_is_what_failed_or_waits_for_long() -> None:
     assert kept.troubled(30.0, after_s=30.0) == [KEY, OTHER]
 
 
-def test_what_left_the_inventory_is_forgotten() -> None:
+def test_what_is_not_wanted_any_more_is_forgotten() -> None:
     kept = patient()
     kept.take(KEY, ONE, now=0.0)
-    kept.keep({OTHER: None})
+    kept.keep(lambda key: key == OTHER)
     assert kept.next_end(0.0) == math.inf
 
 
@@ -185,3 +185,15 @@ def test_what_left_the_inventory_is_forgotten() -> None:
 )
 def test_durations(seconds: float, expected: str) -> None:
     assert waits.duration(seconds) == expected
+
+
+def test_a_pod_that_fits_on_no_node_gets_time_to_be_scheduled() -> None:
+    kept = patient()
+    unschedulable: Verdict = (Health.FAILED, "PodUnschedulable", "0/3 nodes are available")
+    early: Verdict = (Health.IN_PROGRESS, "PodNotScheduled", "0/3 nodes are available")
+    assert kept.take(KEY, (Health.IN_PROGRESS, "PodPending", ""), now=0.0)[0] is Health.IN_PROGRESS
+    assert kept.take(KEY, unschedulable, now=1.0) == early
+    assert kept.next_end(1.0) == 15.0
+    assert over(kept, 15.0) == {KEY: unschedulable}
+    kept.explain(KEY, WHY, now=16.0)
+    assert kept.take(KEY, unschedulable, now=17.0) == (Health.FAILED, *WHY)
