@@ -110,12 +110,18 @@ WIDGET = """
 NOT_SEEN_IN_THE_LOG = {
     # Watches begin with a list only where the server streams no initial events, before Kubernetes 1.32.
     ("flotilla-agent", "appliedbundles", "list"),
+    ("flotilla-agent", "configmaps", "list"),
+    ("flotilla-agent", "namespaces", "list"),
     ("flotilla-agent-any", "*", "list"),
     # Checked by the server inside a request: see the test that takes them away.
     ("flotilla-agent-any", "roles", "escalate"),
     ("flotilla-agent-any", "roles", "bind"),
     ("flotilla-agent-any", "clusterroles", "escalate"),
     ("flotilla-agent-any", "clusterroles", "bind"),
+    # The same; see the test of a tenant.
+    ("flotilla-agent-any", "serviceaccounts", "impersonate"),
+    # Only when the same happens again and again within minutes.
+    ("flotilla-agent", "events", "patch"),
 }
 """(role, resource, verb) of rules that no request of the story shows the need of."""
 
@@ -130,6 +136,7 @@ class Request:
     namespace: str
     name: str
     status: int
+    acting_as: str = ""
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +193,11 @@ def requests(kube: real.ApiServer, *, since: int = 0) -> list[Request]:
                 Request(
                     verb=event["verb"],
                     group=ref.get("apiGroup", ""),
-                    resource=ref["resource"],
+                    resource="/".join(filter(None, (ref["resource"], ref.get("subresource")))),
                     namespace=ref.get("namespace", ""),
                     name=ref.get("name", ""),
                     status=event["responseStatus"]["code"],
+                    acting_as=event.get("impersonatedUser", {}).get("username", ""),
                 )
             )
     return found
@@ -321,7 +329,7 @@ def test_every_way_to_install_is_accepted_without_a_warning(kube: real.ApiServer
 def test_the_overlays_of_the_documentation_render(kube: real.ApiServer, tmp_path: Path) -> None:
     shutil.copytree(DEPLOY, tmp_path / "flotilla/deploy")
     blocks = re.findall(r"```yaml\n(.*?)```", (DEPLOY.parent / "docs/deploying.md").read_text(), re.DOTALL)
-    hub, agent, authority = blocks
+    hub, agent, authority, _ = blocks
 
     def render(name: str, text: str) -> dict[tuple[str, str], dict[str, Any]]:
         folder = tmp_path / "my" / name
@@ -468,6 +476,57 @@ def test_without_escalate_and_bind_roles_that_grant_more_would_be_refused(kube: 
     assert "attempting to grant RBAC permissions not currently held" in str(apply("Role")[1])
     assert apply("RoleBinding")[0] == 403
     kube.must("PATCH", path, {"rules": role["rules"]}, content_type="application/merge-patch+json")
+
+
+TENANT = """
+    apiVersion: v1
+    kind: Namespace
+    metadata: {name: tenant}
+    ---
+    apiVersion: v1
+    kind: ServiceAccount
+    metadata: {name: deployer, namespace: tenant}
+    ---
+    apiVersion: rbac.authorization.k8s.io/v1
+    kind: Role
+    metadata: {name: deployer, namespace: tenant}
+    rules: [{apiGroups: [""], resources: [configmaps], verbs: [get, list, watch, create, patch, delete]}]
+    ---
+    apiVersion: rbac.authorization.k8s.io/v1
+    kind: RoleBinding
+    metadata: {name: deployer, namespace: tenant}
+    roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: deployer}
+    subjects: [{kind: ServiceAccount, name: deployer}]
+    """
+
+
+def test_a_tenants_bundle_is_written_and_removed_as_its_account_which_can_do_no_more(
+    world: World, kube: real.ApiServer
+) -> None:
+    (world.folder / "tenant.yaml").write_text(textwrap.dedent(TENANT))
+    kubectl(kube, "apply", "-f", str(world.folder / "tenant.yaml"))
+    since = lines(kube)
+    mine: dict[str, str | None] = {
+        "bundles/tenant/bundle.yaml": bundle("tenant", rollout="at-once", serviceAccount="deployer"),
+        "bundles/tenant/config.yaml": config("settings", text="one"),
+    }
+    world.wait_rollout("tenant", world.repo.commit("A tenant", mine))
+    as_tenant = [one for one in requests(kube, since=since) if one.name == "settings" and one.verb == "patch"]
+    assert {one.acting_as for one in as_tenant} == {"system:serviceaccount:tenant:deployer"}
+
+    more = world.repo.commit("A tenant wants more", {"bundles/tenant/namespace.yaml": namespace("stolen")})
+    told = world.wait("the refusal", lambda: problem_with(world, "Namespace/stolen"))
+    assert "Forbidden" in told
+    assert kube.call("GET", "/api/v1/namespaces/stolen")[0] == 404
+    world.cli("rollback", world.wait_rollout("tenant", more, "paused")["id"], "--reason", "it is not theirs")
+    world.wait_rollout("tenant", more, "rolled-back")
+
+    world.wait_rollout("tenant", world.repo.commit("No tenant", {"bundles/tenant": None}))
+    assert kube.call("GET", "/api/v1/namespaces/tenant/configmaps/settings")[0] == 404
+    deleted = [one for one in requests_until_gone(kube, "tenant", since=since) if one.verb == "delete"]
+    assert {one.acting_as for one in deleted if one.resource == "configmaps"} == {
+        "system:serviceaccount:tenant:deployer"
+    }
 
 
 def test_limited_to_one_namespace_the_agent_needs_all_it_has_and_reports_the_rest(
