@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hub.sim import normal, schema
-from hub.sim.pods import TEMPLATES, Json, admitted, below, maps, pod, pod_spec, put, qos_class, spec_of
+from hub.sim.pods import TEMPLATES, Json, admitted, below, maps, pod, pod_spec, put, qos_class, spec_of, tolerating
 
 Allocate = Callable[[str], Any]
 """Called with "ip" or "port": a free cluster IP or node port."""
@@ -50,6 +50,8 @@ def _prepare(obj: Json, kind: tuple[str, str], old: Mapping[str, Any] | None, al
     if kind == ("", "Service"):
         _service(obj)
         _allocated(obj, old or {}, allocate)
+    if kind == ("", "Pod"):
+        tolerating(obj)
     if old is not None:
         return
     match kind:

@@ -68,6 +68,11 @@ def admitted(obj: Json) -> None:
     spec = spec_of(obj)
     put(spec, serviceAccountName="default", priority=0, preemptionPolicy="PreemptLowerPriority")
     spec["serviceAccount"] = spec["serviceAccountName"]
+
+
+def tolerating(obj: Json) -> None:
+    """A Pod after the admission plugin that adds tolerations, at each write."""
+    spec = spec_of(obj)
     tolerated = {entry.get("key") for entry in maps(spec, "tolerations")}
     if None not in tolerated:
         for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
