@@ -182,6 +182,10 @@ class Guard:
                 return True
             if (entry.baseline is None and mode == "revert") or (event is None and mode == "ignore"):
                 return True
+            if mode != "ignore" and not self._may_write():
+                if not suspect.full_pass:
+                    self._again(suspect, AGAIN_S)
+                return True
             held = self._suspects.held.get(key)
             if event is None and held is not None:
                 stance = self._stance(entry, held.suspect.event, mode)
@@ -194,9 +198,6 @@ class Guard:
                 seen_at = suspect.seen_at if suspect.insist else anyio.current_time()
                 suspect = replace(suspect, event=await revert.look(api, entry), seen_at=seen_at)
             stance = self._stance(entry, suspect.event, mode)
-            if stance.mode != "ignore" and not self._may_write():
-                self._again(suspect, AGAIN_S)
-                return True
             assert suspect.event is not None
             confirmed = await revert.confirm(
                 api,

@@ -53,8 +53,11 @@ class Rig:
     own_pauses: bool = False
     """Objects that have an annotation `pause` are paused, and nothing else."""
     suspended: str = ""
+    leads: bool = True
     refused: str = ""
     wall_s: float = START_S
+    versions: set[str] = field(default_factory=set)
+    """Those of which an event came."""
     blobs: dict[Oid, bytes] = field(default_factory=dict)
     guard: Guard = field(init=False)
     observer: Observer = field(init=False)
@@ -121,7 +124,7 @@ class Rig:
             desired=self.desired,
             read=self.blobs.__getitem__,
             writing=self._writing,
-            may_write=lambda: True,
+            may_write=lambda: self.leads,
             take_health=lambda entry, found: None,
             told=self.told.append,
             tracing=Tracing("test", None),
@@ -149,6 +152,7 @@ class Rig:
             async with aclosing(events):  # type: ignore[type-var]
                 async for event in events:
                     self.observer.see(event)
+                    self.versions.add(event.object.get("metadata", {}).get("resourceVersion", ""))
                     if event.kind == "SYNCED":
                         synced.set()
 
@@ -361,6 +365,21 @@ async def test_a_revert_that_admission_denies_is_told_once_and_done_once_it_may_
     assert rig.data() == {"mode": "prod", "level": "3"}
 
 
+async def test_an_agent_without_the_lease_asks_nothing_and_tells_nothing_until_it_has_it(rig: Rig) -> None:
+    rig.leads = False
+    async with rig.running():
+        sent = rig.api.requests.copy()
+        rig.guard.resync([rig.key])
+        rig.edit({"data": {"mode": "test"}})
+        version = rig.kube.must("GET", rig.path)["metadata"]["resourceVersion"]
+        await until(lambda: version in rig.versions)
+        assert rig.api.requests == sent
+        assert not rig.told
+        rig.leads = True
+        await until(lambda: "reverted" in rig.actions())
+    assert rig.data()["mode"] == "prod"
+
+
 async def test_a_full_pass_looks_at_each_object_and_finds_what_no_event_told(rig: Rig) -> None:
     async with rig.running():
         rig.edit({"data": {"mode": "test"}})
@@ -382,6 +401,18 @@ async def test_what_a_configured_controller_adds_is_no_drift(rig: Rig) -> None:
 
 
 # --- values -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_pass_finds_additions(rig: Rig) -> None:
+    rig.policy = DriftPolicy(additions="revert")
+    rig.edit({"data": {"more": "x"}})
+    live = rig.kube.must("GET", rig.path)
+    rig.entry.baseline = drift.baseline(live)
+    async with rig.running():
+        rig.guard.resync([rig.key])
+        await until(lambda: rig.told)
+    assert [(report.what, report.action) for report in rig.told] == [("added", "reverted")]
+    assert rig.data() == {"mode": "prod", "level": "3"}
 
 
 async def test_the_values_of_a_drift_are_given_to_who_asks_and_a_reason_otherwise(rig: Rig) -> None:
