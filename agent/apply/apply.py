@@ -7,7 +7,7 @@
     exists, `adopt: never`                              refused
     exists, has another owner's marker (`adopt`)        refused; forced with `adopt: always`
     exists otherwise                                    adopted: applied, forced
-    is being deleted                                    Transient: it is made anew once it is gone
+    is being deleted                                    Deleting: it is made anew once it is gone
 
 First contact is one request that creates or does nothing: an apply with a resourceVersion that no object has. So what
 exists is never taken over unseen, not even when its content is identical. What predecessors own of an adopted object is
@@ -48,6 +48,10 @@ _ADOPTION_STEPS: Final = 8
 log = logging.getLogger(__name__)
 
 
+class Deleting(Transient):
+    """The object is being deleted, and can only be made anew once it is gone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """What became of an object, what it is like after that, and what a person may want to know of it ("")."""
@@ -60,8 +64,7 @@ class Applied:
 async def apply_object(api: ClusterApi, entry: Entry, data: bytes, *, policy: BundlePolicy) -> Applied:
     """Apply the manifest in `data` to the object of `entry` (as it was before).
 
-    Raises what the API server said, Refused when the object belongs to somebody else, and Transient while it is being
-    deleted.
+    Raises what the API server said, Refused when the object belongs to somebody else, and Deleting.
     """
     case = _Case(
         api=api,
@@ -275,7 +278,7 @@ class _Case:
         return created, after
 
     async def _look(self) -> dict[str, Any]:
-        """Raises Conflict when it is gone, Transient when it is about to be."""
+        """Raises Conflict when it is gone, Deleting when it is about to be."""
         try:
             live = await self.api.get(self.resource, self.key, metadata_only=not self.manifest.pointers)
         except NotFound as error:
@@ -290,4 +293,4 @@ class _Case:
         if metadata.get("deletionTimestamp"):
             finalizers = ", ".join(metadata.get("finalizers") or ())
             waits = f", and waits for its finalizers {finalizers}" if finalizers else ""
-            raise Transient(str(self.key), f"is being deleted{waits}; it is made anew once it is gone")
+            raise Deleting(str(self.key), f"is being deleted{waits}; it is made anew once it is gone")

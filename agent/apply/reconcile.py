@@ -10,6 +10,7 @@ account, also when it is pruned after it left the slice: what the account may no
 inventory.
 
     error                                          tried again                                 permanent
+    the object is being deleted                    each few seconds                            no
     Transient, conflict of versions                after its own wait or backoff               no
     object or namespace not found                  backoff                                     no
     kind not served                                backoff: its definition may be coming       from the sixth time
@@ -293,7 +294,9 @@ class Reconciler:
         self._noted(entry, Result.FAILED, str(error))
 
     def _wait(self, key: ObjectKey, blob: str, error: FlotillaError, what: str) -> None:
-        if isinstance(error, Transient):
+        if isinstance(error, apply.Deleting):
+            self._retry(key, blob, str(error), most_s=DELETING_LOOK_S)
+        elif isinstance(error, Transient):
             self._retry(key, blob, str(error), least_s=error.retry_after_s or 0.0)
         elif isinstance(error, NotFound) and error.what == "kind":
             self._retry(key, blob, str(error), permanent_from=UNSERVED_TRIES)
@@ -305,11 +308,18 @@ class Reconciler:
         log.warning("%s of %s failed, next try in %.1f s: %s", what, key, wait_s, error)
 
     def _retry(
-        self, key: ObjectKey, blob: str, error: str, *, least_s: float = 0.0, permanent_from: float = math.inf
+        self,
+        key: ObjectKey,
+        blob: str,
+        error: str,
+        *,
+        least_s: float = 0.0,
+        most_s: float = LONGEST_RETRY_S,
+        permanent_from: float = math.inf,
     ) -> None:
         before = self.failures.get(key)
         tries = before.tries + 1 if before is not None and before.blob == blob else 1
-        delay = max(min(FIRST_RETRY_S * 2.0 ** min(tries - 1, 10), LONGEST_RETRY_S), least_s)
+        delay = max(min(FIRST_RETRY_S * 2.0 ** min(tries - 1, 10), most_s), least_s)
         self.failures[key] = Failure(
             blob=blob,
             error=error,

@@ -13,7 +13,6 @@ import orjson
 
 from agent.fields import ownership
 from agent.fields.ownership import CONTROLLERS, MAPS, FieldPath, Paths
-from proto.slices import FIELD_MANAGER
 
 ABSENT: Any = object()
 """What `child` leads to where there is nothing."""
@@ -47,30 +46,6 @@ def steal(obj: Mapping[str, Any], stolen: Paths, *, controllers: Collection[str]
     """Pure: a JSON patch that makes `stolen` (see `siblings`) ours; None when there is nothing to steal."""
     own = ownership.own_entry(obj)
     return _take(obj, own, _others(obj, own, controllers), stolen) if own and stolen else None
-
-
-def absorb(obj: Mapping[str, Any], managers: Collection[str], *, api_version: str = "") -> JsonPatch | None:
-    """Pure: a JSON patch that makes ours all that entries of `managers` own, whatever their operation, so that what
-    Git no longer says goes away; None when there is nothing.
-
-    For adoption (kubectl, Helm, Flux, Argo). `api_version` is that of our new entry when we have none yet.
-    """
-    own = ownership.own_entry(obj) or {
-        "manager": FIELD_MANAGER,
-        "operation": "Apply",
-        "apiVersion": api_version or str(obj.get("apiVersion", "")),
-        "fieldsType": "FieldsV1",
-        "fieldsV1": {},
-    }
-    others = [
-        entry
-        for entry in ownership.foreign(obj)
-        if entry.get("manager") in managers
-        and entry.get("apiVersion") == own.get("apiVersion")
-        and not entry.get("subresource")
-    ]
-    taken = _union(others)
-    return _take(obj, own, others, taken) if taken else None
 
 
 def unshare(obj: Mapping[str, Any], managers: Collection[str]) -> JsonPatch | None:

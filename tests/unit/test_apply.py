@@ -4,6 +4,7 @@ import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -13,8 +14,8 @@ import pytest
 from agent.apply.apply import Applied, apply_object
 from agent.apply.order import Traits
 from agent.apply.parents import Parents
-from agent.apply.plan import BundlePlan
-from agent.apply.reconcile import PERMANENT_RETRY_S, Reconciler
+from agent.apply.plan import BundlePlan, Membership
+from agent.apply.reconcile import DELETING_LOOK_S, PERMANENT_RETRY_S, Reconciler
 from agent.drift.drift import baseline
 from agent.inventory import Inventory
 from agent.kube.cluster import Invalid, NotFound
@@ -397,9 +398,16 @@ async def test_what_a_hook_makes_and_does_not_run_is_never_deleted_for_new_conte
 class Bench:
     """A reconciler with nothing around it, and one bundle of objects for it."""
 
-    def __init__(self, cluster: FakeCluster, *objects: dict[str, Any], pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        cluster: FakeCluster,
+        *objects: dict[str, Any],
+        pace: Pace | None = None,
+        inventory: Inventory | None = None,
+    ) -> None:
+        self.noted: list[tuple[ObjectKey, Result, str]] = []
         files = {blob_id(body(obj)): body(obj) for obj in objects}
-        self.inventory = Inventory(None)
+        self.inventory = inventory or Inventory(None)
         self.stop = False
         self.reconciler = Reconciler(
             cluster,
@@ -409,6 +417,7 @@ class Bench:
             writing=_nobody_else,
             applied=self._applied,
             tracing=Tracing("eu-1", None),
+            noted=lambda entry, result, message: self.noted.append((entry.key, result, message)),
             pace=pace,
             jitter=lambda: 0.0,
         )
@@ -426,10 +435,11 @@ class Bench:
     def _applied(self, entry: Entry, live: Mapping[str, Any]) -> None:
         self.answers[entry.key] = live
 
-    async def run(self) -> None:
+    async def run(self, plan: BundlePlan | None = None, *, left: bool = False) -> None:
+        """`left`: the bundle is no longer in the slice."""
         await self.reconciler.run(
-            BundlePlan(bundle="shop", apply=(tuple(self.bundle.objects),)),
-            self.bundle,
+            plan or BundlePlan(bundle="shop", apply=(tuple(self.bundle.objects),)),
+            None if left else self.bundle,
             traits=self.traits,
             superseded=lambda: self.stop,
         )
@@ -469,6 +479,70 @@ async def test_a_transient_error_waits_as_long_as_the_server_said(cluster: FakeC
     (failure,) = bench.reconciler.failures.values()
     assert not failure.permanent
     assert 15.0 < failure.not_before - anyio.current_time() <= 17.0
+
+
+async def test_an_object_that_is_being_deleted_is_looked_at_every_few_seconds(cluster: FakeCluster) -> None:
+    bench = Bench(cluster, config())
+    cluster.put({**config(), "metadata": {**config()["metadata"], "finalizers": ["example.org/keep"]}})
+    cluster.remove(key_of(config()))
+    for _ in range(8):
+        await bench.run()
+    (failure,) = bench.reconciler.failures.values()
+    assert "example.org/keep" in failure.error
+    assert not failure.permanent
+    assert failure.not_before - anyio.current_time() <= DELETING_LOOK_S
+
+
+async def test_what_became_of_each_object_is_noted_unless_nothing_did(cluster: FakeCluster) -> None:
+    cluster.put(config("taken", color="green"), manager="kubectl-create")
+    cluster.before = lambda method, key: _forbid(key, "bad")
+    objects = [config("new"), config("taken", color="red"), config("bad")]
+    bench = Bench(cluster, *objects)
+    await bench.run()
+    noted = {key.name: (result, message) for key, result, message in bench.noted}
+    assert noted["new"] == (Result.CREATED, "")
+    assert noted["taken"] == (Result.ADOPTED, "adopted from kubectl-create")
+    assert noted["bad"][0] is Result.FAILED
+    assert "may not" in noted["bad"][1]
+    bench.noted.clear()
+    await bench.run()
+    assert [key.name for key, _, _ in bench.noted] == ["bad"]
+
+
+def _forbid(key: ObjectKey, name: str) -> None:
+    if key.name == name:
+        raise Refused(str(key), "may not be written")
+
+
+async def test_a_finished_hook_is_deleted_and_stays_in_the_inventory_until_it_has_other_content(
+    cluster: FakeCluster,
+) -> None:
+    bench = Bench(cluster, hook("v1"))
+    await bench.run()
+    key = key_of(hook("v1"))
+    entry = bench.inventory.entries[key]
+    entry.finished = True
+    await bench.run(BundlePlan(bundle="shop", finish=(key,)))
+    assert key not in cluster.objects
+    await bench.run(BundlePlan(bundle="shop", finish=(key,)))
+    assert (entry.finished, entry.baseline, bench.reconciler.failures) == (True, None, {})
+    again = Bench(cluster, hook("v2"), inventory=bench.inventory)
+    await again.run()
+    assert (entry.finished, entry.baseline is not None) == (False, True)
+    assert key in cluster.objects
+
+
+@pytest.mark.parametrize("gone", [pytest.param(False, id="in the slice"), pytest.param(True, id="left the slice")])
+async def test_a_bundle_with_an_account_is_applied_and_pruned_as_it(cluster: FakeCluster, gone: bool) -> None:
+    bench = Bench(cluster, config())
+    bench.bundle = replace(bench.bundle, policy=BundlePolicy(name="shop", service_account="shop/tenant"))
+    await bench.run()
+    assert cluster.accounts == ["shop/tenant"]
+    members = Membership(service_account="shop/tenant")
+    removal = BundlePlan(bundle="shop", prune=((key_of(config()),),), members=members)
+    await bench.run(removal, left=gone)
+    assert cluster.accounts == ["shop/tenant", "shop/tenant"]
+    assert key_of(config()) not in cluster.objects
 
 
 async def test_a_missing_namespace_is_tried_again_soon(cluster: FakeCluster) -> None:

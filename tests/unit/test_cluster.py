@@ -250,6 +250,59 @@ async def test_a_conflict_names_fields_and_managers(fake: Fake, api: Cluster) ->
     assert caught.value.fields == (("helm", ".spec.x"),)
 
 
+STATEFUL = (
+    "Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', "
+    "'updateStrategy', 'revisionHistoryLimit' and 'minReadySeconds' are forbidden"
+)
+
+
+@pytest.mark.parametrize(
+    ("told", "immutable"),
+    [
+        pytest.param(["Invalid value: 3: field is immutable"], True, id="selector, Job, StorageClass, type, CRD"),
+        pytest.param(['Invalid value: ["10.0.0.78"]: may not change once set'], True, id="clusterIP"),
+        pytest.param([STATEFUL], True, id="StatefulSet"),
+        pytest.param(['Invalid value: {"Name":"edit"}: cannot change roleRef'], True, id="roleRef"),
+        pytest.param(["Forbidden: spec is immutable after creation except resources.requests"], True, id="claim"),
+        pytest.param(["Forbidden: field is immutable when `immutable` is set"], True, id="immutable data"),
+        pytest.param(["Forbidden: may not be changed in an update."], True, id="PriorityClass"),
+        pytest.param(["Forbidden: pod updates may not change fields other than `image`"], True, id="Pod"),
+        pytest.param(['Invalid value: "b": failed rule: self == oldSelf'], True, id="a transition rule"),
+        pytest.param(["Required value"], False, id="something else"),
+        pytest.param([STATEFUL, "Required value"], False, id="that and something else"),
+    ],
+)
+async def test_a_refusal_says_whether_all_that_is_wrong_is_that_a_field_cannot_change(
+    fake: Fake, api: Cluster, told: list[str], immutable: bool
+) -> None:
+    causes = [{"field": "spec", "message": text} for text in told]
+    fake.answers = [says(422, {"reason": "Invalid", "message": "no", "details": {"causes": causes}})]
+    with pytest.raises(Invalid) as caught:
+        await api.apply(PODS, POD, b"{}", force=True)
+    assert caught.value.immutable is immutable
+
+
+async def test_a_precondition_in_the_body_that_does_not_hold_is_a_conflict(fake: Fake, api: Cluster) -> None:
+    other = {"causes": [{"field": "metadata.uid", "message": "Invalid value: field is immutable"}]}
+    fake.answers = [says(409, {"reason": "Conflict"}), says(422, {"reason": "Invalid", "details": other})]
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            await api.apply(PODS, POD, b"{}", force=True, conditional=True)
+    fake.answers = [says(409, {"reason": "Conflict"})]
+    with pytest.raises(Transient):
+        await api.apply(PODS, POD, b"{}", force=True)
+
+
+async def test_a_request_in_somebodys_name_says_so_and_discovery_does_not(fake: Fake, api: Cluster) -> None:
+    fake.answers = [says(200, {"metadata": {}})]
+    await api.acting_as("shop/tenant").get(PODS, POD)
+    await api.get(PODS, POD)
+    with pytest.raises(NotFound):
+        await api.acting_as("shop/tenant").resource("v1", "Nothing")
+    named = [request.headers.get("Impersonate-User") for request in fake.seen]
+    assert named == ["system:serviceaccount:shop:tenant", *[None] * (len(named) - 1)]
+
+
 @pytest.mark.parametrize(
     ("message", "details", "what"),
     [

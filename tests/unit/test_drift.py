@@ -412,17 +412,6 @@ def test_an_entry_from_which_everything_was_stolen_goes_away() -> None:
     assert [entry["manager"] for entry in patch[1]["value"]] == ["flotilla"]
 
 
-def test_adoption_takes_over_what_named_managers_own_and_makes_our_entry_when_there_is_none() -> None:
-    applied = (EDIT % SPEC).replace("kubectl-edit", "kubectl-client-side-apply")
-    live = obj(applied, EDIT % "{f:data: {}}", STATUS)
-    patch = steal.absorb(live, {"kubectl-client-side-apply"}, api_version="apps/v1")
-    assert patch is not None
-    ours, edit, _ = patch[1]["value"]
-    assert (ours["manager"], ours["operation"], ours["fieldsV1"]) == ("flotilla", "Apply", yaml.safe_load(SPEC))
-    assert edit["manager"] == "kubectl-edit"
-    assert steal.absorb(live, {"helm"}, api_version="apps/v1") is None
-
-
 def test_what_we_share_with_the_heir_of_emptied_managed_fields_becomes_ours_alone() -> None:
     heir = (EDIT % "{f:spec: {f:replicas: {}, f:theirs: {}}}").replace("kubectl-edit", ownership.WIPED)
     patch = steal.unshare(obj(OURS % SPEC, heir), {ownership.WIPED})
