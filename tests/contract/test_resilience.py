@@ -220,10 +220,14 @@ def resident_mb(process: real.Process) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
+def fits(process: real.Process, limit_mb: float) -> bool:
+    return resident_mb(process) < limit_mb
+
+
 async def test_memory_is_bounded_by_the_number_of_objects_and_not_by_their_size(
     kube: Kube, machine: Machine, namespace: str
 ) -> None:
-    sizes = []
+    small = 0.0
     for text in ("small", "x" * 900_000):
         await machine.give(configs(namespace, 50, text=text))
         process = machine.start()
@@ -233,10 +237,11 @@ async def test_memory_is_bounded_by_the_number_of_objects_and_not_by_their_size(
 
         real.wait_until("every object", all_applied, process=process)
         real.wait_until("what the agent logs at the end", partial(tells, process, "50 c"), process=process)
-        sizes.append(resident_mb(process))
+        small = small or resident_mb(process)
+        # The connections that carried large objects keep buffers of their size until they are idle for a while.
+        real.wait_until("44 MB to leave nothing behind", partial(fits, process, small + 10), process=process)
         process.stop()
         process.log.unlink()
-    assert sizes[1] < sizes[0] + 15, "44 MB of objects leave nothing behind"
 
 
 async def test_told_to_end_in_the_middle_of_a_pass_it_ends_in_order_and_the_next_one_goes_on(
