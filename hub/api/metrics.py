@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from hub.api import status
+from hub.journal import DirectiveKind
 from hub.loop import Loop
 
 Family = GaugeMetricFamily | CounterMetricFamily
@@ -67,6 +68,17 @@ class HubMetrics(Collector):
         yield family
         yield GaugeMetricFamily(
             "flotilla_bundles_on_hold", "Bundles that were rolled back and wait for a fix.", value=len(loop.holds)
+        )
+        kinds = Counter(kind for kind, _, _ in loop.directives)
+        yield GaugeMetricFamily(
+            "flotilla_suspended",
+            "Bundles that people suspended from here, counted by cluster. Stays: is it still meant?",
+            value=kinds[DirectiveKind.SUSPEND],
+        )
+        yield GaugeMetricFamily(
+            "flotilla_clusters_paused",
+            "Clusters whose drift is told and not undone until their pause ends.",
+            value=kinds[DirectiveKind.PAUSE],
         )
         yield GaugeMetricFamily(
             "flotilla_findings",

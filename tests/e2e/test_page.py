@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,7 +11,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hub.inputs import FromAgent
+from hub import directives
+from hub.inputs import Direct, FromAgent
+from hub.journal import EventRow
 from hub.main import Hub
 from proto.ids import ClusterName
 from proto.messages import BundleReport, DriftReport, Health, Report
@@ -203,6 +206,8 @@ DRIFT = (
         manager="kubectl-edit",
         operation="Update",
         time="2026-01-05T09:14:02Z",
+        first_seen="2026-01-05T09:10:00Z",
+        contested=True,
     ),
     DriftReport(
         id="4",
@@ -213,7 +218,7 @@ DRIFT = (
         manager="terraform",
         operation="Update",
         time="2026-01-05T09:15:20Z",
-        action="reported",
+        action="paused",
     ),
 )
 
@@ -242,6 +247,13 @@ async def in_trouble(folder: Path) -> AsyncIterator[str]:
         crowd.slow |= {"eu-4", "eu-6", "eu-7"}
         crowd.silent |= {"us-7"}
         hub.loop.live.of(ClusterName("us-7")).connected_since = None
+        now = time.time()
+        asked = (
+            *directives.suspend("shop", [ClusterName("eu-5")], why="dana: a migration runs", now=now),
+            directives.pause(ClusterName("canary-2"), until_s=now + 3600, why="sam: new nodes", now=now),
+        )
+        event = EventRow(time_s=now, kind="command", text="suspend and pause")
+        await hub.loop.tell(Direct(rows={row.key: row for row in asked}, event=event))
         repo.commit("shop 2, and a typing error", {
             **bundle("shop", "two"),
             "bundles/ingress/bundle.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\n"
@@ -264,7 +276,15 @@ async def test_a_fleet_in_trouble_is_readable_in_light_and_dark_and_on_a_phone(t
         await tab.until("[...document.querySelectorAll('.tile')].some(t => t.innerText.includes('Unknown'))")
         assert await tab.ask("document.querySelectorAll('tbody tr').length") == len(CLUSTERS)
         assert "terraform" in await tab.ask("document.querySelector('#drift li').innerText")
-        assert "namespce" in await tab.ask("document.querySelector('#troubles').innerText")
+        troubles = await tab.ask("document.querySelector('#troubles').innerText")
+        assert "namespce" in troubles
+        assert "shop on eu-5: dana: a migration runs" in troubles
+        assert "flotilla bundle resume shop --cluster eu-5 --reason" in troubles
+        assert "sam: new nodes" in troubles
+        await tab.until("!!document.querySelector('.wave.open .bar .suspended')")
+        drift = await tab.ask("document.querySelector('#drift').innerText")
+        assert "kubectl-edit does it again and again" in drift
+        assert "undone when the pause is over" in drift
 
         await tab.press("/")
         await tab.call("Input.insertText", text="region=us unknown")

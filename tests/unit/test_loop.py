@@ -377,6 +377,34 @@ async def test_a_suspension_is_stored_with_its_reason_told_to_its_agent_and_keep
         assert set(again.phases().values()) == {"completed"}
 
 
+async def test_a_newer_commit_takes_the_place_of_a_rollout_that_waits_for_a_suspended_cluster(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        await hub.turn(suspended(hub, EU), hub.desired("b", {SHOP: hub.subtree("shop", "two")}), hub.says(CANARY))
+        await hub.turn(hub.says(CANARY), hub.says(EU))
+        third = hub.subtree("shop", "three")
+        await hub.turn(hub.desired("c", {SHOP: third}), hub.says(CANARY), hub.says(EU))
+        assert hub.phases() == {"shop-1": "completed", "shop-2": "replaced", "shop-3": "running"}
+        assert hub.loop.composition()[CANARY][SHOP] == third
+        await hub.turn(hub.says(CANARY), hub.says(EU), resumed(hub, EU))
+        await hub.turn(hub.says(EU))
+        assert hub.loop.composition()[EU][SHOP] == third
+
+
+async def test_a_bundle_that_is_removed_from_git_stays_where_it_is_suspended(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        await hub.turn(suspended(hub, EU), hub.desired("b", {}), hub.says(CANARY), hub.says(EU))
+        for _ in range(3):
+            hub.clock.now += 50
+            await hub.turn(hub.says(CANARY), hub.says(EU))
+        assert (hub.loop.composition()[CANARY], SHOP in hub.loop.composition()[EU]) == ({}, True)
+        assert len(hub.loop.directives) == 1
+        await hub.turn(resumed(hub, EU))
+        await hub.turn(hub.says(EU))
+        assert hub.loop.composition()[EU] == {}
+
+
 async def test_a_cluster_that_says_that_its_owner_suspended_a_bundle_is_waited_for(tmp_path: Path) -> None:
     async with running(tmp_path) as hub:
         await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from hub import directives
 from hub.api.metrics import HubMetrics
 from hub.desired import Desired
 from hub.journal import HoldRow, Journal
@@ -51,6 +52,8 @@ def test_a_hub_that_just_began_has_values_for_everything(loop: Loop) -> None:
     assert scraped(loop) == [
         "flotilla_agents_connected 0.0",
         "flotilla_bundles_on_hold 0.0",
+        "flotilla_suspended 0.0",
+        "flotilla_clusters_paused 0.0",
         "flotilla_findings 0.0",
         "flotilla_deciding 1.0",
         "flotilla_drift_total 0.0",
@@ -90,6 +93,9 @@ def test_what_somebody_has_to_look_at_is_counted(loop: Loop) -> None:
         loop.states[rollout.id] = State(rollout=rollout, phase=phase)
     shop = BundleName("shop")
     loop.holds[shop] = HoldRow(bundle=shop, rollout=RolloutId("shop-0"), reason="x", time_s=NOW, refused={})
+    suspended = directives.suspend("shop", [EU, US], why="ann: x", now=NOW)
+    paused = directives.pause(EU, until_s=NOW + 60, why="ann: x", now=NOW)
+    loop.directives = {row.key: row for row in (*suspended, paused)}
     loop.problem = "journal.db: database or disk is full"
     drift = (DriftReport(id="1", bundle="shop", object="x", what="changed"),) * 3
     loop.live.report(EU, Report(number=1, boot_id="b", seq=0, commit="", full=True, drift=drift), NOW)
@@ -97,6 +103,8 @@ def test_what_somebody_has_to_look_at_is_counted(loop: Loop) -> None:
     assert 'flotilla_rollouts{phase="paused"} 2.0' in lines
     assert 'flotilla_rollouts{phase="running"} 1.0' in lines
     assert "flotilla_bundles_on_hold 1.0" in lines
+    assert "flotilla_suspended 2.0" in lines
+    assert "flotilla_clusters_paused 1.0" in lines
     assert "flotilla_deciding 0.0" in lines
     assert "flotilla_drift_total 3.0" in lines
     assert 'flotilla_denied_total{reason="token-expired"} 2.0' in lines

@@ -329,6 +329,7 @@ def test_a_rollout_names_who_is_asked_about_and_counts_the_others() -> None:
     members = {name: RolloutMember(phase=MemberPhase.MOVING) for name in names}
     members[names[29]] = RolloutMember(phase=MemberPhase.FAILED, reason="r" * 1000)
     members[names[0]] = RolloutMember(phase=MemberPhase.PROVEN)
+    members[names[1]] = RolloutMember(suspended=True, reason="suspended: ann")
     record = Rollout(
         id=RolloutId("shop-1"),
         number=1,
@@ -354,7 +355,8 @@ def test_a_rollout_names_who_is_asked_about_and_counts_the_others() -> None:
     found = snapshot.rollout(State(rollout=record, phase=Phase.RUNNING, members=members))
     assert (found["members"][0]["cluster"], len(found["members"][0]["reason"])) == ("c-29", snapshot.MAX_TEXT)
     assert (len(found["members"]), found["members_total"]) == (snapshot.MAX_MEMBERS, 29)
-    assert found["waves"][0]["phases"] == {"proven": 1, "moving": 28, "failed": 1}
+    assert found["members"][1] == {"cluster": "c-01", "phase": "suspended", "reason": "suspended: ann"}
+    assert found["waves"][0]["phases"] == {"proven": 1, "suspended": 1, "moving": 27, "failed": 1}
 
 
 def test_drift_is_newest_first_with_what_was_left_out_counted() -> None:
@@ -366,6 +368,21 @@ def test_drift_is_newest_first_with_what_was_left_out_counted() -> None:
     found = snapshot.drift(rows)
     assert [row["object"] for row in found] == ["new", "old"]
     assert (len(found[0]["fields"]), found[0]["fields_total"]) == (snapshot.MAX_FIELDS, 20)
+
+
+def test_drift_says_who_contests_it_and_when_it_was_seen_first() -> None:
+    data = {"object": "a", "contested": True, "first_seen": "2026-01-01T00:00:00Z", "action": "paused"}
+    rows = [EventRow(id=1, time_s=1.0, kind="drift", text="", data=told) for told in ({}, data)]
+    told, plain = snapshot.drift(rows)
+    assert (told["contested"], told["first_seen"], told["action"]) == (True, "2026-01-01T00:00:00Z", "paused")
+    assert (plain["contested"], plain["first_seen"]) == (False, "")
+
+
+def test_what_people_asked_is_bounded_with_its_number_told() -> None:
+    rows = [{"kind": "suspend", "cluster": f"c-{n}", "bundle": "shop", "why": "x" * 1000} for n in range(30)]
+    found = snapshot.directives(rows)
+    assert (len(found["rows"]), found["total"]) == (snapshot.MAX_DIRECTIVES, 30)
+    assert len(found["rows"][0]["why"]) == snapshot.MAX_TEXT
 
 
 def test_a_problem_of_the_fleet_repo_and_one_of_the_journal_mean_different_things() -> None:
