@@ -61,8 +61,9 @@ class Resource:
 class Baseline:
     """What an object was right after our last write: all that is needed to tell a change that was not ours.
 
-    `managed` is a hash of `managedFields` without status entries, `own` one of our Apply entry's fields (None when we
-    have no entry), `status` one of the status entries. `generation` is 0 for kinds without one.
+    `managed` is a hash of `managedFields` without status entries, and of the labels and annotations that are ours;
+    `own` one of our Apply entry's fields (None when we have no entry), `status` one of the status entries. `generation`
+    is 0 for kinds without one.
     """
 
     uid: str

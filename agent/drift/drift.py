@@ -6,7 +6,8 @@ Rules (design, decision 5), for an event of an object whose `Baseline` was kept 
     resourceVersion as in the baseline                            none: we know this state
     another uid                                                   suspicion: recreated
     generation differs                                            suspicion: generation
-    `managedFields` without status entries differ                 suspicion: fields
+    `managedFields` without status entries differ, or             suspicion: fields
+    … a label or annotation of ours has another value
     our own entry differs                                         suspicion: ownership
     none of these, the kind has generations                       none: a status write
     none of these, no generations, status entries differ          none: a status write
@@ -77,10 +78,21 @@ def baseline(obj: Mapping[str, Any]) -> Baseline:
         uid=metadata.get("uid", ""),
         resource_version=metadata.get("resourceVersion", ""),
         generation=metadata.get("generation", 0),
-        managed=_hash([entry for entry in entries if not ownership.is_status(entry)]),
+        managed=_hash([[entry for entry in entries if not ownership.is_status(entry)], _own_metadata(own, metadata)]),
         own=None if own is None else _hash(own.get("fieldsV1")),
         status=_hash([entry for entry in entries if ownership.is_status(entry)]),
     )
+
+
+def _own_metadata(own: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The labels and annotations that are ours: what admission makes of them in a write of somebody else moves neither
+    the generation nor who owns them."""
+    fields = ((own or {}).get("fieldsV1") or {}).get("f:metadata") or {}
+    return {
+        name: {key: value for key, value in (metadata.get(name) or {}).items() if f"f:{key}" in fields[f"f:{name}"]}
+        for name in ("labels", "annotations")
+        if fields.get(f"f:{name}")
+    }
 
 
 def suspicion(known: Baseline, obj: Mapping[str, Any]) -> Suspicion | None:

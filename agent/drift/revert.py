@@ -345,8 +345,11 @@ class _Case:
                 return None
             try:
                 return await self.api.json_patch(self.resource, self.entry.key, patch)
-            except Conflict:
-                seen = await self._now()
+            except Conflict as error:
+                tested, seen = seen["metadata"]["resourceVersion"], await self._now()
+                if seen["metadata"]["resourceVersion"] == tested:
+                    # The test held: admission refuses the patch, with the same code.
+                    raise Invalid(error.thing, error.cause) from error
         raise Transient(f"{self.entry.key} managedFields", f"were written by others {_TRIES} times in a row meanwhile")
 
     # --- what is told ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 `--fuzz-edits` and `--fuzz-seed` choose more and others; a failure prints the seed, the edit and the object around it.
 """
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ import pytest
 
 from agent.drift import suspects
 from tests.agents import agent, until
-from tests.fuzz import kinds
+from tests.fuzz import kinds, policies
 from tests.fuzz.runner import Admin, Fuzz, Gated
 from tests.kube import Kube
 from tests.slices import SliceMaker
@@ -36,7 +37,12 @@ async def test_every_random_edit_is_found_told_and_undone_and_nothing_else(
     suffix = f"f{uuid4().hex[:6]}"
     namespace = f"fuzz-{suffix}"
     wanted = kinds.slice_objects(namespace, suffix)
-    async with Gated.connect(kube.kubeconfig) as api, Admin.connect(kube) as admin, agent(api, tmp_path) as one:
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(Gated.connect(kube.kubeconfig))
+        admin = await stack.enter_async_context(Admin.connect(kube))
+        followed = pytestconfig.getoption("--real")
+        await stack.enter_async_context(policies.in_play(admin, suffix, followed=followed))
+        one = await stack.enter_async_context(agent(api, tmp_path))
         wake = SliceMaker().next({"fuzz": wanted})
         one.deliver(wake)
         await until(

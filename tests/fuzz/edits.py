@@ -39,6 +39,9 @@ MANAGERS = (
 MUTATED = "kubectl-mutated"
 """An admission policy changes what this manager writes, where one can be installed."""
 
+LOCKED = "locked"
+"""An annotation: an admission policy refuses our writes of an object that has it."""
+
 Path = tuple[str | int, ...]
 _SYSTEM = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "name", "namespace")
 _KEYS = ("name", "key", "port", "containerPort", "mountPath", "ip", "host", "type", "topologyKey", "path")
@@ -708,6 +711,18 @@ def _scaled(random: Random, target: Target, name: str) -> Edit | None:
     )
 
 
+def _locked(random: Random, target: Target, name: str) -> Edit | None:
+    """A change, and an annotation by which admission refuses to have it undone."""
+    if not target.deletable:
+        return None
+    changed = deepcopy(dict(target.live))
+    if _change_value(random, changed, target) is None:
+        return None
+    changed["metadata"]["annotations"] = {**(changed["metadata"].get("annotations") or {}), LOCKED: "yes"}
+    patch = _merge_patch(target.live, changed)
+    return Edit(name=name, requests=(Request(method="PATCH", body=patch, content_type=MERGE, manager="kubectl-patch"),))
+
+
 def _restarted(random: Random, target: Target, name: str) -> Edit | None:
     if target.live["kind"] not in ("Deployment", "StatefulSet", "DaemonSet"):
         return None
@@ -788,5 +803,6 @@ _OTHERS: Mapping[str, Callable[[Random, Target, str], Edit | None]] = {
     "status": _status,
     "scaled": _scaled,
     "restarted": _restarted,
+    "locked by admission": _locked,
     "another version": _other_version,
 }

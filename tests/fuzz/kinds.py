@@ -26,6 +26,11 @@ data: {mode: prod, level: "3", file: "a: 1\\nb: 2\\n", empty: ""}
 binaryData: {blob: AAEC}
 ---
 apiVersion: v1
+kind: ConfigMap
+metadata: {name: mutated, namespace: "{ns}", labels: {mutate: "always"}}
+data: {mode: prod, level: "3"}
+---
+apiVersion: v1
 kind: Secret
 metadata: {name: token, namespace: "{ns}", labels: {app: web}}
 type: Opaque

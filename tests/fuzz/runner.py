@@ -150,12 +150,13 @@ class Admin:
 
 @dataclass(slots=True, kw_only=True)
 class Subject:
-    """One object under test. `wanted` is what of it Git wants, in the server's spelling."""
+    """One object under test. `pristine` are its values when it was made, `wanted` what of them Git wants."""
 
     key: ObjectKey
     resource: Resource
     desired: dict[str, Any]
     wanted: Any = None
+    pristine: Any = None
     versions: dict[str, str] = field(default_factory=dict)
     earlier: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=6))
     dirt: int = 0
@@ -240,6 +241,7 @@ class Fuzz:
             subject.versions[f"{resource.group}/{other}"] = subject.path.replace(f"/{mine}/", f"/{other}/")
         live = await self.settle(subject)
         assert live is not None, f"{subject.key} was not applied"
+        subject.pristine = truth.values(live)
         subject.wanted = truth.wanted(truth.values(live), subject.desired)
         return subject
 
@@ -394,7 +396,11 @@ class Fuzz:
             wrong.append("missed: a dry run would change it")
         elif not truth.covers(truth.values(now), subject.wanted):
             wrong.append("missed: not what Git has")
-        elif edit.exact and verdict is Drift.CHANGED and not truth.within(truth.values(now), truth.values(before)):
+        elif (
+            edit.exact
+            and verdict is Drift.CHANGED
+            and not truth.within(truth.values(now), truth.values(before), subject.pristine)
+        ):
             wrong.append("left: something stayed")
         if verdict in (Drift.CHANGED, Drift.DELETED) and not drifts:
             wrong.append("untold")

@@ -4,6 +4,7 @@
     the dry run is refused                                     drift: what Git has cannot even be merged
     the dry run would change a value                           drift
     it is another object with the values that Git has          either: it was deleted, and is as it should be
+    managedFields of a Secret with the values that Git has     either: a Secret's values are never read to compare them
     nothing of this                                            none
 
 Values are all of an object but its status and what the server counts and dates. All of it is pure.
@@ -13,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from agent.fields import ownership
-from agent.fields.ownership import Paths
+from agent.fields import ownership, steal
+from agent.fields.ownership import FieldPath, Paths
 
 _COUNTED = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink")
 _CONTROLLERS_OWN = ("deployment.kubernetes.io/", "deprecated.daemonset.", "pv.kubernetes.io/", "volume.")
@@ -50,7 +51,9 @@ def drift(before: Mapping[str, Any], edited: Mapping[str, Any] | None, wished: M
         return Drift.DELETED
     if wished is None or values(edited) != values(wished):
         return Drift.CHANGED
-    return Drift.NONE if edited["metadata"]["uid"] == before["metadata"]["uid"] else Drift.EITHER
+    if edited["metadata"]["uid"] != before["metadata"]["uid"]:
+        return Drift.EITHER
+    return Drift.EITHER if edited["kind"] == "Secret" and lost(before, edited) else Drift.NONE
 
 
 def wanted(live: Any, desired: Any) -> Any:
@@ -77,15 +80,23 @@ def covers(whole: Any, part: Any) -> bool:
     return bool(whole == part)
 
 
-def within(part: Any, whole: Any) -> bool:
-    """Pure: whether all that `part` has is in `whole`, too; lists in any order, as others' items may lie anywhere."""
+def within(part: Any, *wholes: Any) -> bool:
+    """Pure: whether all that `part` has is in one of the `wholes`; lists in any order, as others' items may lie
+    anywhere."""
     if isinstance(part, Mapping):
-        return isinstance(whole, Mapping) and all(
-            key in whole and within(value, whole[key]) for key, value in part.items()
-        )
+        maps = [one for one in wholes if isinstance(one, Mapping)]
+        return all(within(value, *(one[key] for one in maps if key in one)) for key, value in part.items())
     if isinstance(part, list):
-        return isinstance(whole, list) and all(any(within(item, one) for one in whole) for item in part)
-    return bool(whole == part)
+        items = [item for one in wholes if isinstance(one, list) for item in one]
+        return all(_is_among(item, items) for item in part)
+    return part in wholes
+
+
+def _is_among(item: Any, items: list[Any]) -> bool:
+    named = item.get("name") if isinstance(item, Mapping) else None
+    if named is not None and within(item, *(one for one in items if one.get("name") == named)):
+        return True
+    return any(within(item, one) for one in items)
 
 
 def lost(before: Mapping[str, Any], edited: Mapping[str, Any]) -> Paths:
@@ -103,11 +114,19 @@ def trace(
         if entry.get("manager") != manager or entry in known:
             continue
         theirs = ownership.owned(entry) - _held(known, manager)
-        if theirs & gone or any(ownership.under(path, above) for path in theirs for above in gone):
+        if any(_at(before, path) != _at(edited, path) for path in theirs & gone) or any(
+            ownership.under(path, above) for path in theirs for above in gone
+        ):
             return entry
         if instead and theirs and gone:
             return entry
     return None
+
+
+def _at(node: Any, path: FieldPath) -> Any:
+    for element in path:
+        node = steal.child(node, element)
+    return node
 
 
 def _held(entries: Iterable[Mapping[str, Any]], manager: str) -> Paths:

@@ -84,6 +84,16 @@ def test_an_event_is_suspicious_by_the_table(
     assert drift.suspicion(drift.baseline(before), after) is expected
 
 
+def test_a_label_of_ours_that_admission_changed_in_passing_is_suspicious() -> None:
+    fields = "{f:metadata: {f:labels: {f:a: {}}, f:annotations: {f:n: {}}}}"
+    before, same, after = (obj(OURS % fields, version=version) for version in (1, 2, 3))
+    before["metadata"] |= {"labels": {"a": "x", "b": "theirs"}, "annotations": {"n": "y"}}
+    same["metadata"] |= {"labels": {"a": "x", "b": "other"}, "annotations": {"n": "y"}}
+    after["metadata"] |= {"labels": {"a": "x"}, "annotations": {"n": "mutated"}}
+    assert drift.suspicion(drift.baseline(before), same) is None
+    assert drift.suspicion(drift.baseline(before), after) is drift.Suspicion.FIELDS
+
+
 def test_a_baseline_depends_on_no_order_of_keys_and_is_the_same_in_every_process() -> None:
     one = obj(OURS % "{f:spec: {f:a: {}, f:b: {}}}", STATUS)
     other = obj(OURS % "{f:spec: {f:b: {}, f:a: {}}}", STATUS)

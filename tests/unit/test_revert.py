@@ -189,20 +189,29 @@ async def test_a_refused_apply_steals_and_tries_again() -> None:
     assert report.action == "reverted"
 
 
+def robbed(version: int) -> dict[str, Any]:
+    return live(version, {"f:x": {}}, ("kubectl-edit", {"f:data": {"f:other": {}}}))
+
+
 async def test_a_theft_that_others_overtake_looks_again() -> None:
-    seen = live(2, {"f:x": {}}, ("kubectl-edit", {"f:data": {"f:other": {}}}))
     lost_race = Conflict("x", "written since")
-    api = Api(json_patch=[lost_race, lost_race, seen], get=[seen, seen], apply=[MENDED])
-    _, report = await confirm(api, seen)
+    api = Api(json_patch=[lost_race, lost_race, robbed(4)], get=[robbed(3), robbed(4)], apply=[MENDED])
+    _, report = await confirm(api, robbed(2))
     assert api.calls == ["json_patch", "get", "json_patch", "get", "json_patch", "apply"]
     assert report is not None
 
 
 async def test_a_theft_that_others_always_overtake_is_left_for_the_next_try() -> None:
-    seen = live(2, {"f:x": {}}, ("kubectl-edit", {"f:data": {"f:other": {}}}))
-    api = Api(json_patch=[Conflict("x", "written since")] * 9, get=[seen] * 9)
+    api = Api(json_patch=[Conflict("x", "written since")] * 9, get=[robbed(version) for version in range(3, 12)])
     with pytest.raises(Transient, match="ConfigMap/shop/settings managedFields"):
-        await confirm(api, seen)
+        await confirm(api, robbed(2))
+
+
+async def test_a_theft_that_admission_refuses_is_told_as_failed() -> None:
+    api = Api(json_patch=[Conflict("x", "admission says no")], get=[robbed(2)] * 2)
+    _, report = await confirm(api, robbed(2))
+    assert report is not None
+    assert (report.action, report.error) == ("failed", "x: admission says no")
 
 
 async def test_a_deleted_object_is_looked_for_then_made_again() -> None:
