@@ -23,9 +23,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agent.drift import drift
+from agent.drift import drift, waits
 from agent.drift.flight import Flight
-from agent.drift.waits import Waits, own_deadline_s
+from agent.drift.waits import NO_PACE, Pace, Waits
 from agent.fields import ownership
 from agent.inventory import Inventory
 from agent.model import Entry, WatchEvent
@@ -134,9 +134,9 @@ class Observer:
 
     def _take_state(self, entry: Entry, event: WatchEvent, *, generation: int) -> None:
         found = verdict(event, applied_generation=generation, check=self._check(entry))
-        self.take_health(entry, found, own_s=own_deadline_s(event.object))
+        self.take_health(entry, found, pace=waits.pace({**event.object, "kind": event.resource.kind}))
 
-    def take_health(self, entry: Entry, found: Verdict, *, own_s: float = 0.0) -> None:
+    def take_health(self, entry: Entry, found: Verdict, *, pace: Pace = NO_PACE) -> None:
         """Give an entry the health that its state shows, and what time makes of it. What ran to its end is finished,
         and stays so while it goes."""
         finished = (entry.key.gk, found[1]) in ENDED
@@ -146,7 +146,7 @@ class Observer:
             entry.finished = finished
             self._inventory.put(entry)
             self._changed()
-        self._show(entry, self._waits.take(entry.key, found, now=self._clock(), own_s=own_s))
+        self._show(entry, self._waits.take(entry.key, found, now=self._clock(), pace=pace))
 
     def _show(self, entry: Entry, shown: Verdict) -> None:
         if (entry.health, entry.reason, entry.message) != shown:
@@ -193,7 +193,7 @@ class Observer:
         entry.finished = False
         generation = entry.baseline.generation if entry.baseline is not None else 0
         found = health(live, applied_generation=generation, check=self._check(entry))
-        self.take_health(entry, found, own_s=own_deadline_s(live))
+        self.take_health(entry, found, pace=waits.pace(live))
 
     def end_waits(self, *, seeing: bool) -> float:
         """Give what has been waited for long enough its health; the monotonic time at which the next one has (infinite:

@@ -7,6 +7,7 @@ Pure; times are monotonic seconds, given by the caller, and nothing is stored: a
     Failed, a Pod that fits on no node                InProgress, and Failed after kstatus's `UNSCHEDULABLE_AFTER_S`
     InProgress                                        InProgress, and Failed once nothing moved for its timeout
     … and why was found out (`explain`)               the same, with that reason and message, until the state changes
+    Current, a Job of which no Pod comes up           Current; found out, its message says why
     anything else                                     what it shows
 
 *Moved* means that the reason or message changed: a count went up, another generation was seen. A Deployment has its
@@ -32,6 +33,15 @@ _NO_DEADLINE: Final = 2**31 - 1
 _WAITED_FOR: Final = frozenset({Health.IN_PROGRESS, Health.FAILED})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What a live object says of its own progress: `own_s` is how long its controller waits before it says that nothing
+    moves (0: it never does); `stuck`, that it should run and does not."""
+
+    own_s: float = 0.0
+    stuck: bool = False
+
+
 @dataclass(slots=True, kw_only=True)
 class _Wait:
     found: Verdict
@@ -39,9 +49,11 @@ class _Wait:
     """Since when it is not Current."""
     moved: float
     """Since when nothing of it changed."""
-    own_s: float
-    """What the object itself says that its next step may take."""
+    pace: Pace
     words: tuple[str, str] | None = None
+
+
+NO_PACE: Final = Pace()
 
 
 class Waits:
@@ -51,19 +63,19 @@ class Waits:
         self._timeout_s = timeout_s
         self._waits: dict[ObjectKey, _Wait] = {}
 
-    def take(self, key: ObjectKey, found: Verdict, *, now: float, own_s: float = 0.0) -> Verdict:
+    def take(self, key: ObjectKey, found: Verdict, *, now: float, pace: Pace = NO_PACE) -> Verdict:
         """What the object's state shows now; returns its health."""
         wait = self._waits.get(key)
-        if found[0] not in _WAITED_FOR and found[:2] != (Health.CURRENT, NO_STATUS):
+        if found[0] not in _WAITED_FOR and found[:2] != (Health.CURRENT, NO_STATUS) and not pace.stuck:
             self._waits.pop(key, None)
             return found
         if wait is None:
-            wait = self._waits[key] = _Wait(found=found, began=now, moved=now, own_s=own_s)
+            wait = self._waits[key] = _Wait(found=found, began=now, moved=now, pace=pace)
         elif wait.found != found:
             if wait.found[:2] != found[:2]:
                 wait.words = None
             wait.found, wait.moved = found, now
-        wait.own_s = own_s
+        wait.pace = pace
         return self._shown(key, wait, now)
 
     def begin(self, key: ObjectKey) -> None:
@@ -73,7 +85,7 @@ class Waits:
     def explain(self, key: ObjectKey, words: tuple[str, str] | None, *, now: float) -> Verdict | None:
         """Why the object is not Current, as (reason, message), None when that is not known; returns its health."""
         wait = self._waits.get(key)
-        if wait is None or wait.found[0] not in _WAITED_FOR:
+        if wait is None or not (wait.found[0] in _WAITED_FOR or wait.pace.stuck):
             return None
         wait.words = words
         return self._shown(key, wait, now)
@@ -104,11 +116,14 @@ class Waits:
         return [
             key
             for key, wait in self._waits.items()
-            if wait.found[0] is Health.FAILED or (wait.found[0] is Health.IN_PROGRESS and now - wait.began >= after_s)
+            if wait.found[0] is Health.FAILED
+            or ((wait.found[0] is Health.IN_PROGRESS or wait.pace.stuck) and now - wait.began >= after_s)
         ]
 
     def _ends(self, key: ObjectKey, wait: _Wait) -> float:
         match wait.found[0]:
+            case Health.CURRENT if wait.pace.stuck:
+                return math.inf
             case Health.CURRENT:
                 return wait.began + NO_STATUS_GRACE_S
             case Health.IN_PROGRESS:
@@ -119,11 +134,13 @@ class Waits:
                 return math.inf
 
     def _patience_s(self, key: ObjectKey, wait: _Wait) -> float:
-        return max(self._timeout_s(key), wait.own_s)
+        return max(self._timeout_s(key), wait.pace.own_s)
 
     def _shown(self, key: ObjectKey, wait: _Wait, now: float) -> Verdict:
         health, reason, message = wait.found
         over = self._ends(key, wait) <= now
+        if wait.pace.stuck and health is Health.CURRENT:
+            return health, reason, f"{message}; {wait.words[1]}" if wait.words else message
         if health is Health.CURRENT:
             return health if over else Health.IN_PROGRESS, reason, message
         words, said = wait.words or (reason, message)
@@ -135,11 +152,16 @@ class Waits:
         return health, words, said
 
 
-def own_deadline_s(live: Mapping[str, Any]) -> float:
-    """Pure: how long an object's own controller waits before it says that nothing moves; 0 when it never does."""
-    spec = live.get("spec")
-    seconds = spec.get("progressDeadlineSeconds") if isinstance(spec, Mapping) else None
-    return seconds + OWN_DEADLINE_S if isinstance(seconds, int) and 0 < seconds < _NO_DEADLINE else 0.0
+def pace(live: Mapping[str, Any]) -> Pace:
+    """Pure: the pace of a whole live object."""
+    spec, status = live.get("spec"), live.get("status")
+    if not isinstance(spec, Mapping):
+        return NO_PACE
+    own_s, seconds = 0.0, spec.get("progressDeadlineSeconds")
+    if isinstance(seconds, int) and 0 < seconds < _NO_DEADLINE:
+        own_s = seconds + OWN_DEADLINE_S
+    runs = live.get("kind") == "Job" and isinstance(status, Mapping) and bool(status.get("active"))
+    return Pace(own_s=own_s, stuck=runs and isinstance(status, Mapping) and status.get("ready") == 0)
 
 
 def duration(seconds: float) -> str:

@@ -368,3 +368,18 @@ async def test_a_job_is_complete_when_it_says_so(world: World) -> None:
     await world.current()
     key = next(key for key in world.agent.inventory.entries if key.kind == "Job" and key.namespace == world.name)
     await until(lambda: world.agent.inventory.entries[key].reason == "JobComplete", timeout_s=DONE_S)
+
+
+async def test_a_hook_that_never_comes_up_says_why(world: World) -> None:
+    hook = (
+        "apiVersion: batch/v1\nkind: Job\n"
+        "metadata: {name: migrate, namespace: NAME, annotations: {helm.sh/hook: pre-install}}\n"
+        "spec: {template: {spec: {restartPolicy: Never, schedulerName: nobody, "
+        "containers: [{name: app, image: 'example.org/broken:1'}]}}}\n"
+    )
+    await world.deliver(hook)
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "example.org/broken:1"'}
+    await world.kubelet_writes({"image": "example.org/broken:1", "state": {"waiting": waiting}})
+    told = await world.says("Job/NAME/migrate", lambda told: "cannot be pulled" in told.message)
+    assert (told.health, told.reason) == ("InProgress", "JobRunning")
+    assert "container app: image example.org/broken:1 cannot be pulled" in told.message

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agent.drift import waits
-from agent.drift.waits import NO_STATUS_GRACE_S, Waits
+from agent.drift.waits import NO_STATUS_GRACE_S, Pace, Waits
 from proto.health import NO_STATUS, Verdict
 from proto.messages import Health
 from proto.objects import ObjectKey
@@ -95,10 +95,10 @@ def test_an_apply_begins_all_waiting_anew() -> None:
 
 def test_the_objects_own_deadline_comes_first() -> None:
     kept = patient(60.0)
-    kept.take(KEY, ONE, now=0.0, own_s=300.0)
+    kept.take(KEY, ONE, now=0.0, pace=Pace(own_s=300.0))
     assert kept.next_end(0.0) == 300.0
     kept = patient(600.0)
-    kept.take(KEY, ONE, now=0.0, own_s=300.0)
+    kept.take(KEY, ONE, now=0.0, pace=Pace(own_s=300.0))
     assert kept.next_end(0.0) == 600.0
 
 
@@ -114,7 +114,7 @@ def test_the_objects_own_deadline_comes_first() -> None:
     ],
 )
 def test_own_deadlines(live: dict[str, Any], expected: float) -> None:
-    assert waits.own_deadline_s(live) == expected
+    assert waits.pace(live).own_s == expected
 
 
 def test_time_in_which_nothing_is_seen_does_not_count() -> None:
@@ -197,3 +197,31 @@ def test_a_pod_that_fits_on_no_node_gets_time_to_be_scheduled() -> None:
     assert over(kept, 15.0) == {KEY: unschedulable}
     kept.explain(KEY, WHY, now=16.0)
     assert kept.take(KEY, unschedulable, now=17.0) == (Health.FAILED, *WHY)
+
+
+@pytest.mark.parametrize(
+    ("status", "stuck"),
+    [
+        pytest.param({"active": 2, "ready": 0}, True, id="no Pod comes up"),
+        pytest.param({"active": 2, "ready": 1}, False, id="one runs"),
+        pytest.param({"active": 2}, False, id="nothing is known of its Pods"),
+        pytest.param({"succeeded": 1, "ready": 0}, False, id="complete"),
+        pytest.param({}, False, id="new"),
+    ],
+)
+def test_a_job_of_which_no_pod_comes_up_is_stuck(status: dict[str, Any], stuck: bool) -> None:
+    assert waits.pace({"kind": "Job", "spec": {}, "status": status}).stuck is stuck
+    assert not waits.pace({"kind": "Widget", "spec": {}, "status": status}).stuck
+
+
+def test_a_job_that_is_stuck_stays_current_and_says_why() -> None:
+    kept = patient()
+    running: Verdict = (Health.CURRENT, "JobRunning", "is running: 1 active")
+    assert kept.take(KEY, running, now=0.0, pace=Pace(stuck=True)) == running
+    assert kept.troubled(29.0, after_s=30.0) == []
+    assert kept.troubled(30.0, after_s=30.0) == [KEY]
+    assert kept.explain(KEY, WHY, now=30.0) == (Health.CURRENT, "JobRunning", f"is running: 1 active; {WHY[1]}")
+    assert kept.next_end(30.0) == math.inf
+    assert not over(kept, 1e9)
+    assert kept.take(KEY, running, now=40.0) == running
+    assert kept.troubled(1e9, after_s=30.0) == []
