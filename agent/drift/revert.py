@@ -230,7 +230,7 @@ class _Case:
         if self.policy.additions == "revert":
             try:
                 after, more, stands = await self._remove_additions(before, after)
-            except Transient:
+            except FlotillaError:  # What was reverted is told in any case; the rest is tried again.
                 more, stands = {}, True
             found |= more
         elif self.policy.additions == "report":
@@ -322,14 +322,17 @@ class _Case:
         """Take over what others added, and apply, which removes it. What cannot be removed is given back to them, and
         told. Returns the object after, what was found, and whether anything of it stands."""
         steal_all = partial(steal.steal_additions, controllers=self.controllers, kept=self._is_ignored)
-        patched = await self._rewrite(live, steal_all)
-        if patched is None:
-            return live, self._additions(live, live, action="reported"), False
+        patched = None
         try:
+            patched = await self._rewrite(live, steal_all)
+            if patched is None:
+                return live, self._additions(live, live, action="reported"), False
             _, after = await self._apply(patched)
         except Permanent as error:
-            # Ours in name, they would make every later apply fail, too.
-            after = await self._rewrite(await self._now(), lambda seen: steal.give_back(seen, live)) or live
+            after = live
+            if patched is not None:
+                # Ours in name, they would make every later apply fail, too.
+                after = await self._rewrite(await self._now(), lambda seen: steal.give_back(seen, live)) or live
             return after, self._additions(before, live, action="failed", error=str(error)), True
         left = self._additions(live, after, action="reported")
         there = frozenset[FieldPath]().union(*(paths for _, paths in steal.additions(after, controllers=())))

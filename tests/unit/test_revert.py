@@ -297,6 +297,15 @@ async def test_an_addition_that_cannot_be_removed_is_given_back() -> None:
     assert confirmed.stands
 
 
+async def test_an_addition_that_admission_lets_nobody_take_over_is_told_as_failed() -> None:
+    refused = Refused("ConfigMap/shop/settings patch failed (Forbidden)", "denied")
+    api = Api(get=[BESIDE], apply=[BESIDE], json_patch=[refused])
+    confirmed = await confirm_all(api, BESIDE, policy=REMOVE)
+    assert api.calls[-1] == "json_patch"
+    assert [(told.what, told.action, told.error) for told in confirmed.reports] == [("added", "failed", str(refused))]
+    assert confirmed.stands
+
+
 async def test_what_a_killed_agent_stole_and_cannot_remove_stops_no_revert() -> None:
     seen = live(3, {"f:data": {"f:more": {}}}, ("kubectl-edit", OWN))
     refused = Invalid("ConfigMap/shop/settings apply failed (Invalid)", "immutable")
