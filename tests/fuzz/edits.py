@@ -533,10 +533,8 @@ def _forged_apply(random: Random, target: Target, name: str) -> Edit | None:
     if _CHANGES[change](random, forged, target) is None:
         return None
     if random.random() < 0.3:
-        forged = {
-            **_identity(target),
-            "metadata": {**_identity(target)["metadata"], "labels": forged["metadata"]["labels"]},
-        }
+        labels = {"labels": forged["metadata"].get("labels", {})}
+        forged = {**_identity(target), "metadata": {**_identity(target)["metadata"], **labels}}
     return Edit(
         name=name,
         manager=FIELD_MANAGER,
