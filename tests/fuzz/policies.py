@@ -35,8 +35,10 @@ MUTATING: dict[str, tuple[str, str]] = {
         "Object{metadata: Object.metadata{annotations: {'mutated': 'yes', 'note': 'mutated'}}}",
     ),
     "mode": (
-        "object.kind == 'ConfigMap' && has(object.metadata.labels) && 'mutate' in object.metadata.labels"
-        " && has(object.data) && 'mode' in object.data",
+        (
+            "object.kind == 'ConfigMap' && has(object.metadata.labels) && 'mutate' in object.metadata.labels"
+            " && has(object.data) && 'mode' in object.data"
+        ),
         "Object{data: {'mode': 'mutated'}}",
     ),
 }
