@@ -10,6 +10,7 @@
     label or annotation objectset.rio.cattle.io/…                               an object set (Rancher Fleet, k3s)
     label kapp.k14s.io/app                                                      a kapp application
     an owner reference that is a controller's                                   that controller
+    our labels, of a bundle whose parent another cluster's agent wrote          that agent (see `apply`)
 
 Nothing else is an owner: that kubectl or a person wrote an object does not make it somebody's. What the tools in
 `PREDECESSORS` own of an object that is adopted is merged into our entry of `managedFields`, or what they once set and

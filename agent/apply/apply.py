@@ -25,7 +25,7 @@ where it was: what is gone is created. Next: `reconcile`.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import ClusterApi, Entry, Resource, Result
 from proto.errors import Refused, Transient
 from proto.objects import ObjectKey, blob_id
-from proto.slices import BundlePolicy
+from proto.slices import BUNDLE_LABEL, BundlePolicy
 
 _TRIES: Final = 3
 """How often an object is looked at anew when others write it in between; more is a fight."""
@@ -61,8 +61,16 @@ class Applied:
     note: str = ""
 
 
-async def apply_object(api: ClusterApi, entry: Entry, data: bytes, *, policy: BundlePolicy) -> Applied:
-    """Apply the manifest in `data` to the object of `entry` (as it was before).
+async def apply_object(
+    api: ClusterApi,
+    entry: Entry,
+    data: bytes,
+    *,
+    policy: BundlePolicy,
+    installation: Callable[[str], str] = lambda bundle: "",
+) -> Applied:
+    """Apply the manifest in `data` to the object of `entry` (as it was before). `installation` names the cluster whose
+    agent another installation of ours runs, when a bundle of that name is its; "" for our own.
 
     Raises what the API server said, Refused when the object belongs to somebody else, and Deleting.
     """
@@ -70,6 +78,7 @@ async def apply_object(api: ClusterApi, entry: Entry, data: bytes, *, policy: Bu
         api=api,
         entry=entry,
         policy=policy,
+        installation=installation,
         resource=await api.resource(entry.api_version, entry.key.kind),
         manifest=bodies.parsed(data, entry.key, rules=policy.drift.ignore),
     )
@@ -88,6 +97,7 @@ class _Case:
     api: ClusterApi
     entry: Entry
     policy: BundlePolicy
+    installation: Callable[[str], str]
     resource: Resource
     manifest: Manifest
 
@@ -102,7 +112,7 @@ class _Case:
             return Applied(result=Result.CREATED, live=await self._create())
         except Conflict:
             live = await self._look()
-        if ownership.is_ours(live):
+        if ownership.is_ours(live) and not self._other_installation(live):
             return await self._renewed(live)
         self._check_owner(live)
         try:
@@ -148,7 +158,7 @@ class _Case:
             # What follows is in two steps; refused, the first must not have been.
             await self._apply(live, dry_run=True)
             live = await self._take_over(live, adopt.PREDECESSORS)
-        if not ownership.is_ours(live):
+        if not ownership.is_ours(live) or self._other_installation(live):
             _, live = await self._apply(live)
         live = await self._take_over(live, {ownership.WIPED})
         log.info("%s existed already and is adopted from %s", self.key, managers)
@@ -160,13 +170,18 @@ class _Case:
         if self.policy.adopt == "never":
             remedy = "remove it, or set adopt in the bundle"
             raise Refused(str(self.key), f"exists already and bundle {self.policy.name} has adopt: never", remedy)
-        owner = adopt.owner(live)
+        owner = adopt.owner(live) or self._other_installation(live)
         if owner and self.policy.adopt != "always":
             raise Refused(
                 str(self.key),
                 f"exists already and belongs to {owner}",
                 f"take it out there, or set adopt: always on bundle {self.policy.name}",
             )
+
+    def _other_installation(self, live: dict[str, Any]) -> str:
+        bundle = (live["metadata"].get("labels") or {}).get(BUNDLE_LABEL, "")
+        cluster = self.installation(bundle) if bundle else ""
+        return f"bundle {bundle} of the agent of cluster {cluster}" if cluster else ""
 
     def _takeover(self, live: dict[str, Any], predecessors: frozenset[str] | set[str]) -> list[dict[str, Any]] | None:
         leave = (("f:rules",),) if ignored.is_aggregated(self.manifest.object) else ()

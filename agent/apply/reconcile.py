@@ -188,7 +188,13 @@ class Reconciler:
         if entry is None:  # deleted and forgotten since the plan was made
             return None
         try:
-            applied = await apply.apply_object(api, entry, self._read(blob), policy=bundle.policy)
+            applied = await apply.apply_object(
+                api,
+                entry,
+                self._read(blob),
+                policy=bundle.policy,
+                installation=lambda name: self._parents.foreign.get(name, ""),
+            )
         except FlotillaError as error:
             if not isinstance(error, Transient):  # refused: the object is what it was
                 entry.unsettled = False

@@ -154,9 +154,7 @@ def web(namespace: str, image: str = "example.org/web:1", replicas: int = 3) -> 
 
 def _scale(kube: Kube, where: str) -> None:
     """As an autoscaler does."""
-    scale = kube.must("GET", f"{where}/scale")
-    scale["spec"]["replicas"] = 8
-    kube.must("PUT", f"{where}/scale?fieldManager=kube-controller-manager", scale)
+    kube.edit(f"{where}/scale", {"spec": {"replicas": 8}}, manager="kube-controller-manager")
 
 
 def _apply_replicas(kube: Kube, where: str) -> None:

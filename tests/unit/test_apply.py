@@ -115,6 +115,23 @@ async def test_what_is_ours_already_is_never_an_adoption(cluster: FakeCluster, a
     assert done.result is Result.UNCHANGED
 
 
+@pytest.mark.parametrize("adopt", ["ifUnowned", "always"])
+async def test_what_another_installation_of_ours_applies_has_an_owner(cluster: FakeCluster, adopt: str) -> None:
+    theirs, wanted = config(color="green"), config(color="red")
+    await apply_object(cluster, entry_of(theirs), body(theirs, "base"), policy=POLICY)
+
+    def installation(bundle: str) -> str:
+        return "us-2" if bundle == "base" else ""
+
+    trying = apply_object(cluster, entry_of(wanted), body(wanted), policy=policy(adopt), installation=installation)
+    if adopt == "always":
+        assert (await trying).live["data"] == {"color": "red"}
+        return
+    with pytest.raises(Refused, match="belongs to bundle base of the agent of cluster us-2"):
+        await trying
+    assert cluster.objects[key_of(wanted)]["data"] == {"color": "green"}
+
+
 @pytest.mark.parametrize("operation", ["Update", "Apply"])
 async def test_what_kubectl_once_set_and_git_does_not_say_goes_away(cluster: FakeCluster, operation: str) -> None:
     cluster.put(config(color="red", old="yes"), manager="kubectl", operation=operation)
