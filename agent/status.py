@@ -92,7 +92,8 @@ def _objects(
         if key in plan.stopped:
             yield key, Health.FAILED, "Stopped", plan.stopped[key]
         elif failure is not None and failure.blob == "":
-            yield key, Health.TERMINATING, "Pruning", failure.error or "is being deleted"
+            message = failure.error or entries[key].message or "is being deleted"
+            yield key, Health.TERMINATING, "Pruning", message
 
 
 def _hook(entry: Entry, failure: Failure | None) -> Verdict:

@@ -73,7 +73,7 @@ _WORDS: Mapping[Stage, str] = {
     Stage.NEVER: "test test-success test-failure pre-delete post-delete pre-rollback post-rollback "
     "syncfail skip predelete postdelete",
 }
-"""What the words of both tools mean, in lower case: Helm does not mind, either."""
+"""Of both tools, in lower case: Helm does not mind, either."""
 _STAGES = {word: stage for stage, words in _WORDS.items() for word in words.split()}
 
 _RANKS: Sequence[Sequence[str]] = (
@@ -134,7 +134,7 @@ _RANKS: Sequence[Sequence[str]] = (
     ),
 )
 _RANK = {gk: rank for rank, kinds in enumerate(_RANKS) for gk in kinds}
-_CUSTOM_RANK = _RANKS.index(())
+CUSTOM_RANK = _RANKS.index(())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +192,7 @@ class _Position(NamedTuple):
 
 def rank(key: ObjectKey) -> int:
     """Pure: the place of a kind in the order; pruning goes from the highest to the lowest."""
-    return _RANK.get(key.gk, _CUSTOM_RANK)
+    return _RANK.get(key.gk, CUSTOM_RANK)
 
 
 def traits(manifest: Mapping[str, Any]) -> Traits:
@@ -233,8 +233,7 @@ def _stage(annotations: Mapping[str, str]) -> Stage:
         if unknown := [word for word in words if word.lower() not in _STAGES]:
             raise ValueError(f"annotation {name} has {unknown[0]!r}, which is no hook")
         if words:
-            stages = {_STAGES[word.lower()] for word in words}
-            return max(stages - {Stage.NEVER}, default=Stage.NEVER)
+            return max({_STAGES[word.lower()] for word in words} - {Stage.NEVER}, default=Stage.NEVER)
     return Stage.MAIN
 
 

@@ -17,6 +17,9 @@ the inventory, and a killed agent goes on where it was.
     of a suspended bundle                                              nothing, and told
     failed, and not yet due again                                      nothing; due at once when its blob changes
 
+The parent of a bundle that left the slice stays as it is while the inventory names the bundle: it alone says how to
+prune an object that another bundle was to take over, and did not before Git dropped it.
+
 `progress` says what done and settled mean. A bundle that left the slice waits for nothing. Without a slice (no commit)
 there is never anything to do. `reconcile` executes.
 """
@@ -26,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.apply import order as ordering
 from agent.apply import progress, removal
 from agent.apply.order import Order
 from agent.apply.progress import State
@@ -137,8 +141,12 @@ def plan(
     blocked = progress.blocked(desired.bundles, states)
     unmet = progress.unmet(states, order)
     due = _Due(failures, now)
+    ready = {name: allowed.delete for name, allowed in removals.items() if states.get(name, _GONE).settled}
+    patient = any(_is_awaited(key, failures.get(key)) for keys in ready.values() for key in keys)
+    gone = (surplus.keys() | parents.keys()) - desired.bundles.keys()
+    named = {entry.bundle for entry in entries.values()} if gone else _NOBODY.keys()
     made = {}
-    for name in (*desired.bundles, *sorted((surplus.keys() | parents.keys()) - desired.bundles.keys())):
+    for name in (*desired.bundles, *sorted(gone)):
         bundle = desired.bundles.get(name)
         state, of, allowed = states.get(name, _GONE), surplus.get(name), removals.get(name, _NO_REMOVAL)
         keys = of.keys if of is not None else ()
@@ -148,15 +156,18 @@ def plan(
             if bundle is not None and free and name not in blocked
             else ((), {})
         )
-        ready = free and state.settled
-        members = _members(name, bundle, keys, order=order, parents=parents)
+        deleted = (key for key in ready.get(name, ()) if removal.is_first(key) or not patient)
+        if bundle is not None:
+            members = _members(bundle, keys, order=order)
+        else:
+            members = parents.get(name) if name in named else None
         parent = parent_key(name)
         made[name] = BundlePlan(
             bundle=name,
             apply=phases,
             finish=tuple(key for key in sorted(state.ended) if due(key, "")) if free else (),
-            prune=removal.phases(key for key in allowed.delete if due(key, "")) if ready else (),
-            release=tuple(key for key in allowed.release if due(key, "")) if ready else (),
+            prune=removal.phases(key for key in deleted if due(key, "")),
+            release=tuple(key for key in allowed.release if due(key, "")) if name in ready else (),
             unapplied=state.unapplied,
             waiting=waiting,
             stopped={**state.stopped, **allowed.refused},
@@ -172,6 +183,15 @@ def plan(
             parent_stale=(free and parents.get(name) != members and not limits.refuses(parent) and due(parent, "")),
         )
     return Plan(bundles=made, due_at=due.next_at)
+
+
+def _is_awaited(key: ObjectKey, failure: Failure | None) -> bool:
+    """Pure: whether it is a custom resource that may still go soon."""
+    if ordering.rank(key) != ordering.CUSTOM_RANK:
+        return False
+    if failure is None or failure.blob:
+        return True
+    return not failure.permanent and failure.tries < removal.PATIENCE_LOOKS
 
 
 class _Due:
@@ -251,18 +271,9 @@ def _apply(
     return tuple(phases), waiting
 
 
-def _members(
-    name: str,
-    bundle: DesiredBundle | None,
-    surplus: Sequence[ObjectKey],
-    *,
-    order: Order,
-    parents: Mapping[str, Membership],
-) -> Membership | None:
-    """Pure: what the bundle's ApplySet parent has to say. None is needed for no objects; of a bundle that
-    left the slice, what it said last goes on until the last object is gone."""
-    if bundle is None:
-        return parents.get(name) if surplus else None
+def _members(bundle: DesiredBundle, surplus: Sequence[ObjectKey], *, order: Order) -> Membership | None:
+    """Pure: what the parent of a bundle of the slice has to say; none is needed for no objects."""
+    name = bundle.name
     kinds = order.kinds.get(name, frozenset()).union(key.gk for key in surplus)
     if not kinds:
         return None

@@ -13,13 +13,16 @@ Pure. By bundle:
 The guard ConfigMap's largest share is taken of all objects that are ours or wanted, without those that are let go; what
 counts against it is everything that would be deleted in the end, whether its turn has come or not, so that neither
 waiting bundles nor slow deletions make many small steps of a large one. Above it nothing is deleted at all, and no
-bundle that had deletions lets anything go. Next: `plan`.
+bundle that had deletions lets anything go.
+
+Custom resources go before all else but webhooks, and the rest waits until they are gone: their finalizers may need a
+controller that goes, too, in whichever bundle. It does not wait for ever (`PATIENCE_LOOKS`). Next: `plan`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Protocol
+from typing import Final, Protocol
 
 from agent.apply import order as ordering
 from agent.model import Limits
@@ -27,6 +30,10 @@ from proto.objects import ObjectKey
 
 KEPT_KINDS = frozenset({"Namespace", ordering.CRD_GK, "PersistentVolume", "PersistentVolumeClaim"})
 """Deleting one of these takes data or other objects with it, so that needs `destructivePrune`."""
+
+PATIENCE_LOOKS: Final = 6
+"""How often a custom resource that is being deleted is looked at before what else goes does not wait for it any more:
+half a minute to a minute."""
 
 
 class PrunePolicy(Protocol):
@@ -91,6 +98,11 @@ def removals(
     }
 
 
+def is_first(key: ObjectKey) -> bool:
+    """Pure: whether it goes before custom resources are gone."""
+    return ordering.rank(key) >= ordering.CUSTOM_RANK
+
+
 def phases(keys: Iterable[ObjectKey]) -> tuple[tuple[ObjectKey, ...], ...]:
     """Pure: in the order of deletion."""
     ordered = sorted(keys, key=lambda key: (-ordering.rank(key), key))
@@ -99,11 +111,7 @@ def phases(keys: Iterable[ObjectKey]) -> tuple[tuple[ObjectKey, ...], ...]:
 
 def _removal(name: str, surplus: Surplus, limits: Limits) -> Removal:
     remedy = "" if limits.closed else " (change the guard ConfigMap, or remove the object yourself)"
-    refused = {
-        key: f"{key}: is not pruned: {why}{remedy}"
-        for key in surplus.keys
-        if (why := limits.refuses(key))
-    }
+    refused = {key: f"{key}: is not pruned: {why}{remedy}" for key in surplus.keys if (why := limits.refuses(key))}
     if surplus.empty:
         message = f"bundle {name} is empty in the slice; nothing is pruned unless the bundle says allowEmpty: true"
         return Removal(refused=refused, problem=Problem(reason="Empty", message=message))

@@ -153,13 +153,12 @@ def reasons(running: Agent, name: str) -> set[str]:
 # --- order ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_definition_and_its_resource_in_one_slice_converge_in_one_pass(
-    one: Agent, kube: Kube, place: Place
-) -> None:
-    text = f"""
+def gadgets(namespace: str) -> str:
+    """A custom resource and its definition."""
+    return f"""
 apiVersion: order.example.org/v1
 kind: Gadget
-metadata: {{name: g, namespace: {place.namespace}}}
+metadata: {{name: g, namespace: {namespace}}}
 spec: {{size: 1}}
 status: {{conditions: [{{type: Ready, status: "True"}}]}}
 ---
@@ -176,8 +175,13 @@ spec:
     storage: true
     schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
 """
+
+
+async def test_a_definition_and_its_resource_in_one_slice_converge_in_one_pass(
+    one: Agent, kube: Kube, place: Place
+) -> None:
     maker = SliceMaker()
-    wake = maker.next({"gadgets": text}, gadgets={"destructive_prune": True})
+    wake = maker.next({"gadgets": gadgets(place.namespace)}, gadgets={"destructive_prune": True})
     one.deliver(wake)
     stuck: set[str] = set()
 
@@ -435,6 +439,31 @@ async def test_a_bundle_emptied_in_git_keeps_its_objects_until_it_says_that_this
     one.deliver(third)
     await until(lambda: one.converged(third, "shop", "other"), what="the prune", timeout_s=DONE_S)
     assert not place.has("configmaps/settings")
+
+
+async def test_a_controller_is_pruned_once_the_custom_resources_that_need_it_are_gone(
+    one: Agent, kube: Kube, place: Place
+) -> None:
+    maker = SliceMaker()
+    operator = place.objects(bundle(deployment("operator"), config("settings")))
+    objects = [*manifests(gadgets(place.namespace)), *operator]
+    first = maker.next({"all": objects}, all={"destructive_prune": True})
+    one.deliver(first)
+    await until(lambda: one.converged(first, "all"), what="everything", timeout_s=DONE_S)
+    gadget = f"/apis/order.example.org/v1/namespaces/{place.namespace}/gadgets/g"
+    kube.edit(gadget, {"metadata": {"finalizers": ["order.example.org/operator"]}})
+    last = maker.next({})
+    one.deliver(last)
+    await until(
+        lambda: any("order.example.org/operator" in problem.message for problem in one.told.bundles["all"].problems),
+        what="a deletion that hangs",
+        timeout_s=DONE_S,
+    )
+    assert place.has("deployments/operator")
+    kube.edit(gadget, {"metadata": {"finalizers": None}})
+    await until(lambda: one.converged(last, "all"), what="the end of everything", timeout_s=DONE_S)
+    assert not place.has("deployments/operator")
+    assert kube.call("GET", gadget)[0] == 404
 
 
 async def test_a_bundle_that_left_the_slice_is_pruned_and_what_moved_is_kept(one: Agent, place: Place) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import orjson
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -274,6 +275,7 @@ async def play(folder: Path, history: History, kills: list[Kill]) -> World:
     return world
 
 
+@pytest.mark.timeout(300)  # thousands of saves, each of which waits for the disk
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories, kills=st.lists(st.tuples(st.integers(0, 25), st.booleans()), max_size=6))
 def test_every_interrupted_history_comes_to_the_same_end(history: History, kills: list[Kill]) -> None:

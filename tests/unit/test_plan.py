@@ -126,6 +126,44 @@ def test_what_git_no_longer_has_is_pruned_in_the_opposite_order() -> None:
     assert not found.converged
 
 
+WEBHOOK = "ValidatingWebhookConfiguration.admissionregistration.k8s.io/-/hook"
+OPERATED = f"{WEBHOOK}=1 Widget.example.org/w=1 Deployment.apps/operator=1 ConfigMap/a=1"
+
+
+@pytest.mark.parametrize(
+    ("failure", "pruned"),
+    [
+        pytest.param(None, ["hook", "w"], id="it is to go"),
+        pytest.param(Failure(blob="", error="finalizer", not_before=130.0), ["hook"], id="it is being deleted"),
+        pytest.param(
+            Failure(blob="", error="finalizer", not_before=130.0, tries=6), ["hook", "operator", "a"], id="it hangs"
+        ),
+        pytest.param(
+            Failure(blob="", error="denied", not_before=130.0, permanent=True),
+            ["hook", "operator", "a"],
+            id="it cannot be deleted",
+        ),
+    ],
+)
+def test_a_controller_stays_until_the_custom_resources_are_gone_but_not_for_ever(
+    failure: Failure | None, pruned: list[str]
+) -> None:
+    failures = {"Widget.example.org/w": failure} if failure is not None else {}
+    arguments: dict[str, Any] = {"failures": failures, "parents": {"shop": Membership(), "other": Membership()}}
+    found = made(slice_of(), inventory("shop", OPERATED), **arguments)
+    assert names(found.bundles["shop"].prune) == pruned
+    apart = inventory("shop", OPERATED.partition(" Deployment")[0]) | inventory("other", "Deployment.apps/operator=1")
+    found = made(slice_of(), apart, **arguments)
+    assert names(found.bundles["other"].prune) == (["operator"] if "operator" in pruned else [])
+
+
+def test_custom_resources_of_a_bundle_that_may_not_prune_yet_hold_up_nobody() -> None:
+    desired = slice_of(bundle("shop", "Deployment.apps/web=1"))
+    entries = inventory("shop", "Deployment.apps/web=1 Widget.example.org/w=1", health=Health.IN_PROGRESS)
+    found = made(desired, entries | inventory("old", "ConfigMap/a=1"), parents={"old": Membership()})
+    assert names(found.bundles["old"].prune) == ["a"]
+
+
 def test_nothing_is_pruned_before_the_new_state_is_applied() -> None:
     entries = inventory("shop", "ConfigMap/a=0 ConfigMap/old=1")
     assert not made(slice_of(bundle("shop", "ConfigMap/a=1")), entries).bundles["shop"].prune
@@ -311,6 +349,18 @@ def test_the_parent_of_a_bundle_that_is_gone_goes_too() -> None:
     assert last.members is None
     assert last.parent_stale
     assert last.converged
+
+
+def test_the_parent_of_a_bundle_that_is_gone_stays_until_another_has_taken_its_objects_over() -> None:
+    desired, entries = slice_of(bundle("new", "ConfigMap/a=2")), inventory("old", "ConfigMap/a=1")
+    first = made(desired, entries, parents={"old": ONE}, suspended={"new": "Ada"})
+    assert first.bundles["old"].members == ONE
+    assert not first.bundles["old"].parent_stale
+    dropped = made(slice_of(), entries, parents={"old": ONE})
+    assert names(dropped.bundles["old"].prune) == ["a"]
+    taken = made(desired, inventory("new", "ConfigMap/a=2"), parents={"old": ONE})
+    assert taken.bundles["old"].members is None
+    assert taken.bundles["old"].parent_stale
 
 
 def test_a_parent_that_cannot_be_written_waits_for_its_time() -> None:
