@@ -278,6 +278,8 @@ class Member:
     suspended: bool = False
     """A bundle of the rollout is suspended here: nothing counts until somebody resumes it (rule 13)."""
     resumed_at: float = 0.0
+    skipped: bool = False
+    """LEFT by a person's word: a rollout of its own brings the change when this one is over (rule 12)."""
     reason: str = ""
 
 

@@ -45,12 +45,8 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
         )
     for hold in fleet["holds"]:
         console.print(f"[bold yellow]on hold[/]     {hold} (commit a fix, or 'flotilla release {hold} --reason …')")
-    for item in fleet["directives"]:
-        what = f"{item['bundle']} on {item['cluster']}" if item["kind"] == "suspend" else item["cluster"]
-        until = f" until {item['until']}" if item["until"] else ""
-        word = "suspended" if item["kind"] == "suspend" else "paused"
-        there = "" if item["here"] else ", in the cluster"
-        console.print(f"[bold yellow]{word:<12}[/]{escape(what)}{until} ({escape(item['why'])}{there})")
+    for line in _asked(fleet["directives"]):
+        console.print(line)
     for text in fleet["problems"]:
         console.print(f"[bold red]problem[/]     {escape(text)}")
     for item in fleet["findings"]:
@@ -60,6 +56,22 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
         )
         if item["remedy"]:
             console.print(Text(f"            → {item['remedy']}", style="dim"))
+
+
+def _asked(directives: list[dict[str, Any]]) -> list[Text]:
+    """What people suspended and paused: one line for the clusters that share who, why and until when."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for item in directives:
+        word = "suspended" if item["kind"] == "suspend" else "paused"
+        bundle = f"{item['bundle']} on " if item["bundle"] else ""
+        until = f" until {item['until']}" if item["until"] else ""
+        why = item["why"] if item["here"] else f"{item['why']}, in the cluster"
+        alike.setdefault((word, bundle, until, why), []).append(item["cluster"])
+    lines = []
+    for (word, bundle, until, why), clusters in alike.items():
+        names = ", ".join(clusters[:3]) + (f" and {len(clusters) - 3} more" if len(clusters) > 3 else "")
+        lines.append(Text.assemble((word.ljust(12), "bold yellow"), f"{bundle}{names}{until} ({why})"))
+    return lines
 
 
 def _wave(rollout: dict[str, Any]) -> str:

@@ -200,9 +200,9 @@ def _left(turn: Turn, cluster: ClusterName) -> None:
     _leave(turn, cluster, "left")
 
 
-def _leave(turn: Turn, cluster: ClusterName, reason: str) -> None:
+def _leave(turn: Turn, cluster: ClusterName, reason: str, *, skipped: bool = False) -> None:
     """Drop a member out of every count (rule 12)."""
-    turn.put(cluster, M.LEFT, reason=reason)
+    turn.put(cluster, M.LEFT, reason=reason, skipped=skipped)
     if turn.phase is P.ROLLING_BACK:
         rollback.proceed(turn)
         return
@@ -248,7 +248,7 @@ def _commanded(turn: Turn, command: Command) -> None:
                 cause = f"is {member.phase if member else 'not'} in rollout {turn.rollout.id}"
                 raise IllegalEvent(f"cluster {skipped}", cause, "skip who is pending, offline or in flight")
             turn.note("cluster-skipped", f"{skipped} is skipped by {by}", cluster=skipped)
-            _leave(turn, skipped, f"skipped by {by}")
+            _leave(turn, skipped, f"skipped by {by}", skipped=True)
 
 
 # --- forward ------------------------------------------------------------------------------------------------------

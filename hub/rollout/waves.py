@@ -220,14 +220,16 @@ def _changes(
 def _under_way(
     wants: Subtrees, active: Collection[State]
 ) -> tuple[set[tuple[BundleName, ClusterName]], set[tuple[BundleName, ClusterName]]]:
-    """What a rollout is going to do already: all of it, and of it what only catches up after completion."""
+    """What a rollout is going to do already: all of it, and of it what only catches up after completion. Who was
+    skipped is done with until the rollout is over, or planning again would bring it back at once."""
     moving: set[tuple[BundleName, ClusterName]] = set()
     catching_up: set[tuple[BundleName, ClusterName]] = set()
     for state in active:
         if state.phase is P.ROLLING_BACK:
             continue
         for cluster, target in state.rollout.targets.items():
-            if state.members[cluster].phase in UNMOVED:
+            member = state.members[cluster]
+            if member.phase in UNMOVED or (member.skipped and state.phase is not P.COMPLETED):
                 same = {(b, cluster) for b, s in target.after.items() if wants.get(b, {}).get(cluster, ABSENT) == s}
                 moving |= same
                 if state.phase is P.COMPLETED and len(same) == len(target.after):
@@ -285,7 +287,8 @@ def _waits_for(older: State, wants: Subtrees) -> str:
     )
     if older.phase is P.ROLLING_BACK:
         return f"rollout {name} is being rolled back"
-    if _held_empty(older) or rollouts.stalled(older):
+    everybody_left = all(member.phase is M.LEFT for member in older.members.values())
+    if everybody_left or _held_empty(older) or rollouts.stalled(older):
         return ""
     if older.phase is P.PAUSED:
         return f"rollout {name} is paused: {older.reason}"

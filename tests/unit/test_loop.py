@@ -391,6 +391,29 @@ async def test_a_newer_commit_takes_the_place_of_a_rollout_that_waits_for_a_susp
         assert hub.loop.composition()[EU][SHOP] == third
 
 
+async def test_suspended_clusters_are_skipped_one_by_one_and_get_a_rollout_of_their_own(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        three = {**CLUSTERS, EU2: Cluster(name=EU2, labels={"region": "eu"})}
+        first, second = (hub.subtree("shop", text) for text in ("one", "two"))
+        for subtree, commit in ((first, "a"), (second, "b")):
+            if commit == "b":
+                await hub.turn(suspended(hub, EU, EU2))
+            await hub.turn(hub.desired(commit, {SHOP: subtree}, clusters=three), *map(hub.says, three))
+            for _ in range(2):
+                await hub.turn(*map(hub.says, three))
+        for cluster in (EU, EU2):
+            skip = Command(verb="skip", actor="ann", reason="its owner is away", cluster=cluster)
+            await hub.turn(ToRollout(rollout=RolloutId("shop-2"), command=skip))
+            hub.clock.now += 6
+            await hub.turn(*map(hub.says, three))
+        assert hub.phases() == {"shop-1": "completed", "shop-2": "completed", "shop-3": "running"}
+        [state] = hub.loop.states.values()
+        assert state.members.keys() == {EU, EU2}
+        assert state.reason == "wave eu waits for eu-1, eu-2 (suspended: ann: a migration)"
+        await hub.turn(resumed(hub, EU, EU2))
+        assert {hub.loop.composition()[cluster][SHOP] for cluster in three} == {second}
+
+
 async def test_a_bundle_that_is_removed_from_git_stays_where_it_is_suspended(tmp_path: Path) -> None:
     async with running(tmp_path) as hub:
         await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})

@@ -214,6 +214,15 @@ async def test_a_cluster_is_paused_until_it_is_over_or_somebody_says_so(run: Run
     assert hub.journal.directives() == {}
 
 
+def test_many_clusters_that_are_suspended_alike_are_one_line() -> None:
+    one = {"kind": "suspend", "bundle": "shop", "why": "ann: [x]", "until": "", "here": True}
+    rows = [{**one, "cluster": f"eu-{n}"} for n in range(9)] + [{**one, "cluster": "us-1", "why": "bob", "here": False}]
+    assert [line.plain for line in online._asked(rows)] == [
+        "suspended   shop on eu-0, eu-1, eu-2 and 6 more (ann: [x])",
+        "suspended   shop on us-1 (bob, in the cluster)",
+    ]
+
+
 async def test_a_sync_has_a_new_number_each_time(run: Run, hub: Hub) -> None:
     numbers = []
     for arguments in (["bundle", "sync", "shop"], ["bundle", "sync", "shop"], ["cluster", "sync", "eu-1"]):

@@ -460,6 +460,25 @@ def test_a_rollout_that_only_waits_for_offline_clusters_starves_nobody() -> None
     assert planned.replaced == {"shop-7": "shop-8"}
 
 
+def test_a_rollout_that_everybody_left_keeps_nobody_waiting() -> None:
+    gone = Member(phase=MemberPhase.LEFT)
+    planned = plan(active=[under_way(Phase.PAUSED, c1=gone, c2=gone, c3=gone)], number=8)
+    assert planned.replaced == {"shop-7": "shop-8"}
+
+
+SUSPENDED = Member(suspended=True, reason="suspended: ann")
+SKIPPED = Member(phase=MemberPhase.LEFT, skipped=True)
+
+
+def test_who_was_skipped_is_not_planned_again_while_the_rollout_waits_for_another() -> None:
+    state = replace(under_way(c1=SUSPENDED, c2=SKIPPED), wave=0)
+    assert rollouts.stalled(state)
+    assert plan(active=[state], number=8).rollouts == ()
+    newer = plan(desired={SHOP: everywhere(NEWER), TILL: {}}, active=[state], number=8)
+    assert newer.replaced == {"shop-7": "shop-8"}, "a newer commit does concern it"
+    assert sorted(newer.rollouts[0].targets) == ["c1", "c2", "c3"]
+
+
 def test_a_rollout_held_for_an_empty_wave_is_replaced_when_the_label_is_mended_and_only_then() -> None:
     typo = replace(
         FLEET, policies={"careful": RolloutPolicy(name="careful", waves=(replace(CANARY, select=selects(x="y")),))}
