@@ -52,7 +52,9 @@ async def _one(session: aiohttp.ClientSession, path: str, text: str) -> float:
         assert edited["data"]["key-1"] == text
         with anyio.fail_after(30):
             async for line in watch.content:
-                event = json.loads(line)["object"]
+                told = json.loads(line)
+                assert told["type"] != "ERROR", told
+                event = told["object"]
                 newer = int(event["metadata"]["resourceVersion"]) > int(edited["metadata"]["resourceVersion"])
                 if newer and event["data"]["key-1"] == before["data"]["key-1"]:
                     return time.perf_counter() - started
