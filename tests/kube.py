@@ -5,6 +5,7 @@ import ssl
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -71,7 +72,9 @@ class Kube(ABC):
         self.stop()
 
 
+@cache
 def unverified() -> ssl.SSLContext:
+    """One for all requests: to make one reads every certificate of the machine."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
