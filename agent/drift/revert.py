@@ -380,7 +380,8 @@ class _Case:
     def _drift(self, before: Mapping[str, Any], after: Mapping[str, Any], *, action: str) -> "_Found":
         """What a repair undid, or would: one drift for each writer; one for all if the object is another."""
         if self._is_whole(before):
-            changed = values.really_changed(drift.gained(before, after), before, after)
+            moved = drift.gained(before, after) | drift.gained(after, before)
+            changed = values.really_changed(moved, before, after)
         else:
             changed = drift.changed(before, after)
         parts = drift.attribute(before, changed, instead=self._instead(before))

@@ -38,7 +38,7 @@ def siblings(
         return frozenset()
     ours = ownership.owned(own)
     theirs = _union(_others(obj, own, controllers))
-    held = ours if wide else ours | theirs
+    held = ours if wide else ours | _union(_others(obj, own, ()))
     return frozenset(path for path in theirs - ours if _replaces_lost(path, desired, held))
 
 

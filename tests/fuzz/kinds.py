@@ -111,7 +111,7 @@ template:
 ---
 apiVersion: v1
 kind: ReplicationController
-metadata: {name: old, namespace: "{ns}"}
+metadata: {name: old, namespace: "{ns}", labels: {app: old}}
 spec:
   replicas: 0
   selector: {app: old}

@@ -294,7 +294,7 @@ class Fuzz:
             edited, wished = await self._truth(subject)
         finally:
             self._api.release(key)
-        after = await self.settle(subject)
+        after = await self._converged(subject)
         verdict = truth.drift(before, edited, wished)
         reports = [one for one in self._told[told_before:] if one.object == str(key)]
         self.score.edits[edit.name] += 1
@@ -348,6 +348,18 @@ class Fuzz:
         status, live = await self._admin.call("GET", subject.path)
         assert status in (200, 404), f"{subject.key}: {status} {live}"
         return live if status == 200 else None
+
+    async def _converged(self, subject: Subject) -> dict[str, Any] | None:
+        """The object once it settled as Git has it; as it is when that does not come about, or cannot be told."""
+        with anyio.move_on_after(SETTLE_S):
+            while True:
+                after = await self.settle(subject)
+                now, wished = await self._truth(subject)
+                if now is None or wished is None or truth.values(now) == truth.values(wished):
+                    return after
+                # What could not be written is tried again.
+                await anyio.sleep(0.1)
+        return await self.settle(subject)
 
     async def settle(self, subject: Subject) -> dict[str, Any] | None:
         """The object once the agent has seen its last state and does nothing about it any more."""

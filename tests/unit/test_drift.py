@@ -364,6 +364,12 @@ def edited(text: str) -> str:
         ),
         pytest.param(
             "{spec: {ports: [{port: 80}]}}",
+            [own(KEEP), edited(ITEM % 80).replace("kubectl-edit", "kube-controller-manager"), edited(ITEM % 81)],
+            (),
+            id="what a controller has is not lost",
+        ),
+        pytest.param(
+            "{spec: {ports: [{port: 80}]}}",
             [own(KEEP), edited(ITEM % 81).replace("apps/v1", "apps/v1beta1")],
             (),
             id="paths of another version may mean other things",
