@@ -166,6 +166,9 @@ class Directing:
         """The clusters that a bundle's command is for. Raises InvalidInput when there are none."""
         name, desired = BundleName(bundle), self._loop.desired
         has = {cluster for cluster, row in self._loop.slices.items() if bundle in row.manifest.bundles}
+        has |= {
+            cluster for _, cluster, about in self._loop.directives if about == bundle
+        }  # to be taken back at any time
         if desired is not None:
             has |= desired.subtrees.get(name, {}).keys()
         given, labels = body.get("clusters") or [], body.get("labels") or {}

@@ -13,9 +13,11 @@ import pygit2
 import pytest
 from click.testing import CliRunner, Result
 
+from hub import directives as hub_directives
 from hub import worker
 from hub.cli import commanding, directing, main, offline, online
-from hub.inputs import FromAgent
+from hub.inputs import Direct, FromAgent
+from hub.journal import EventRow
 from hub.main import Hub
 from proto.ids import ClusterName
 from proto.messages import BundleReport, DriftDetail, DriftReport, FieldValue, Health, ObjectProblem, Report
@@ -202,6 +204,15 @@ async def test_a_bundle_is_suspended_where_it_runs_and_everybody_who_waits_is_to
     assert result.exit_code == 0
     assert hub.journal.directives() == {}
     assert "suspended " not in (await run("status")).stdout
+
+
+async def test_what_was_suspended_can_be_resumed_where_the_bundle_is_not_wanted_any_more(run: Run, hub: Hub) -> None:
+    made = hub_directives.suspend("broken", [EU], why="ann: x", now=1.0)
+    await hub.loop.tell(
+        Direct(rows={row.key: row for row in made}, event=EventRow(time_s=1.0, kind="command", text="x"))
+    )
+    assert (await run("bundle", "resume", "broken", "--reason", "done")).exit_code == 0
+    assert hub.journal.directives() == {}
 
 
 async def test_a_cluster_is_paused_until_it_is_over_or_somebody_says_so(run: Run, hub: Hub) -> None:
