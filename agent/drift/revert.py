@@ -5,10 +5,11 @@
     report    one dry run of it                                     the same
     ignore    nothing
 
-Beyond that one request: the object is looked at first when it is said to be deleted (it may only have lost a label),
-when paths of it are ignored, and when values may have been changed that the event does not show (2 ms of 9 on a real
-API server, measured: what was there cannot be asked afterwards); fields that stand in the place of ours are taken over
-before the apply, and after a refusal (`steal`). `additions: revert` then takes what others added over and applies once
+Beyond that one request: the object is looked at first, unless the event shows it whole in our version (2 ms of 9 on a
+real API server, measured: what was there cannot be asked afterwards), and the apply names the resourceVersion that was
+looked at, so that every value that differs after it is one that it changed: that, not who owns what, is drift. Of a
+Secret only the metadata is looked at, and ownership has to tell. When others wrote since, both are done again. Fields
+that stand in the place of ours are taken over before the apply, and after a refusal (`steal`). `additions: revert` then takes what others added over and applies once
 more; when that is refused, it is theirs again.
 
 What one repair undid is told as one drift for each writer. Drift that stays is told with the same id each time.
