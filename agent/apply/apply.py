@@ -200,7 +200,7 @@ class _Case:
                 live = await self._look()
                 continue
             try:
-                _, live = await self._apply(live if not self.manifest.pointers else await self._look())
+                _, live = await self._apply(live)
             except Invalid as error:
                 await self._give_back(live, before)
                 if predecessors is adopt.PREDECESSORS:

@@ -78,6 +78,7 @@ def role(name: str, **more: Any) -> dict[str, Any]:
 
 def path_of(obj: Mapping[str, Any]) -> str:
     plural = {"ConfigMap": "configmaps", "Secret": "secrets", "Gadget": "gadgets", "ClusterRole": "clusterroles"}
+    plural["PersistentVolumeClaim"] = "persistentvolumeclaims"
     group = obj["apiVersion"]
     base = f"/apis/{group}" if "/" in group else f"/api/{group}"
     inside = f"/namespaces/{obj['metadata']['namespace']}" if "namespace" in obj["metadata"] else ""
@@ -250,6 +251,30 @@ async def test_after_emptied_managed_fields_all_that_git_does_not_say_goes_away(
     assert done.live["data"] == {"color": "red"}
     assert done.note == "adopted from nobody known"
     assert [entry["manager"] for entry in done.live["metadata"]["managedFields"]] == ["flotilla"]
+
+
+async def test_what_the_server_will_not_let_go_of_stays_after_emptied_managed_fields(
+    cluster: Cluster, kube: Kube, namespace: str
+) -> None:
+    """A claim that is bound has a volume that Git does not know, and that cannot be taken away."""
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    wanted = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data", "namespace": namespace},
+        "spec": spec,
+    }
+    made_by(kube, "somebody", wanted)
+    wait_until("a bound claim", lambda: live(kube, wanted).get("status", {}).get("phase") == "Bound")
+    kube.edit(f"{path_of(wanted)}/data", {"metadata": {"managedFields": [{}]}})
+    done = await adopt(cluster, wanted)
+    assert done.result is Result.ADOPTED
+    assert done.live["spec"]["volumeName"]
+    again = await adopt(cluster, wanted)
+    assert again.live["spec"]["volumeName"] == done.live["spec"]["volumeName"]
+    own = own_entry(live(kube, wanted))
+    assert own is not None
+    assert "f:volumeName" not in own["fieldsV1"]["f:spec"]
 
 
 async def test_killed_after_any_request_an_adoption_ends_the_same(
