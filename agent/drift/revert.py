@@ -9,8 +9,8 @@ Beyond that one request: the object is looked at first, unless the event shows i
 real API server, measured: what was there cannot be asked afterwards), and the apply names the resourceVersion that was
 looked at, so that every value that differs after it is one that it changed: that, not who owns what, is drift. Of a
 Secret only the metadata is looked at, and ownership has to tell. When others wrote since, both are done again. Fields
-that stand in the place of ours are taken over before the apply, and after a refusal (`steal`). `additions: revert` then takes what others added over and applies once
-more; when that is refused, it is theirs again.
+that stand in the place of ours are taken over before the apply, and after a refusal (`steal`). `additions: revert` then
+takes what others added over and applies once more; when that is refused, it is theirs again.
 
 What one repair undid is told as one drift for each writer. Drift that stays is told with the same id each time.
 Assumes that the caller has judged the event with `drift.suspicion`, limits how often this runs, and marks the object as
