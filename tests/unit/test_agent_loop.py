@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from agent import loop
+from agent.apply import plan as planning
 from agent.apply.parents import KINDS_ANNOTATION, PRUNE_ANNOTATION
 from proto.objects import ObjectKey
 from proto.slices import BUNDLE_LABEL
@@ -327,3 +330,50 @@ async def test_stopping_gives_the_lease_back(cluster: FakeCluster, maker: SliceM
         assert cluster.objects[lease]["spec"]["holderIdentity"] == "agent-1"
         one.loop.stop()
         await until(lambda: "holderIdentity" not in cluster.objects[lease]["spec"])
+
+
+async def test_an_inventory_that_cannot_be_written_is_told_until_it_can(
+    cluster: FakeCluster, maker: SliceMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "SAVE_S", 0.01)
+    wake = maker.next({"shop": NAMESPACE + SETTINGS})
+    async with agent(cluster, tmp_path) as one:
+        one.deliver(wake)
+        await until(lambda: one.converged(wake, "shop"))
+        with monkeypatch.context() as patch:
+            patch.setattr(one.inventory, "_write", no_space)
+            cluster.put({"apiVersion": "v1", "kind": "ConfigMap", **_named("settings"), "data": {"color": "green"}})
+            await until(lambda: any("No space left" in problem for problem in one.told.problems))
+            assert data(cluster) == {"color": "red"}
+        await until(lambda: not one.told.problems)
+
+
+async def test_however_many_events_come_planning_takes_a_bounded_share_of_the_time(
+    cluster: FakeCluster, maker: SliceMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent: list[float] = []
+    plan = planning.plan
+
+    def slow(*args: Any, **named: Any) -> Any:
+        began = anyio.current_time()
+        made = plan(*args, **named)
+        while anyio.current_time() < began + 0.02:
+            anyio.current_effective_deadline()  # stands for ten thousand objects
+        spent.append(anyio.current_time() - began)
+        return made
+
+    monkeypatch.setattr(planning, "plan", slow)
+    monkeypatch.setattr(loop, "BURST_S", 0.1)
+    wake = maker.next({"shop": NAMESPACE + SETTINGS})
+    began = anyio.current_time()
+    async with agent(cluster, tmp_path) as one:
+        one.deliver(wake)
+        await until(lambda: one.converged(wake, "shop"))
+        while len(spent) < 12:
+            one.loop._wake()
+            await anyio.sleep(0.001)
+    passed = anyio.current_time() - began
+    assert sum(spent[:-1]) <= (passed + loop.BURST_S) / loop.REST, "all but the last plan were rested for"
