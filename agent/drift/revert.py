@@ -21,7 +21,6 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import anyio
@@ -322,8 +321,14 @@ class _Case:
     ) -> tuple[Mapping[str, Any], "_Found", bool]:
         """Take over what others added, and apply, which removes it. What cannot be removed is given back to them, and
         told. Returns the object after, what was found, and whether anything of it stands."""
-        steal_all = partial(steal.steal_additions, controllers=self.controllers, kept=self._is_ignored)
         patched = None
+        stolen_from = live
+
+        def steal_all(seen: Mapping[str, Any]) -> steal.JsonPatch | None:
+            nonlocal stolen_from
+            stolen_from = seen
+            return steal.steal_additions(seen, controllers=self.controllers, kept=self._is_ignored)
+
         try:
             patched = await self._rewrite(live, steal_all)
             if patched is None:
@@ -333,11 +338,11 @@ class _Case:
             after = live
             if patched is not None:
                 # Ours in name, they would make every later apply fail, too.
-                after = await self._rewrite(await self._now(), lambda seen: steal.give_back(seen, live)) or live
-            return after, self._additions(before, live, action="failed", error=str(error)), True
-        left = self._additions(live, after, action="reported")
+                after = await self._rewrite(await self._now(), lambda seen: steal.give_back(seen, stolen_from)) or live
+            return after, self._additions(before, stolen_from, action="failed", error=str(error)), True
+        left = self._additions(stolen_from, after, action="reported")
         there = frozenset[FieldPath]().union(*(paths for _, paths in steal.additions(after, controllers=())))
-        return after, {**self._additions(live, live, action="reverted", still=there), **left}, False
+        return after, {**self._additions(stolen_from, stolen_from, action="reverted", still=there), **left}, False
 
     async def _rewrite(
         self, seen: Mapping[str, Any], patch_of: Callable[[Mapping[str, Any]], steal.JsonPatch | None]

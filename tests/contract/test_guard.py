@@ -54,6 +54,8 @@ class Rig:
     """Objects that have an annotation `pause` are paused, and nothing else."""
     suspended: str = ""
     leads: bool = True
+    busy: int = 0
+    """Confirmations under way."""
     refused: str = ""
     wall_s: float = START_S
     versions: set[str] = field(default_factory=set)
@@ -162,6 +164,8 @@ class Rig:
             with anyio.fail_after(20):
                 await synced.wait()
             yield
+            # A connection that is cut off while it is made is not closed by asyncio.
+            await until(lambda: not self.busy)
             group.cancel_scope.cancel()
 
     def _pause_until(self, key: ObjectKey, live: Mapping[str, Any] | None) -> float | None:
@@ -173,9 +177,11 @@ class Rig:
     @asynccontextmanager
     async def _writing(self, key: ObjectKey) -> AsyncIterator[None]:
         self.observer.flight.begin(key)
+        self.busy += 1
         try:
             yield
         finally:
+            self.busy -= 1
             event = self.observer.flight.end(key, self.entry.baseline)
             if event is not None:
                 self.observer.judge(key, event)
@@ -397,7 +403,8 @@ async def test_what_a_configured_controller_adds_is_no_drift(rig: Rig) -> None:
         rig.edit({"data": {"most": "x"}}, manager="somebody")
         await until(lambda: rig.told)
     assert rig.data() == {"mode": "prod", "level": "3", "more": "x"}
-    assert [report.manager for report in rig.told] == ["somebody"]
+    told = [(report.manager, report.what, report.fields, report.action) for report in rig.told]
+    assert told == [("somebody", "added", (".data.most",), "reverted")]
 
 
 # --- values -------------------------------------------------------------------------------------------------------

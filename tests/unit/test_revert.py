@@ -288,6 +288,13 @@ async def test_an_addition_is_stolen_and_applied_away() -> None:
     assert not confirmed.stands
 
 
+async def test_an_addition_that_came_while_another_was_stolen_is_told_too() -> None:
+    both = live(3, OWN, ("kubectl-edit", {"f:data": {"f:more": {}}}), ("late", {"f:data": {"f:most": {}}}))
+    api = Api(get=[both], apply=[BESIDE, live(5, OWN, time="3")], json_patch=[Conflict("x", "written since"), STOLEN])
+    confirmed = await confirm_all(api, BESIDE, policy=REMOVE)
+    assert {told.manager for told in confirmed.reports} == {"kubectl-edit", "late"}
+
+
 async def test_an_addition_that_cannot_be_removed_is_given_back() -> None:
     refused = Invalid("ConfigMap/shop/settings apply failed (Invalid)", "immutable")
     api = Api(get=[BESIDE, STOLEN], apply=[BESIDE, refused], json_patch=[STOLEN, live(4, OWN)])
