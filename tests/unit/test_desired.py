@@ -198,6 +198,21 @@ async def test_a_bundle_that_does_not_render_stops_only_itself(hub: Hub) -> None
     assert finding.remedy
 
 
+async def test_a_bundle_that_is_emptied_in_git_keeps_what_it_runs_until_it_says_that_it_is_meant(hub: Hub) -> None:
+    await hub.wants(FILES)
+    empty = {path: text for path, text in FILES.items() if path != "bundles/a/config.yaml"}
+    found = await hub.wants(empty)
+    assert (found.failed, set(found.subtrees)) == ({A}, {B})
+    [finding] = found.findings
+    assert finding.where == "bundles/a/bundle.yaml:1"
+    assert finding.message == "bundle a does not render for eu-1, us-1: bundle a: bundles/a: renders to no object"
+    assert "allowEmpty: true" in finding.remedy
+    meant = empty["bundles/a/bundle.yaml"].replace("targets", "allowEmpty: true, targets")
+    found = await hub.wants({**empty, "bundles/a/bundle.yaml": meant})
+    assert (found.failed, found.findings) == (frozenset(), ())
+    assert hub.store.keys(found.subtrees[A][EU]) == frozenset()
+
+
 async def test_a_bundle_without_a_readable_file_keeps_what_it_runs(hub: Hub) -> None:
     found = await hub.wants({**FILES, "bundles/a/bundle.yaml": "{"})
     assert found.failed == {A}
