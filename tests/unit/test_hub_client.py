@@ -25,6 +25,7 @@ from proto.messages import (
     AnyMessage,
     Challenge,
     Denied,
+    Directives,
     DriftDetail,
     DriftQuery,
     Hello,
@@ -262,6 +263,22 @@ async def test_a_question_about_a_drift_is_answered(tmp_path: Path) -> None:
     assert isinstance(said[0], Hello)
     assert said[0].understands == ("drift-query",)
     assert said[-1] == DriftDetail(query="q1", id="d1", problem="gone")
+
+
+async def test_directives_are_asked_for_and_taken_in(tmp_path: Path) -> None:
+    hellos: list[tuple[str, ...]] = []
+    said = Directives(suspended={"shop": "ada: why"})
+
+    async def direct(peer: Peer) -> None:
+        hellos.append((await peer.welcome()).understands)
+        await peer.send(said)
+        await peer.receive()
+
+    taken: list[Directives] = []
+    async with hub_that(direct) as url:
+        await Agent(url, tmp_path, on_directives=taken.append).until_it_sleeps()
+    assert taken == [said]
+    assert hellos == [("directives",)]
 
 
 async def test_silence_ends_the_handshake(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def cluster() -> FakeCluster:
     return FakeCluster()
 
 
-async def installed(cluster: FakeCluster) -> Parents:
-    parents = Parents(cluster)
+async def installed(cluster: FakeCluster, *, name: str = "") -> Parents:
+    parents = Parents(cluster, cluster=name)
     await parents.install(lambda: itertools.repeat(0.0))
     return parents
 
@@ -119,6 +119,56 @@ async def test_a_watch_that_begins_anew_forgets_only_what_it_does_not_show(clust
     parents.seen(WatchEvent(kind="ADDED", resource=RESOURCE, object=cluster.objects[parent_key("shop")]))
     parents.seen(WatchEvent(kind="SYNCED", resource=RESOURCE))
     assert set(parents.named) == {"shop"}
+
+
+async def test_a_parent_says_whose_agent_wrote_it_and_another_agents_is_no_parent_of_ours(cluster: FakeCluster) -> None:
+    ours = await installed(cluster, name="eu-1")
+    await ours.write("shop", BOTH)
+    live = cluster.objects[parent_key("shop")]
+    assert live["metadata"]["annotations"]["flotilla.dev/cluster"] == "eu-1"
+    others = Parents(cluster, cluster="us-9")
+    assert others.seen(WatchEvent(kind="ADDED", resource=RESOURCE, object=live))
+    assert (others.named, others.asked, others.live) == ({}, {}, {})
+    assert others.foreign == {"shop": "eu-1"}
+    cluster.unset(parent_key("shop"), ("metadata", "annotations", "flotilla.dev/cluster"))
+    others.seen(WatchEvent(kind="MODIFIED", resource=RESOURCE, object=cluster.objects[parent_key("shop")]))
+    assert (others.foreign, others.named) == ({}, {"shop": BOTH})
+
+
+async def test_annotations_and_status_of_a_parent_are_known(cluster: FakeCluster) -> None:
+    parents = await installed(cluster)
+    await parents.write("shop", BOTH)
+    live = cluster.put(
+        {
+            "apiVersion": "flotilla.dev/v1alpha1",
+            "kind": "AppliedBundle",
+            "metadata": {"name": "shop", "annotations": {"flotilla.dev/suspend": "true", "flotilla.dev/sync": "7"}},
+        }
+    )
+    event = WatchEvent(kind="MODIFIED", resource=RESOURCE, object={**live, "status": {"lastSync": "7"}})
+    assert parents.seen(event)
+    assert parents.asked["shop"].sync == "7"
+    assert parents.asked["shop"].suspended
+    assert parents.live["shop"].status == {"lastSync": "7"}
+    assert parents.live["shop"].uid == live["metadata"]["uid"]
+    assert parents.named == {"shop": BOTH}
+
+
+async def test_the_event_of_our_own_write_is_no_news(cluster: FakeCluster) -> None:
+    parents = await installed(cluster)
+    await parents.write("shop", BOTH)
+    own = WatchEvent(kind="ADDED", resource=RESOURCE, object=dict(cluster.objects[parent_key("shop")]))
+    assert not parents.seen(own)
+
+
+async def test_after_a_restored_etcd_lower_versions_count_again(cluster: FakeCluster) -> None:
+    parents = await installed(cluster)
+    await parents.write("shop", BOTH)
+    old = dict(cluster.objects[parent_key("shop")])
+    await parents.write("shop", Membership(kinds=frozenset({"Secret"})))
+    parents.seen(WatchEvent(kind="RESTARTED", resource=RESOURCE))
+    assert parents.seen(WatchEvent(kind="ADDED", resource=RESOURCE, object=old))
+    assert parents.named == {"shop": BOTH}
 
 
 async def test_a_hand_edited_parent_is_one_that_nobody_wants_and_that_deletes_nothing(cluster: FakeCluster) -> None:
