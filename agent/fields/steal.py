@@ -31,7 +31,8 @@ def siblings(
 
     Such a field shares a list or struct with a lost one: a port beside the port that is gone, `valueFrom` beside the
     `value` that is gone. Lost is what `desired` has there and neither we nor others own: a field that others own was
-    changed in place, and a forced apply alone takes it back. After a refusal (`wide`) those count as lost, too.
+    changed in place, and a forced apply alone takes it back; what is there (where `obj` is whole) only lost its owner.
+    After a refusal (`wide`) those count as lost, too.
     """
     own = ownership.own_entry(obj)
     if own is None:
@@ -39,7 +40,8 @@ def siblings(
     ours = ownership.owned(own)
     theirs = _union(_others(obj, own, controllers))
     held = ours if wide else ours | _union(_others(obj, own, ()))
-    return frozenset(path for path in theirs - ours if _replaces_lost(path, desired, held))
+    live = {} if wide else obj
+    return frozenset(path for path in theirs - ours if _replaces_lost(path, desired, held, live))
 
 
 def steal(obj: Mapping[str, Any], stolen: Paths, *, controllers: Collection[str] = CONTROLLERS) -> JsonPatch | None:
@@ -182,16 +184,31 @@ def _take(
     return _replace(obj, mine)
 
 
-def _replaces_lost(path: FieldPath, desired: Mapping[str, Any], held: Paths) -> bool:
-    """Whether `path` leaves `desired` at a list or struct of which `desired` has a part that is not in `held`."""
+def _replaces_lost(path: FieldPath, desired: Mapping[str, Any], held: Paths, live: Mapping[str, Any]) -> bool:
+    """Whether `path` leaves `desired` at a list or struct of which `desired` has a part that is neither in `held` nor,
+    as far as it is known, in `live`."""
     node: Any = desired
+    there: Any = live
     for depth, element in enumerate(path):
         below = child(node, element)
         if below is ABSENT:
             above = path[:depth]
-            return above not in MAPS and any(not _is_held(part, held) for part in _children(node, above, element))
-        node = below
+            return above not in MAPS and any(
+                not _is_held(part, held) and not _is_there(part, there) for part in _children(node, above, element)
+            )
+        node, there = below, child(there, element)
     return False
+
+
+def _is_there(part: "_Part", live: Any) -> bool:
+    """Whether a list or struct has this part: only who owns it has changed."""
+    if part.keys is None:
+        return child(live, part.path[-1]) is not ABSENT
+    names = {name for keys in (part.keys, *part.taken) for name in keys}
+    return isinstance(live, list) and any(
+        _matches(item, part.keys) and {name: item[name] for name in names if name in item} not in part.taken
+        for item in live
+    )
 
 
 def child(node: Any, element: str) -> Any:

@@ -402,6 +402,15 @@ def test_what_stands_in_the_place_of_lost_fields_is_found(
     assert ownership.render(steal.siblings(live, yaml.safe_load(desired))) == stolen
 
 
+def test_what_is_there_and_only_lost_its_owner_is_not_replaced() -> None:
+    desired = yaml.safe_load("{spec: {ports: [{port: 53, protocol: UDP}, {port: 53}], x: 1}}")
+    live = obj(own(KEEP), edited(DNS % ("54", "TCP")))
+    live["spec"] = {"ports": [{"port": 53, "protocol": name} for name in ("UDP", "TCP")], "x": 1}
+    assert steal.siblings(live, desired) == frozenset()
+    live["spec"]["ports"].pop()
+    assert ownership.render(steal.siblings(live, desired)) == ('.spec.ports[port=54,protocol="TCP"]',)
+
+
 def test_after_a_refusal_fields_beside_a_changed_one_are_stolen_too() -> None:
     live = obj(own("f:spec: {f:a: {}}"), edited("f:spec: {f:type: {}, f:b: {}}"))
     desired = yaml.safe_load("{spec: {type: A, a: x}}")

@@ -190,7 +190,8 @@ async def test_a_refused_apply_steals_and_tries_again() -> None:
 
 
 def robbed(version: int) -> dict[str, Any]:
-    return live(version, {"f:x": {}}, ("kubectl-edit", {"f:data": {"f:other": {}}}))
+    seen = live(version, {"f:x": {}}, ("kubectl-edit", {"f:data": {"f:other": {}}}))
+    return {**seen, "data": {"other": "x"}}
 
 
 async def test_a_theft_that_others_overtake_looks_again() -> None:
