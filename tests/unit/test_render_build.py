@@ -266,7 +266,7 @@ def test_helm_options_without_a_chart_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_objects_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="^bundle shop: bundles/shop/base: renders to no object") as caught:
+    with pytest.raises(InvalidInput, match=r"^bundle shop: bundles/shop/base: renders to no object") as caught:
         render(tmp_path, {"base/README.md": "nothing"}, path="base")
     assert "spec.allowEmpty: true in its bundle.yaml" in caught.value.remedy
 

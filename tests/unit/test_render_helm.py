@@ -143,7 +143,7 @@ def test_a_hook_keeps_its_annotations_for_the_agent(tmp_path: Path) -> None:
 
 def test_a_chart_of_tests_alone_renders_to_no_object(tmp_path: Path) -> None:
     files = {"Chart.yaml": CHART["Chart.yaml"], "templates/test.yaml": hook("t", "test")}
-    with pytest.raises(InvalidInput, match="^bundle shop: bundles/shop: renders to no object"):
+    with pytest.raises(InvalidInput, match=r"^bundle shop: bundles/shop: renders to no object"):
         render(tmp_path, files)
 
 
