@@ -58,10 +58,10 @@ def test_what_came_in_comes_out_once_and_in_bounded_time(steps: list[tuple[str, 
                 events.add(found.key)
             elif what == "hold":
                 suspects.hold(Held(suspect=found, known=None, seen=None), now=now, wait_s=wait_s)
-            elif what == "undo":
-                suspects.undone(found.key, manager="m", fields=(".a",), observed="", now=now)
             else:
                 suspects.forget(found.key)
+                if what == "undo":
+                    suspects.undone(found.key, manager="m", fields=(".a",), observed="", now=now)
     assert taken <= BURST + FASTEST * now
     left = events | suspects.held.keys()
     for _ in range(1000):
