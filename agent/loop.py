@@ -15,8 +15,7 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Final
 
 import anyio
@@ -34,6 +33,7 @@ from agent.drift.guard import Guard
 from agent.drift.kinds import Checks, KindWatches
 from agent.drift.observe import Observer
 from agent.drift.resync import Resync
+from agent.drift.writing import Writing
 from agent.explainer import Explainer
 from agent.fields.ownership import CONTROLLERS
 from agent.inventory import Inventory
@@ -42,6 +42,7 @@ from agent.kube.lease import Fence, Lease
 from agent.model import ClusterApi, Desired
 from agent.owner.directives import DirectiveStore
 from agent.owner.owner import Owner
+from agent.stream.problems import Problems
 from agent.stream.receive import Receiver
 from agent.stream.report import Reporter
 from agent.tracing import Tracing
@@ -108,10 +109,9 @@ class Loop:
         self._desired = Desired(commit=Oid(""), seq=0, bundles={})
         self._manifests = Manifests(receiver.blob)
         self._milestones = Milestones(inventory, tracing, wall_ns=wall_ns)
-        self._locks: dict[ObjectKey, anyio.Lock] = {}
         self._running: set[str] = set()
         self._reports: dict[str, BundleReport] = {}
-        self._problems: dict[str, str] = {}
+        self._problem = Problems(reporter)
         self._wake_ups: deque[WakeUp] = deque(maxlen=WAKE_UPS)
         self._woken = anyio.Event()
         self._changed = anyio.Event()
@@ -143,6 +143,7 @@ class Loop:
             policy=self._policy,
             expires=self._manifests.expires,
         )
+        writing = Writing(self._observer, inventory)
         self._kinds = KindWatches(
             self._api,
             self._observer,
@@ -156,7 +157,7 @@ class Loop:
             inventory,
             self._parents,
             read=receiver.blob,
-            writing=self._writing,
+            writing=writing,
             applied=self._observer.applied,
             tracing=tracing,
             noted=self._owner.noted,
@@ -171,7 +172,7 @@ class Loop:
             inventory,
             desired=lambda: self._desired,
             read=receiver.blob,
-            writing=self._writing,
+            writing=writing,
             may_write=lambda: lease.held,
             take_health=self._observer.take_health,
             told=self._drifted,
@@ -438,24 +439,6 @@ class Loop:
 
     # --- shared ---------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _writing(self, key: ObjectKey) -> AsyncIterator[None]:
-        """Only one of us writes an object at a time; its events are judged when that is answered."""
-        lock = self._locks.get(key)
-        if lock is None:
-            lock = self._locks[key] = anyio.Lock(fast_acquire=True)
-        async with lock:
-            self._observer.flight.begin(key)
-            try:
-                yield
-            finally:
-                entry = self._inventory.entries.get(key)
-                event = self._observer.flight.end(key, entry.baseline if entry is not None else None)
-                if not lock.statistics().tasks_waiting:
-                    self._locks.pop(key, None)
-                if event is not None:
-                    self._observer.judge(key, event)
-
     async def _save(self) -> None:
         while True:
             await anyio.sleep(SAVE_S)
@@ -464,14 +447,3 @@ class Loop:
 
     def _wake(self) -> None:
         self._changed.set()
-
-    def _problem(self, source: str, text: str) -> None:
-        """The agent's own problem with `source`, until it is told to be over ("")."""
-        if self._problems.get(source, "") == text:
-            return
-        if text:
-            log.warning("%s", text)
-            self._problems[source] = text
-        else:
-            del self._problems[source]
-        self._reporter.set_problems([self._problems[name] for name in sorted(self._problems)])
