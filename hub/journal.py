@@ -5,8 +5,8 @@ people see are copies that can be made again. `commit` is the one transaction of
 the clusters' slice pointers (compare-and-swap on the old commit), all or nothing, and only while this process still
 holds the epoch that it took when it opened the journal.
 
-All methods block for as long as a disk does; the loop calls `commit` in a thread, the short reads directly. Next:
-`loop`.
+All methods block for as long as a disk does; the loop calls `commit` in a thread, the short reads directly. Long, so
+that one module knows every table. Next: `loop`.
 """
 
 import sqlite3

@@ -19,9 +19,8 @@ them. What an older agent does not understand it is not sent. Assumes one event 
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import anyio
 from aiohttp import WebSocketError, WSMsgType, web
@@ -30,6 +29,7 @@ from anyio import to_thread
 from hub.agents import admission
 from hub.agents.admission import Denial, HandshakeLimit, Identities
 from hub.agents.keys import HubKeys
+from hub.agents.session import Session, place, tag
 from proto import identity, wire
 from proto.errors import FlotillaError, InvalidInput, ProtocolError, Refused, Transient
 from proto.ids import check_name
@@ -41,10 +41,8 @@ from proto.messages import (
     DriftDetail,
     DriftQuery,
     Hello,
-    Message,
     Report,
     ReportAck,
-    ReportRequest,
     Token,
     WakeUp,
     Welcome,
@@ -68,94 +66,6 @@ MAX_QUESTIONS: Final = 16
 """That wait for one agent at a time."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The newest report of a session that is safe: deltas continue from it."""
-
-    boot_id: str
-    number: int
-
-
-def place(base: Base | None, report: Report) -> Literal["next", "known", "gap"]:
-    """Pure: what a report is after `base`."""
-    ahead = report.number - base.number if base is not None and base.boot_id == report.boot_id else None
-    if ahead == 0 or (ahead is not None and ahead < 0 and not report.full):
-        return "known"
-    return "next" if report.full or ahead == 1 else "gap"
-
-
-class _Question:
-    """One that a person waits for; `detail` stays None when the session ends before the answer."""
-
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.detail: DriftDetail | None = None
-
-
-class _Session:
-    """One accepted stream. `changed` is set when there is something to send."""
-
-    def __init__(self, *, since: float, understands: Collection[str] = ()) -> None:
-        self.since = since
-        self.understands = frozenset(understands)
-        self.questions: dict[str, _Question] = {}
-        self.scope = anyio.CancelScope()
-        self.denial: Denial | None = None
-        self.base: Base | None = None
-        self.full_asked = False
-        self.changed = anyio.Event()
-        self._wake: WakeUp | None = None
-        self._request: ReportRequest | None = None
-        self._directives: Directives | None = None
-        self._queries: list[DriftQuery] = []
-
-    def wake(self, wake: WakeUp) -> None:
-        if self._wake is None or wake.seq >= self._wake.seq:
-            self._wake = wake
-            self.changed.set()
-
-    def request_full(self, reason: str) -> None:
-        self.base = None
-        if not self.full_asked:
-            self.full_asked = True
-            self._request = ReportRequest(reason=reason)
-            self.changed.set()
-
-    def direct(self, directives: Directives) -> None:
-        if _tag(Directives) in self.understands:
-            self._directives = directives
-            self.changed.set()
-
-    def ask(self, query: DriftQuery) -> "_Question":
-        question = self.questions[query.query] = _Question()
-        self._queries.append(query)
-        self.changed.set()
-        return question
-
-    def answered(self, detail: DriftDetail) -> None:
-        """What nobody waits for any more is dropped."""
-        if question := self.questions.pop(detail.query, None):
-            question.detail = detail
-            question.done.set()
-
-    def took(self, report: Report) -> None:
-        self.base = Base(report.boot_id, report.number)
-        self.full_asked = False
-
-    def end(self, denial: Denial) -> None:
-        self.denial = denial
-        self.scope.cancel()
-
-    def take(self) -> list[Message]:
-        """What waits to be sent."""
-        told = (self._request, self._directives, self._wake, *self._queries)
-        waiting: list[Message] = [message for message in told if message is not None]
-        self._request = self._directives = self._wake = None
-        self._queries = []
-        self.changed = anyio.Event()
-        return waiting
 
 
 class Sessions:
@@ -204,7 +114,7 @@ class Sessions:
         self._answer_s = answer_s
         self._limit = limit if limit is not None else HandshakeLimit()
         self._pending = 0
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, Session] = {}
         self.denied: Counter[str] = Counter()
 
     def connected(self) -> Mapping[str, float]:
@@ -226,7 +136,7 @@ class Sessions:
         session = self._sessions.get(cluster)
         if session is None:
             return "its agent is not connected: it is told when it is back"
-        return "" if _tag(Directives) in session.understands else "its agent is too old to be told: upgrade it"
+        return "" if tag(Directives) in session.understands else "its agent is too old to be told: upgrade it"
 
     async def drift_detail(self, cluster: str, drift: str) -> DriftDetail:
         """Ask an agent for the values of one drift. Raises Transient when it is away, does not answer or is asked too
@@ -234,7 +144,7 @@ class Sessions:
         what, session = f"agent of cluster {cluster}", self._sessions.get(cluster)
         if session is None:
             raise Transient(what, "is not connected", f"ask again when it is back; see 'flotilla clusters {cluster}'")
-        if _tag(DriftQuery) not in session.understands:
+        if tag(DriftQuery) not in session.understands:
             raise InvalidInput(what, "is too old to be asked for values", "upgrade the agent")
         if len(session.questions) >= MAX_QUESTIONS:
             raise Transient(what, f"is asked {MAX_QUESTIONS} questions already", "ask again in a moment")
@@ -338,7 +248,7 @@ class Sessions:
     async def _serve(self, ws: web.WebSocketResponse, hello: Hello, source: str) -> Denial | None:
         """An accepted session until its end; returns why the hub ended it, None when the agent did."""
         cluster = hello.cluster
-        session = _Session(since=self._clock(), understands=hello.understands)
+        session = Session(since=self._clock(), understands=hello.understands)
         if older := self._sessions.get(cluster):
             older.end(_replaced(cluster, source))
         self._sessions[cluster] = session
@@ -369,7 +279,7 @@ class Sessions:
                 log.info("cluster %s disconnected", cluster)
         return session.denial
 
-    async def _listen(self, ws: web.WebSocketResponse, session: _Session, cluster: str) -> None:
+    async def _listen(self, ws: web.WebSocketResponse, session: Session, cluster: str) -> None:
         while True:
             report = await _receive(ws)
             if isinstance(report, DriftDetail):
@@ -388,7 +298,7 @@ class Sessions:
                     session.took(report)
             await ws.send_bytes(wire.encode(ReportAck(number=report.number)))
 
-    async def _tell(self, ws: web.WebSocketResponse, session: _Session, cluster: str) -> None:
+    async def _tell(self, ws: web.WebSocketResponse, session: Session, cluster: str) -> None:
         """Send what waits, and a fresh token at the last one's half-life."""
         renew_at = anyio.current_time() + self._token_ttl_s / 2
         try:
@@ -403,11 +313,6 @@ class Sessions:
                     await ws.send_bytes(wire.encode(Token(token=token, token_ttl_s=self._token_ttl_s)))
         except ConnectionError:
             session.scope.cancel()
-
-
-def _tag(kind: type[Message]) -> str:
-    """The name of a message on the wire."""
-    return str(kind.__struct_config__.tag)
 
 
 async def _receive(ws: web.WebSocketResponse) -> AnyMessage:

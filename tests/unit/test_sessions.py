@@ -19,7 +19,8 @@ from agent.stream.report import Reporter
 from hub.agents import sessions
 from hub.agents.admission import HandshakeLimit
 from hub.agents.keys import HubKeys
-from hub.agents.sessions import Base, Sessions, place
+from hub.agents.session import Base, place
+from hub.agents.sessions import Sessions
 from proto import identity, wire
 from proto.errors import InvalidInput, Refused, Transient
 from proto.identity import JoinToken
