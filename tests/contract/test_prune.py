@@ -166,29 +166,30 @@ def undeletable(kube: Kube, namespace: str) -> Iterator[None]:
     _allow_deletion(kube, namespace)
 
 
-def _problem(one: Agent, name: str) -> str:
+def _problem(one: Agent, bundle: str, name: str) -> str:
     """What the report of the bundle says about the object."""
-    return " ".join(problem.message for problem in one.told.bundles["shop"].problems if name in problem.message)
+    return " ".join(problem.message for problem in one.told.bundles[bundle].problems if name in problem.message)
 
 
 async def test_a_refused_deletion_stays_in_the_inventory_is_told_and_goes_once_the_policy_is_lifted(
     cluster: Cluster, kube: Kube, namespace: str, tmp_path: Path, undeletable: None
 ) -> None:
     maker = SliceMaker()
-    first, second = maker.next({"shop": text(namespace, "a", "b")}), maker.next({"shop": text(namespace, "a")})
+    first, second = maker.next({namespace: text(namespace, "a", "b")}), maker.next({namespace: text(namespace, "a")})
     key = ObjectKey(group="", kind="ConfigMap", namespace=namespace, name="b")
     async with agent(cluster, tmp_path) as one:
         one.deliver(first)
-        await until(lambda: one.converged(first, "shop"), what="the first slice")
+        await until(lambda: one.converged(first, namespace), what="the first slice")
         one.deliver(second)
-        await until(lambda: "nothing with data is deleted" in _problem(one, "/b"), what="a told refusal")
-        assert not one.told.bundles["shop"].converged
+        await until(lambda: "nothing with data is deleted" in _problem(one, namespace, "/b"), what="a told refusal")
+        assert not one.told.bundles[namespace].converged
         assert key in one.inventory.entries
         assert kube.call("GET", path(namespace, "b"))[0] == 200
     _allow_deletion(kube, namespace)
+    await until(lambda: kube.call("DELETE", path(namespace, "probe"))[0] == 200, what="a policy out of force")
     async with agent(cluster, tmp_path) as again:
         await until(lambda: kube.call("GET", path(namespace, "b"))[0] == 404, what="the deletion", timeout_s=40)
-        await until(lambda: again.converged(second, "shop"), what="the second slice")
+        await until(lambda: again.converged(second, namespace), what="the second slice")
         assert key not in again.inventory.entries
 
 
@@ -196,19 +197,22 @@ async def test_a_deletion_that_hangs_on_a_finalizer_is_told_with_its_name_and_ho
     cluster: Cluster, kube: Kube, namespace: str, tmp_path: Path
 ) -> None:
     maker = SliceMaker()
-    first, second = maker.next({"shop": text(namespace, "a", "b", "c")}), maker.next({"shop": text(namespace, "a")})
-    third = maker.next({"shop": text(namespace, "a", "d")})
+    first, second = (
+        maker.next({namespace: text(namespace, "a", "b", "c")}),
+        maker.next({namespace: text(namespace, "a")}),
+    )
+    third = maker.next({namespace: text(namespace, "a", "d")})
     async with agent(cluster, tmp_path) as one:
         one.deliver(first)
-        await until(lambda: one.converged(first, "shop"), what="the first slice")
+        await until(lambda: one.converged(first, namespace), what="the first slice")
         kube.edit(path(namespace, "b"), {"metadata": {"finalizers": ["example.org/keep"]}})
         one.deliver(second)
-        await until(lambda: "example.org/keep" in _problem(one, "/b"), what="a told finalizer")
+        await until(lambda: "example.org/keep" in _problem(one, namespace, "/b"), what="a told finalizer")
         await until(lambda: kube.call("GET", path(namespace, "c"))[0] == 404, what="the other deletion")
         one.deliver(third)
         await until(lambda: kube.call("GET", path(namespace, "d"))[0] == 200, what="the next slice")
         kube.edit(path(namespace, "b"), {"metadata": {"finalizers": None}})
-        await until(lambda: one.converged(third, "shop"), what="the end")
+        await until(lambda: one.converged(third, namespace), what="the end")
 
 
 @pytest.mark.parametrize("destructive", [False, True])
@@ -220,15 +224,15 @@ async def test_what_takes_data_with_it_is_deleted_only_where_that_is_said(
         "spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n"
     )
     maker = SliceMaker()
-    shop = {"destructive_prune": destructive}
-    first = maker.next({"shop": text(namespace, "a") + "---\n" + claim}, shop=shop)
-    second = maker.next({"shop": text(namespace, "a")}, shop=shop)
+    shop = {namespace.replace("-", "_"): {"destructive_prune": destructive}}
+    first = maker.next({namespace: text(namespace, "a") + "---\n" + claim}, **shop)
+    second = maker.next({namespace: text(namespace, "a")}, **shop)
     where = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/data"
     async with agent(cluster, tmp_path) as one:
         one.deliver(first)
-        await until(lambda: one.converged(first, "shop"), what="the first slice", timeout_s=40)
+        await until(lambda: one.converged(first, namespace), what="the first slice", timeout_s=40)
         one.deliver(second)
-        await until(lambda: one.converged(second, "shop"), what="the second slice", timeout_s=40)
+        await until(lambda: one.converged(second, namespace), what="the second slice", timeout_s=40)
         if destructive:
             assert kube.call("GET", where)[0] == 404
         else:

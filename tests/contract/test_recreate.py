@@ -70,6 +70,7 @@ def namespace(kube: Kube, request: pytest.FixtureRequest) -> Iterator[str]:
     kube.must("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name
     kube.call("DELETE", f"/api/v1/namespaces/{name}")
+    kube.call("DELETE", f"/apis/storage.k8s.io/v1/storageclasses/{name}")
 
 
 @pytest.fixture
