@@ -34,13 +34,12 @@ async def _measure(kube: real.ApiServer, paths: Sequence[str], *, repeats: int) 
 
 async def _one(session: aiohttp.ClientSession, path: str, text: str) -> float:
     collection, _, name = path.rpartition("/")
-    async with session.get(path) as response:
-        before = await response.json()
-    query = {
-        "watch": "1",
-        "fieldSelector": f"metadata.name={name}",
-        "resourceVersion": before["metadata"]["resourceVersion"],
-    }
+    selector = {"fieldSelector": f"metadata.name={name}"}
+    async with session.get(collection, params=selector) as response:
+        listed = await response.json()
+    before = listed["items"][0]
+    # The list's version, not the object's: among thousands of objects the server has forgotten what came after that one.
+    query = {**selector, "watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"]}
     async with session.get(collection, params=query) as watch:
         async with session.patch(
             f"{path}?fieldManager=bench",
