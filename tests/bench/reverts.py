@@ -38,7 +38,7 @@ async def _one(session: aiohttp.ClientSession, path: str, text: str) -> float:
     async with session.get(collection, params=selector) as response:
         listed = await response.json()
     before = listed["items"][0]
-    # The list's version, not the object's: among thousands of objects the server has forgotten what came after that one.
+    # The list's version, not the object's: among thousands of objects the server has forgotten what came after it.
     query = {**selector, "watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"]}
     async with session.get(collection, params=query) as watch:
         async with session.patch(
