@@ -118,7 +118,7 @@ def trace(
             ownership.under(path, above) for path in theirs for above in gone
         ):
             return entry
-        if instead and theirs and gone:
+        if instead and theirs and gone and not _has_twin(entry, edited):
             return entry
     return None
 
@@ -127,6 +127,12 @@ def _at(node: Any, path: FieldPath) -> Any:
     for element in path:
         node = steal.child(node, element)
     return node
+
+
+def _has_twin(entry: Mapping[str, Any], edited: Mapping[str, Any]) -> bool:
+    """Whether another wrote in the same second: which of two things in the same list came last cannot be known."""
+    times = [one.get("time") for one in ownership.foreign(edited) if one is not entry]
+    return entry.get("time") in times
 
 
 def _held(entries: Iterable[Mapping[str, Any]], manager: str) -> Paths:
