@@ -398,6 +398,9 @@ async def test_drift_during_a_pause_is_told_once_and_reverted_when_it_ends(
         await until(lambda: [drift for drift in one.told.drift if drift.what == "changed"], what="told drift")
         assert [drift.action for drift in one.told.drift if drift.what == "changed"] == ["paused"]
         assert data(kube, namespace) == {"color": "blue"}
+    async with agent(cluster, tmp_path) as one:
+        await until(lambda: any(drift.action == "paused" for drift in one.told.drift), what="told again after a start")
+        assert not [drift for drift in one.told.drift if drift.action == "reverted"]
         if on == "cluster":
             one.loop.on_directives(Directives())
         else:
