@@ -160,6 +160,8 @@ class Subject:
     versions: dict[str, str] = field(default_factory=dict)
     earlier: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=6))
     dirt: int = 0
+    used: bool = False
+    """By something that keeps it from being deleted."""
     log: deque[str] = field(default_factory=lambda: deque(maxlen=5))
     """The last edits, for whoever looks into a failure."""
 
@@ -182,7 +184,7 @@ class Subject:
 
     @property
     def deletable(self) -> bool:
-        return self.key.kind not in _LASTING
+        return not self.used and self.key.kind not in _LASTING
 
 
 @dataclass(slots=True, kw_only=True)
@@ -266,10 +268,9 @@ class Fuzz:
         key = subject.key
         before = await self.get(subject)
         if before is None or before["metadata"].get("deletionTimestamp"):
+            self._note(["gone"], f"{where}: {key} is not there, or on its way out, after {list(subject.log)}")
             await self._put_right(subject)
-            raise AssertionError(
-                f"{where}: {key} is not there: {before and before['metadata']} after {list(subject.log)}"
-            )
+            return True
         target = Target(
             live=before,
             desired=subject.desired,
@@ -448,8 +449,6 @@ class Fuzz:
         reports: Sequence[DriftReport],
         answers: Sequence[tuple[int, Any]],
     ) -> None:
-        for one in wrong:
-            self.score.wrong[one] += 1
         none: dict[str, Any] = {"metadata": {}}
         lines = [
             f"{where}: {', '.join(wrong)}: {subject.key}, {edit.name} by {edit.manager!r}; truth {verdict.value}",
@@ -467,7 +466,10 @@ class Fuzz:
             "  managedFields edited: " + _managers(edited or none),
             "  managedFields after:  " + _managers(after or none),
         ]
-        text = "\n".join(lines)
+        self._note(wrong, "\n".join(lines))
+
+    def _note(self, wrong: Sequence[str], text: str) -> None:
+        self.score.wrong.update(wrong)
         self.score.failures.append(text)
         self._say(text)
 
