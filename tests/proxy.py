@@ -40,11 +40,10 @@ class Proxy:
         number = self.opened
         self.opened += 1
         with anyio.CancelScope() as self._open[number]:
-            async with client:
-                async with await anyio.connect_tcp(*self._server) as server, anyio.create_task_group() as ways:
-                    ways.start_soon(self._pass_on, number, client, server, name="to the server")
-                    await self._pass_on(number, server, client)
-                    ways.cancel_scope.cancel()
+            async with client, await anyio.connect_tcp(*self._server) as server, anyio.create_task_group() as ways:
+                ways.start_soon(self._pass_on, number, client, server, name="to the server")
+                await self._pass_on(number, server, client)
+                ways.cancel_scope.cancel()
         del self._open[number]
 
     async def _pass_on(self, number: int, source: ByteStream, target: ByteStream) -> None:
@@ -62,7 +61,7 @@ class Proxy:
 @asynccontextmanager
 async def proxied(kubeconfig: Path, folder: Path) -> AsyncIterator[tuple[Proxy, Path]]:
     """(proxy, kubeconfig that leads through it) for the server of `kubeconfig`."""
-    config = yaml.safe_load(kubeconfig.read_text())
+    config = yaml.safe_load(await anyio.Path(kubeconfig).read_text())
     cluster = config["clusters"][0]["cluster"]
     url = urlsplit(cluster["server"])
     assert url.hostname is not None
@@ -73,6 +72,6 @@ async def proxied(kubeconfig: Path, folder: Path) -> AsyncIterator[tuple[Proxy, 
         group.start_soon(listener.serve, proxy.serve, name="proxy")
         cluster["server"] = f"{url.scheme}://127.0.0.1:{proxy.port}"
         through = folder / "proxied"
-        through.write_text(yaml.safe_dump(config))
+        await anyio.Path(through).write_text(yaml.safe_dump(config))
         yield proxy, through
         group.cancel_scope.cancel()
