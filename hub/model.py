@@ -144,6 +144,13 @@ DEFAULT_POLICY = RolloutPolicy(name="default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """What is said of rendered objects: of Secrets with plain data."""
+
+    secrets: Literal["refuse", "warn", "allow"] = "warn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """A whole fleet repo at one revision. What could not be read is in `findings` and missing from the maps, except
     that `broken` names every bundle and cluster that exists but is not valid: those keep what they run."""
@@ -152,6 +159,7 @@ class Fleet:
     bundles: Mapping[BundleName, Bundle] = field(default_factory=dict)
     policies: Mapping[str, RolloutPolicy] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
+    checks: Checks = Checks()
     findings: tuple[Finding, ...] = ()
     broken_bundles: frozenset[str] = frozenset()
     broken_clusters: frozenset[str] = frozenset()

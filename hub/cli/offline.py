@@ -17,7 +17,7 @@ import click
 import yaml
 
 from hub.model import Finding, Fleet, RenderRequest
-from hub.render import build
+from hub.render import build, checks
 from hub.repo import reading, sources, targets
 from proto.errors import FlotillaError, InvalidInput
 from proto.ids import ClusterName
@@ -38,7 +38,7 @@ _fleet_option = click.option(
     epilog="""\b
 Examples:
   flotilla render --cluster eu-1
-  flotilla render --cluster eu-1 --bundle shop | kubectl diff -f -
+  flotilla render --cluster eu-1 --bundle shop --show-secrets | kubectl diff -f -
   flotilla render --cluster eu-1 --output out/""",
 )
 @click.option("--cluster", required=True, metavar="NAME", help="The cluster to render for.")
@@ -47,8 +47,9 @@ Examples:
     "--output", default="yaml", show_default=True, metavar="yaml|json|DIR/", help="The form, or a new folder."
 )
 @click.option("--slice", "as_slice", is_flag=True, help="The exact files of the slice as JSON, with Flotilla's labels.")
+@click.option("--show-secrets", is_flag=True, help="Print the values in Secrets too; a folder always gets them.")
 @_fleet_option
-def render(root: Path, cluster: str, bundles: tuple[str, ...], output: str, as_slice: bool) -> None:
+def render(root: Path, cluster: str, bundles: tuple[str, ...], output: str, as_slice: bool, show_secrets: bool) -> None:
     """Print every object that a cluster would run."""
     folder = Path(output) if output not in ("yaml", "json") else None
     if folder is not None and (not output.endswith("/") or (folder.exists() and any(folder.iterdir()))):
@@ -64,7 +65,7 @@ def render(root: Path, cluster: str, bundles: tuple[str, ...], output: str, as_s
             if rendered is not None:
                 made[str(request.bundle.name)] = rendered
     checkout.check_owners()
-    _print(made, as_json=output == "json", folder=folder, as_slice=as_slice)
+    _print(made, as_json=output == "json", folder=folder, as_slice=as_slice, show_secrets=show_secrets)
     findings = [finding for finding in checkout.findings if not bundles or _concerns(finding, cluster, bundles)]
     for finding in findings:
         click.echo(_shown(finding), err=True)
@@ -239,7 +240,12 @@ def _concerns(finding: Finding, cluster: str, bundles: tuple[str, ...]) -> bool:
 # --- printing -----------------------------------------------------------------------------------------------------
 
 
-def _print(made: Mapping[str, build.Rendered], *, as_json: bool, folder: Path | None, as_slice: bool) -> None:
+def _print(
+    made: Mapping[str, build.Rendered], *, as_json: bool, folder: Path | None, as_slice: bool, show_secrets: bool
+) -> None:
+    def shown(obj: Mapping[str, Any]) -> Mapping[str, Any]:
+        return obj if show_secrets else checks.without_values(obj)
+
     if folder is not None:
         for path, data in _files(made, as_slice=as_slice):
             place = folder / path
@@ -247,15 +253,15 @@ def _print(made: Mapping[str, build.Rendered], *, as_json: bool, folder: Path | 
             place.write_bytes(data)
     elif as_slice:
         files = {f"{BUNDLES}/{name}/{path}": data for name, one in made.items() for path, data in one.files.items()}
-        click.echo(json.dumps({path: json.loads(data) for path, data in sorted(files.items())}, indent=2))
+        click.echo(json.dumps({path: shown(json.loads(data)) for path, data in sorted(files.items())}, indent=2))
     elif as_json:
-        items = [obj for rendered in made.values() for obj in build.readable(rendered)]
+        items = [shown(obj) for rendered in made.values() for obj in build.readable(rendered)]
         click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=2))
     else:
         for name, rendered in made.items():
             click.echo(f"# bundle {name}")
             for obj in build.readable(rendered):
-                click.echo(f"---\n{to_yaml(obj)}", nl=False)
+                click.echo(f"---\n{to_yaml(shown(obj))}", nl=False)
 
 
 def _files(made: Mapping[str, build.Rendered], *, as_slice: bool) -> Iterator[tuple[str, bytes]]:

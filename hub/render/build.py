@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from hub.render import helm, kustomize, objects, plain, variables
+from hub.render import checks, helm, kustomize, objects, plain, variables
 from hub.repo import sources
 from proto.errors import FlotillaError, InvalidInput, Transient
 from proto.ids import Oid, check_name
@@ -157,11 +157,13 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
     scopes = objects.scopes_of(manifests)
     origins: dict[ObjectKey, str] = {}
     files = {POLICY_FILE: canonical(inputs["policy"])}
+    made: list[checks.Made] = []
     for manifest in manifests:
         key, obj, notes = objects.complete(manifest, namespace=namespace, scopes=scopes)
         if key in origins:
             raise InvalidInput(f"{manifest.where}: {key}", f"is also in {origins[key]}", "remove one of the two")
         origins[key] = manifest.where
+        made.append(checks.Made(manifest=manifest, key=key, obj=obj))
         files[key.path] = _bytes(with_membership(obj, bundle), what=f"{manifest.where}: {key}")
         warnings.extend(notes)
     if not origins and not inputs["policy"].get("allowEmpty"):
@@ -170,6 +172,7 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
             "if that is meant, set spec.allowEmpty: true in its bundle.yaml; to remove the bundle, remove its folder"
         )
         raise InvalidInput(built.source, "renders to no object", remedy)
+    warnings.extend(checks.check(made, inputs.get("checks") or {}))
     return Rendered(files=dict(sorted(files.items())), warnings=tuple(warnings))
 
 

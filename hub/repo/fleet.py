@@ -17,7 +17,7 @@ What is broken stops only itself, and is named as far as it can be, so that it k
 | a Bundle with a missing or broken rollout policy   | it alone                                                  |
 | a Bundle that depends on one that does not exist   | it alone; on a broken one: nothing                        |
 | Bundles that depend on each other in a circle      | those of the circle                                       |
-| a Fleet whose variables cannot be told             | every bundle: to render without them would change it      |
+| a Fleet whose variables or checks cannot be told   | every bundle: to render without them would change it      |
 | a link, submodule or huge file in a bundle's place | the bundle of that folder; for `bundles` itself all       |
 | anything in `clusters/` that is broken             | every missing cluster too: it may be that one             |
 | a `bundle.yaml` at another depth                   | the bundle that it names, unless that is there            |
@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hub.model import Bundle, Cluster, Finding, Fleet, RolloutPolicy
+from hub.model import Bundle, Checks, Cluster, Finding, Fleet, RolloutPolicy
 from hub.repo import kinds, salvage, schema, targets
 from hub.repo.schema import Section
 from hub.repo.yaml_reader import Document
@@ -57,6 +57,8 @@ _FOLDERS: tuple[tuple[str, re.Pattern[str]], ...] = (
 """Where a link or submodule hides what may be fleet files."""
 _MISPLACED = re.compile(r"bundles/(.+/)?bundle\.ya?ml", re.DOTALL)
 _FIELDS = ("apiVersion", "kind", "metadata", "spec")
+_FOR_ALL = ("spec.variables", "spec.secrets")
+"""Fields of a Fleet without which no bundle is rendered."""
 
 
 def is_fleet_file(path: str) -> bool:
@@ -120,6 +122,7 @@ class _Loader:
             "RolloutPolicy": _Names(word="rollout policy"),
         }
         self._variables: Mapping[str, Any] = {}
+        self._checks = Checks()
         self._variables_known = True
         self._fleet_at = ""
         self._claimed: set[str] = set()
@@ -167,7 +170,7 @@ class _Loader:
         if not self._variables_known:
             for name in list(bundles.valid):
                 bundles.refuse(name)
-            message = "the fleet's variables are not known, so every bundle keeps what it runs"
+            message = "what it says for all bundles is not known, so every bundle keeps what it runs"
             self._find("fleet.yaml", message, "correct fleet.yaml", about="")
         for name, bundle in sorted(bundles.valid.items()):
             self._check_references(name, bundle)
@@ -181,6 +184,7 @@ class _Loader:
             bundles={BundleName(name): bundle for name, bundle in bundles.valid.items()},
             policies=self._names["RolloutPolicy"].valid,
             variables=self._variables,
+            checks=self._checks,
             broken_bundles=frozenset(bundles.broken),
             broken_clusters=frozenset(clusters.broken),
             lost_bundles=self._lost_bundles,
@@ -283,8 +287,8 @@ class _Loader:
             self._variables_known = False
             return
         self._fleet_at = where
-        self._variables = kinds.fleet_variables(root)
-        wrong = any(finding.message.startswith("spec.variables") for finding in findings)
+        self._variables, self._checks = kinds.fleet(root)
+        wrong = any(finding.message.startswith(_FOR_ALL) for finding in findings)
         # With another field wrong they count only if they are there: they may stand where nobody looked for them.
         if wrong or (findings and not self._variables):
             self._variables_known = False

@@ -10,6 +10,7 @@ from typing import Literal
 from hub.model import (
     Amount,
     Bundle,
+    Checks,
     Cluster,
     FailurePolicy,
     HelmOptions,
@@ -34,6 +35,7 @@ _MODES: tuple[Literal["revert", "report", "ignore"], ...] = ("revert", "report",
 _ADDITIONS: tuple[Literal["tolerate", "report", "revert"], ...] = ("tolerate", "report", "revert")
 _ADOPT: tuple[Literal["ifUnowned", "always", "never"], ...] = ("ifUnowned", "always", "never")
 _ACTIONS: tuple[Literal["rollback", "pause", "continue"], ...] = ("rollback", "pause", "continue")
+_SECRETS: tuple[Literal["refuse", "warn", "allow"], ...] = ("refuse", "warn", "allow")
 _SUPERSEDE: tuple[Literal["queue", "replace"], ...] = ("queue", "replace")
 _KUBERNETES = re.compile(r"v?[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3}([-+][-+.0-9A-Za-z]{1,40})?)?", re.ASCII)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
@@ -41,11 +43,12 @@ _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0
 _API_VERSION = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?v[0-9][a-z0-9]{0,20}", re.ASCII)
 
 
-def fleet_variables(root: Section) -> dict[str, object]:
-    """Of a Fleet: its variables."""
+def fleet(root: Section) -> tuple[dict[str, object], Checks]:
+    """Of a Fleet: its variables, and what is checked in all that is rendered."""
     root.section("metadata", _METADATA).name(what="fleet", required=False)
-    spec = root.section("spec", ("variables",), not_yet=("defaults", "tenants", "signers", "trustedSigners"))
-    return dict(spec.variables())
+    not_yet = ("defaults", "tenants", "signers", "trustedSigners")
+    spec = root.section("spec", ("variables", "secrets"), not_yet=not_yet)
+    return dict(spec.variables()), Checks(secrets=spec.choice("secrets", _SECRETS, default="warn"))
 
 
 def cluster(root: Section, where: str) -> Cluster:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from hub.model import Bundle, Cluster, Fleet, HelmOptions, RenderRequest, Requirement, Selector
+from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, RenderRequest, Requirement, Selector
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import canonical
 
@@ -64,7 +64,7 @@ def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer
             cluster = fleet.clusters[member]
             chosen = tuple(matches(variant.when, cluster.labels) for variant in bundle.variants)
             if chosen not in shared:
-                shared[chosen] = _shared_inputs(bundle, chosen, fleet.variables)
+                shared[chosen] = _shared_inputs(bundle, chosen, fleet)
             inputs = _inputs(shared[chosen], cluster)
             key = render_key(tree, inputs, renderer=renderer)
             groups.setdefault(key, (inputs, []))[1].append(member)
@@ -76,18 +76,34 @@ def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer
 
 
 def render_key(folder_tree: Oid, inputs: Mapping[str, Any], *, renderer: str) -> str:
-    """Pure: a hash of all that a subtree depends on."""
+    """Pure: a hash of all that a subtree depends on. Checks count as far as they refuse: a warning changes nothing."""
+    refusing = {what: word for what, word in inputs.get("checks", {}).items() if word == "refuse"}
+    inputs = {key: value for key, value in inputs.items() if key != "checks"}
+    if refusing:
+        inputs["checks"] = refusing
     return hashlib.sha256(canonical({"tree": folder_tree, "inputs": inputs, "renderer": renderer})).hexdigest()
 
 
-def _shared_inputs(bundle: Bundle, chosen: tuple[bool, ...], fleet_variables: Mapping[str, Any]) -> Mapping[str, Any]:
+def checks_for(bundle: Bundle, fleet: Fleet) -> Checks:
+    """Pure: what is checked in the objects of the bundle."""
+    return fleet.checks
+
+
+def _words(checks: Checks) -> Mapping[str, Any]:
+    """The input `checks`: what is not as by default. Without it a fleet that says nothing keeps its keys."""
+    usual = msgspec.to_builtins(Checks())
+    words = {what: word for what, word in msgspec.to_builtins(checks).items() if word != usual[what]}
+    return {"checks": words} if words else {}
+
+
+def _shared_inputs(bundle: Bundle, chosen: tuple[bool, ...], fleet: Fleet) -> Mapping[str, Any]:
     """What the clusters have in common for which the same variants match (`chosen`: one answer for each of them).
 
     `path` and `helm.valuesFiles` are relative to the bundle's folder; `helm` is None without Helm options; `policy` is
     the content of `bundle.json`. A cluster's name and labels are not in it: they would part it from all others.
     """
     path, helm = bundle.source, bundle.helm
-    variables = {**fleet_variables, **bundle.variables}
+    variables = {**fleet.variables, **bundle.variables}
     for variant in itertools.compress(bundle.variants, chosen):
         path = variant.kustomize if variant.kustomize is not None else path
         helm = _merged(helm, variant.helm)
@@ -98,6 +114,7 @@ def _shared_inputs(bundle: Bundle, chosen: tuple[bool, ...], fleet_variables: Ma
         "helm": helm and {"values": helm.values, "valuesFiles": list(helm.values_files), "release": helm.release},
         "variables": variables,
         "policy": msgspec.to_builtins(bundle.policy),
+        **_words(checks_for(bundle, fleet)),
     }
 
 

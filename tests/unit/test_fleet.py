@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hub.model import Amount, FailurePolicy, Finding, Fleet, HelmOptions, Requirement, Selector
+from hub.model import Amount, Checks, FailurePolicy, Finding, Fleet, HelmOptions, Requirement, Selector
 from hub.repo import fleet
 from proto.errors import InvalidInput
 from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
@@ -722,6 +722,7 @@ def test_bundles_that_depend_on_each_other_are_refused_and_the_circle_is_named()
     [
         pytest.param(FLEET.replace("variables", "variabels"), id="a mistyped field"),
         pytest.param(FLEET.replace("example.org", "[x]"), id="a variable that is none"),
+        pytest.param(FLEET.replace("{var", "{secrets: refuze, var"), id="a word that is none"),
         pytest.param(FLEET + "  [", id="no YAML"),
         pytest.param(FLEET.replace("Fleet", "Flet"), id="another kind"),
         pytest.param(FLEET + "---" + FLEET, id="two of them"),
@@ -731,7 +732,7 @@ def test_without_the_fleets_variables_every_bundle_keeps_what_it_runs(text: str)
     found = load(fleet=text, bundle=SHOP, cluster=EU)
     assert found.broken_bundles == {"shop"}
     assert set(found.clusters) == {"eu-1"}
-    assert found.findings[-1].message == "the fleet's variables are not known, so every bundle keeps what it runs"
+    assert found.findings[-1].message == "what it says for all bundles is not known, so every bundle keeps what it runs"
 
 
 def test_another_error_in_the_fleet_stops_no_bundle_while_its_variables_can_be_told() -> None:
@@ -757,6 +758,15 @@ def test_findings_are_bounded_and_their_number_is_told(monkeypatch: pytest.Monke
     found = load(bundle=SHOP + "".join(f"  x{n}: 1\n" for n in range(10)))
     assert len(found.findings) == 4
     assert found.findings[-1].message == "7 more findings are not shown"
+
+
+def test_the_fleet_says_what_is_checked() -> None:
+    assert load(fleet=FLEET).checks == Checks(secrets="warn")
+    found = load(fleet=FLEET.replace("{var", "{secrets: refuse, var"))
+    assert errors(found) == []
+    assert found.checks == Checks(secrets="refuse")
+    wrong = [finding for finding in errors(load(fleet=FLEET.replace("{var", "{secrets: deny, var"))) if finding.remedy]
+    assert "fleet.yaml:4: error: spec.secrets is 'deny' (known are: refuse, warn, allow)" in map(str, wrong)
 
 
 def test_equal_files_give_equal_fleets_in_any_order() -> None:

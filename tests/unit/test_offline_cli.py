@@ -291,3 +291,15 @@ def test_help_shows_examples(command: str) -> None:
 def test_texts_are_printed_so_that_they_stay_texts(text: str) -> None:
     (document,) = yaml_reader.documents(offline.to_yaml({"kind": text, "data": {text: text}}).encode(), where="x")
     assert document.value == {"kind": text, "data": {text: text}}
+
+
+def test_values_of_secrets_are_printed_only_when_asked_for(fleet: Path, tmp_path: Path) -> None:
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: db}\ndata: {password: aHVudGVyMg==}\n"
+    written(fleet, {"bundles/shop/db.yaml": secret})
+    for form in (["--output", "yaml"], ["--output", "json"], ["--slice"]):
+        result = run("render", "--fleet", fleet, "--cluster", "eu-1", *form)
+        assert "(hidden)" in result.stdout
+        assert "aHVudGVyMg" not in result.output
+        assert "aHVudGVyMg==" in run("render", "--fleet", fleet, "--cluster", "eu-1", "--show-secrets", *form).stdout
+    run("render", "--fleet", fleet, "--cluster", "eu-1", "--output", f"{tmp_path}/out/")
+    assert "aHVudGVyMg==" in (tmp_path / "out/shop/shop/Secret/db.yaml").read_text()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.model import Bundle, Cluster, Fleet, HelmOptions, Requirement, Selector, Variant
+from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, RenderRequest, Requirement, Selector, Variant
 from hub.repo import targets
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import canonical
@@ -173,6 +173,18 @@ def test_helm_options_of_variants_are_laid_over_those_of_the_bundle() -> None:
 def test_helm_options_of_a_variant_alone_count() -> None:
     made = fleet([bundle(variants=(Variant(when=EU, helm=HelmOptions(release="x")),))], [cluster("eu", region="eu")])
     assert inputs_of(made, "eu")["helm"] == {"values": {}, "valuesFiles": [], "release": "x"}
+
+
+def test_checks_are_an_input_and_part_of_the_key_only_where_they_refuse() -> None:
+    def request(checks: Checks) -> RenderRequest:
+        made = replace(fleet([bundle()], [cluster("eu-1")]), checks=checks)
+        return targets.render_requests(made, lambda folder: TREE, renderer="1")[0]
+
+    usual, allow, refuse = (request(Checks(secrets=word)) for word in ("warn", "allow", "refuse"))
+    assert "checks" not in usual.inputs
+    assert allow.inputs["checks"] == {"secrets": "allow"}
+    assert allow.key == usual.key
+    assert refuse.key != usual.key
 
 
 def test_the_whole_inputs_of_a_simple_bundle() -> None:
