@@ -10,7 +10,8 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hub.sim import normal, schema
+from hub.openapi import schema
+from hub.sim import normal
 from hub.sim.pods import TEMPLATES, Json, admitted, below, maps, pod, pod_spec, put, qos_class, spec_of, tolerating
 
 Allocate = Callable[[str], Any]

@@ -6,7 +6,7 @@ Next: `server` answers with these under /api and /apis.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hub.sim.schema import ResourceInfo
+from hub.openapi.schema import ResourceInfo
 
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 

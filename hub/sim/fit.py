@@ -6,9 +6,9 @@ Next: `api` refuses with these words. All of it is pure.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hub.openapi.schema import Node
 from hub.sim import fieldset, merge
 from hub.sim.fieldset import Path
-from hub.sim.schema import Node
 
 
 def misfits(obj: Mapping[str, Any], node: Node) -> list[str]:

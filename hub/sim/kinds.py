@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hub.sim import schema
-from hub.sim.schema import Node, ResourceInfo, Subresource
+from hub.openapi import schema
+from hub.openapi.schema import Node, ResourceInfo, Subresource
 from hub.sim.store import Table
 
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from hub.openapi.schema import Node
 from hub.sim import fieldset, merge
 from hub.sim.fieldset import Path, Paths
-from hub.sim.schema import Node
 
 MAX_UPDATERS: Final = 10
 ANCIENT: Final = "ancient-changes"

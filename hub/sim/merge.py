@@ -17,9 +17,9 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from hub.openapi.schema import Node
 from hub.sim import fieldset
 from hub.sim.fieldset import Path, Paths
-from hub.sim.schema import Node
 
 _ABSENT: Final[Any] = object()
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from hub.sim.schema import UNTYPED, Node
+from hub.openapi.schema import UNTYPED, Node
 
 PLAIN = frozenset(
     {

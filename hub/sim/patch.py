@@ -9,8 +9,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from hub.openapi.schema import Node
 from hub.sim import merge
-from hub.sim.schema import Node
 
 _MISSING: Final[Any] = object()
 

@@ -22,7 +22,8 @@ import anyio.lowlevel
 import orjson
 from aiohttp import web
 
-from hub.sim import api, discovery, schema, selectors, status, watch
+from hub.openapi import schema
+from hub.sim import api, discovery, selectors, status, watch
 from hub.sim.api import Api, Options, PatchType
 from hub.sim.kinds import Kind
 from hub.sim.status import ApiError

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hub.sim.schema import ANY, Node
+from hub.openapi.schema import ANY, Node
 
 
 def unknown_fields(obj: Any, node: Node) -> list[str]:

@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 import yaml
 
+from hub.openapi.schema import schemas
 from hub.sim.api import Api, Options
 from hub.sim.controllers import Controllers
-from hub.sim.schema import schemas
 from hub.sim.store import Store
 from tests.real import ApiServer, wait_until
 

@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 import yaml
 
+from hub.openapi.schema import schemas
 from hub.sim import defaults
-from hub.sim.schema import schemas
 from tests.real import ApiServer
 
 pytestmark = pytest.mark.real

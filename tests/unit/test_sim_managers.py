@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
+from hub.openapi.schema import schemas
 from hub.sim import fieldset, managers, merge
 from hub.sim.managers import Conflicts, Operation, Writer
-from hub.sim.schema import schemas
 
 DEPLOYMENT = schemas().of("apps", "v1", "Deployment")
 CONFIG = schemas().of("", "v1", "ConfigMap")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
+from hub.openapi.schema import schemas
 from hub.sim import fit, rules
-from hub.sim.schema import schemas
 
 DEPLOYMENT = schemas().of("apps", "v1", "Deployment")
 

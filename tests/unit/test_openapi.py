@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
+from hub.openapi.schema import ANY, UNTYPED, Node, schemas
 from hub.sim import validation
-from hub.sim.schema import ANY, UNTYPED, Node, schemas
 
 
 def node(path: str) -> Node:

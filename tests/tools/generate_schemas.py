@@ -1,4 +1,4 @@
-"""Generate `hub/sim/data/schemas.json` from the real API server: `python -m tests.tools.generate_sim_schema`.
+"""Generate `hub/openapi/data/schemas.json` from the real API server: `python -m tests.tools.generate_schemas`.
 
 What the simulated API server knows about built-in kinds is the real server's own word: types, merge keys, list types
 and defaults from its OpenAPI v3, resources from its discovery, and whether a kind has a generation from a dry-run
@@ -15,7 +15,7 @@ from typing import Any
 
 from tests import kube, real
 
-OUT = Path(__file__).parents[2] / "hub/sim/data/schemas.json"
+OUT = Path(__file__).parents[2] / "hub/openapi/data/schemas.json"
 REF = "#/components/schemas/"
 KEPT = {
     "type",
