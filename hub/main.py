@@ -28,6 +28,7 @@ from hub.agents.keys import HubKeys
 from hub.api import api, http
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
+from hub.api.webhooks import Webhooks
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
@@ -58,6 +59,7 @@ class Hub:
         poll_s: float,
         heartbeat_s: float,
         otlp: str = "",
+        webhook_secrets: tuple[bytes, ...] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,7 @@ class Hub:
             clock=clock,
         )
         self._heartbeat_s = heartbeat_s
+        self._webhook_secrets = webhook_secrets
         self._denials: dict[tuple[str, str], float] = {}
 
     def application(self) -> web.Application:
@@ -142,6 +145,8 @@ class Hub:
             clock=self._clock,
         )
         made.add_routes(self.directing.routes())
+        webhooks = Webhooks(self._webhook_secrets, ref=self.upstream.ref, wake=self.upstream.wake, clock=self._clock)
+        made.add_routes(webhooks.routes())
         made.on_shutdown.append(for_people.stop)
         return made
 
@@ -243,6 +248,16 @@ def _admin_token(path: Path) -> str:
     return token
 
 
+def _webhook_secrets(path: Path | None) -> tuple[bytes, ...]:
+    """The secrets of a file, one a line. Raises InvalidInput when there is none: everybody's webhooks would be ours."""
+    if path is None:
+        return ()
+    found = tuple(line.strip() for line in path.read_bytes().splitlines() if line.strip())
+    if not found:
+        raise InvalidInput(f"secret file {path}", "is empty", "write the secret that the Git host signs with")
+    return found
+
+
 @click.command(
     context_settings={"show_default": True, "max_content_width": 110, "auto_envvar_prefix": "FLOTILLA_HUB"},
     epilog="""\b
@@ -250,6 +265,7 @@ Examples:
   flotilla-hub --fleet ./my-fleet --data ./hub-data
   flotilla-hub --fleet https://git.example.org/fleet.git --branch main --listen 0.0.0.0:8470 \\
       --tls-cert hub.crt --tls-key hub.key
+  flotilla-hub --fleet https://git.example.org/fleet.git --poll 300 --webhook-secret-file webhook.secret
 
 Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
 )
@@ -270,6 +286,11 @@ Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
     "--poll", "poll_s", default=15.0, type=click.FloatRange(0.2), help="Seconds between looks at the fleet repo."
 )
 @click.option(
+    "--webhook-secret-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Secret of the Git host's webhooks to /webhooks/{github|gitlab|gitea|bitbucket}; several, one a line.",
+)
+@click.option(
     "--heartbeat", "heartbeat_s", default=30.0, type=click.FloatRange(0.2), help="Seconds between an agent's reports."
 )
 @click.option(
@@ -288,6 +309,7 @@ def main(
     tls_cert: Path | None,
     tls_key: Path | None,
     poll_s: float,
+    webhook_secret_file: Path | None,
     heartbeat_s: float,
     otlp_endpoint: str,
     log_level: str,
@@ -304,7 +326,15 @@ def main(
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(tls_cert, tls_key)
     try:
-        hub = Hub(fleet=fleet, branch=branch, data=data, poll_s=poll_s, heartbeat_s=heartbeat_s, otlp=otlp_endpoint)
+        hub = Hub(
+            fleet=fleet,
+            branch=branch,
+            data=data,
+            poll_s=poll_s,
+            heartbeat_s=heartbeat_s,
+            otlp=otlp_endpoint,
+            webhook_secrets=_webhook_secrets(webhook_secret_file),
+        )
         anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
     except FlotillaError as error:
         raise click.ClickException(str(error)) from error

@@ -22,6 +22,9 @@ from proto.ids import Oid
 
 log = logging.getLogger("flotilla.hub")
 
+WAKE_GAP_S = 1.0
+"""From a wake-up to the look: a burst of them is one fetch, and upstream's replicas have time to agree."""
+
 
 class Upstream:
     """The upstream fleet repo. `problem` is why it could not be read lately, or ""."""
@@ -51,6 +54,11 @@ class Upstream:
         self.synced_s = 0.0
         """When upstream was last read, Unix seconds; 0: never."""
 
+    @property
+    def ref(self) -> str:
+        """The full name of what is followed."""
+        return f"refs/heads/{self.branch}"
+
     def poke(self, *, accept_rewrite: bool = False) -> None:
         """Look now, once taking whatever history is there if `accept_rewrite`. What did not render for a reason of the
         hub's own may do so now, so it is tried again without a new commit too."""
@@ -58,13 +66,18 @@ class Upstream:
         self._accept_rewrite |= accept_rewrite
         self._poked.set()
 
+    def wake(self) -> None:
+        """Look soon: upstream is said to have something new. However often this is told, it is one look a second."""
+        self._poked.set()
+
     async def run(self) -> None:
         """Sync for ever."""
         while True:
             await self._guarded()
-            poked = self._poked
             with anyio.move_on_after(self._poll_s * random.uniform(0.8, 1.2)):
-                await poked.wait()
+                await self._poked.wait()
+            if self._poked.is_set() and not self._render_again:
+                await anyio.sleep(WAKE_GAP_S)
             self._poked = anyio.Event()
 
     async def _guarded(self) -> None:

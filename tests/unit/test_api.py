@@ -1,5 +1,6 @@
 """The hub's HTTP API over a real listener: what is, commands with a token, errors that name the remedy."""
 
+import hmac
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -185,7 +186,7 @@ async def test_every_path_that_takes_a_post_is_in_that_list(tmp_path: Path) -> N
     paths = {str(route.resource.canonical).removeprefix("/api/v1/") for route in routes if route.resource}
     given = {re.sub(r"shop-1/.*", "{id}/{verb}", path) for path in POSTS}
     given = {path.replace("shop", "{name}").replace("eu-1", "{name}").replace("/1/", "/{id}/") for path in given}
-    assert {path for path in paths if not path.startswith("/git/")} == given
+    assert {path for path in paths if not path.startswith(("/git/", "/webhooks/"))} == given
     hub.loop.close()
     hub._opened.close()
 
@@ -261,3 +262,33 @@ async def test_a_second_hub_on_the_same_folder_is_refused(tmp_path: Path) -> Non
     async with serving(tmp_path, fleet):
         with pytest.raises(Exception, match="in use by another hub"):
             Hub(fleet=str(fleet), branch="main", data=tmp_path / "hub", poll_s=1, heartbeat_s=1)
+
+
+async def test_a_signed_webhook_makes_the_hub_look_long_before_the_next_poll(tmp_path: Path) -> None:
+    fleet = fleet_repo(tmp_path / "fleet")
+    hub = Hub(
+        fleet=str(fleet),
+        branch="main",
+        data=tmp_path / "hub",
+        poll_s=3600.0,
+        heartbeat_s=1.0,
+        webhook_secrets=(b"shared with the host",),
+    )
+    async with anyio.create_task_group() as tasks:
+        port = await tasks.start(partial(hub.run, "127.0.0.1", 0))
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            client = Client(session, hub.admin_token)
+            await ready(client)
+            repo = pygit2.Repository(str(fleet))
+            who = pygit2.Signature("Ada", "ada@example.org", 1_700_000_000, 0)
+            tree, parent = repo.head.peel(pygit2.Commit).tree_id, repo.head.target
+            tip = str(repo.create_commit("refs/heads/main", who, who, "pushed", tree, [parent]))
+            body = b'{"ref": "refs/heads/main"}'
+            signature = hmac.new(b"shared with the host", body, "sha256").hexdigest()
+            sent = {"X-GitHub-Event": "push", "X-Hub-Signature-256": f"sha256={signature}"}
+            async with session.post("/webhooks/github", data=body, headers=sent) as response:
+                assert (await response.json())["result"] == "woken"
+            with anyio.fail_after(60):
+                while (await client.get("/api/v1/fleet"))[1]["revision"] != tip:  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
+        tasks.cancel_scope.cancel()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hub import main
 from hub.desired import Desired
 from hub.main import Hub
 from hub.model import Cluster, Fleet
@@ -73,3 +74,12 @@ def test_an_empty_token_file_lets_nobody_in(tmp_path: Path) -> None:
     (tmp_path / "data/admin.token").write_text("\n")
     with pytest.raises(InvalidInput, match=r"admin\.token: is empty"):
         made(tmp_path)
+
+
+def test_webhook_secrets_are_the_lines_of_their_file(tmp_path: Path) -> None:
+    assert main._webhook_secrets(None) == ()
+    (tmp_path / "secret").write_bytes(b"new one\r\n\n  old one\n")
+    assert main._webhook_secrets(tmp_path / "secret") == (b"new one", b"old one")
+    (tmp_path / "secret").write_bytes(b"\n \n")
+    with pytest.raises(InvalidInput, match="is empty"):
+        main._webhook_secrets(tmp_path / "secret")

@@ -163,3 +163,45 @@ async def test_a_poke_renders_the_same_commit_again(repo: Repo, hub: Hub) -> Non
     await hub.upstream.sync()
     await hub.upstream.sync()
     assert hub.taken == [tip, tip]
+
+
+async def test_many_wake_ups_are_one_look_that_renders_nothing_again(
+    repo: Repo, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    sync, first = hub.upstream.sync, repo.commit("one")
+
+    async def counted() -> None:
+        await sync()
+        looks.append(hub.upstream.tip or "")
+
+    monkeypatch.setattr(hub.upstream, "sync", counted)
+    monkeypatch.setattr("hub.upstream.WAKE_GAP_S", 0.1)
+    async with following(hub) as until:
+        await until(lambda: hub.taken == [first])
+        for _ in range(100):
+            hub.upstream.wake()
+        await until(lambda: len(looks) == 2)
+        assert hub.taken == [first]
+        second = repo.commit("two")
+        hub.upstream.wake()
+        await until(lambda: hub.taken == [first, second])
+    assert len(looks) == 3
+
+
+async def test_a_wake_up_during_a_look_causes_another_one(
+    repo: Repo, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.upstream.WAKE_GAP_S", 0.0)
+    first, taken = repo.commit("one"), hub.take
+
+    async def pushed_meanwhile(desired: Desired) -> None:
+        await taken(desired)
+        if len(hub.taken) == 1:
+            repo.commit("two")
+            hub.upstream.wake()
+
+    monkeypatch.setattr(hub.upstream, "_take", pushed_meanwhile)
+    async with following(hub) as until:
+        await until(lambda: len(hub.taken) == 2)
+    assert hub.taken[0] == first
