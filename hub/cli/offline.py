@@ -5,17 +5,17 @@ What is wrong with one bundle never hides the others; it goes to standard error 
 """
 
 import dataclasses
-import difflib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
+from hub.cli import progress, telling
 from hub.model import Finding, Fleet, RenderRequest
 from hub.render import build, checks
 from hub.repo import reading, sources, targets
@@ -24,7 +24,7 @@ from proto.ids import ClusterName
 from proto.objects import ObjectKey, key_of
 from proto.slices import BUNDLES, POLICY_FILE
 
-_fleet_option = click.option(
+fleet_option = click.option(
     "--fleet",
     "root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -48,7 +48,7 @@ Examples:
 )
 @click.option("--slice", "as_slice", is_flag=True, help="The exact files of the slice as JSON, with Flotilla's labels.")
 @click.option("--show-secrets", is_flag=True, help="Print the values in Secrets too; a folder always gets them.")
-@_fleet_option
+@fleet_option
 def render(root: Path, cluster: str, bundles: tuple[str, ...], output: str, as_slice: bool, show_secrets: bool) -> None:
     """Print every object that a cluster would run."""
     folder = Path(output) if output not in ("yaml", "json") else None
@@ -59,16 +59,16 @@ def render(root: Path, cluster: str, bundles: tuple[str, ...], output: str, as_s
     requests = checkout.requests()
     _check_bundles(bundles, checkout.fleet, requests, cluster=cluster)
     made = {}
-    for request in requests:
-        if not bundles or request.bundle.name in bundles:
-            rendered = checkout.render(request)
-            if rendered is not None:
-                made[str(request.bundle.name)] = rendered
+    asked = [request for request in requests if not bundles or request.bundle.name in bundles]
+    for request in progress.tracked(asked, "rendering", total=len(asked)):
+        rendered = checkout.render(request)
+        if rendered is not None:
+            made[str(request.bundle.name)] = rendered
     checkout.check_owners()
     _print(made, as_json=output == "json", folder=folder, as_slice=as_slice, show_secrets=show_secrets)
     findings = [finding for finding in checkout.findings if not bundles or _concerns(finding, cluster, bundles)]
     for finding in findings:
-        click.echo(_shown(finding), err=True)
+        click.echo(telling.shown(finding), err=True)
     if any(finding.severity == "error" for finding in findings):
         sys.exit(1)
 
@@ -80,7 +80,7 @@ Examples:
   flotilla check --fleet ../fleet --json""",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@_fleet_option
+@fleet_option
 def check(root: Path, as_json: bool) -> None:
     """Validate a fleet repo, every render included.
 
@@ -89,11 +89,8 @@ def check(root: Path, as_json: bool) -> None:
     """
     checkout = _Checkout(root)
     requests = checkout.requests()
-    with click.progressbar(
-        requests, label="rendering", file=sys.stderr, hidden=not sys.stderr.isatty(), width=0
-    ) as progress:
-        for request in progress:
-            checkout.render(request)
+    for request in progress.tracked(requests, "rendering", total=len(requests)):
+        checkout.render(request)
     checkout.check_owners()
     fleet, findings = checkout.fleet, checkout.findings
     counts = {
@@ -106,8 +103,10 @@ def check(root: Path, as_json: bool) -> None:
         click.echo(json.dumps({**counts, "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2))
     else:
         for finding in findings:
-            click.echo(_shown(finding))
-        click.echo(", ".join(_counted(number, what) for what, number in counts.items() if number or what != "warnings"))
+            click.echo(telling.shown(finding))
+        click.echo(
+            ", ".join(telling.counted(number, what) for what, number in counts.items() if number or what != "warnings")
+        )
     if counts["errors"]:
         sys.exit(1)
 
@@ -138,10 +137,7 @@ class _Checkout:
     @property
     def findings(self) -> list[Finding]:
         """Each once, by place; what failed alike on many clusters is one."""
-        failed = {
-            dataclasses.replace(finding, message=f"{finding.message} [{_some(clusters)}]")
-            for finding, clusters in self._failed.items()
-        }
+        failed = {telling.told_of(finding, clusters) for finding, clusters in self._failed.items()}
         return sorted({*self._found, *failed}, key=lambda finding: (finding.where, finding.message))
 
     def narrow(self, cluster: str) -> None:
@@ -152,7 +148,9 @@ class _Checkout:
         if name not in fleet.clusters:
             if cluster in fleet.broken_clusters:
                 raise click.ClickException("\n".join(str(finding) for finding in self.findings))
-            raise click.ClickException(f"cluster {cluster!r} is not in the fleet{_near(cluster, fleet.clusters)}")
+            raise click.ClickException(
+                f"cluster {cluster!r} is not in the fleet{telling.near(cluster, fleet.clusters)}"
+            )
         self.fleet = dataclasses.replace(fleet, clusters={name: fleet.clusters[name]})
 
     def requests(self) -> list[RenderRequest]:
@@ -167,7 +165,7 @@ class _Checkout:
         try:
             rendered = build.render_checkout(self._root, bundle.folder, request.inputs, bundle.name)
         except FlotillaError as error:
-            self._failed[_finding(error, about=about)].extend(request.clusters)
+            self._failed[telling.finding_of(error, about=about)].extend(request.clusters)
             return None
         for warning in rendered.warnings:
             self._found.append(
@@ -187,40 +185,11 @@ class _Checkout:
             self._found.append(
                 Finding(
                     where=self._wheres[second] or second,
-                    message=f"{ObjectKey.from_path(path)} is in bundle {first} too, on {_some(clusters)}",
+                    message=f"{ObjectKey.from_path(path)} is in bundle {first} too, on {telling.some(clusters)}",
                     remedy="remove it from one of the two bundles",
                     about=f"bundle {second}",
                 )
             )
-
-
-def _finding(error: FlotillaError, *, about: str) -> Finding:
-    """`bundle shop: file:line: object` is the thing of a render error; a finding begins with the file."""
-    where, _, rest = error.thing.removeprefix(f"{about}: ").partition(": ")
-    message = f"{rest}: {error.cause}" if rest else error.cause
-    return Finding(where=where, message=message, remedy=error.remedy, about=about)
-
-
-def _shown(finding: Finding) -> str:
-    """As `str`, in colours where there are any."""
-    severity = click.style(f"{finding.severity}:", fg="red" if finding.severity == "error" else "yellow", bold=True)
-    remedy = click.style(f" ({finding.remedy})", dim=True) if finding.remedy else ""
-    return f"{finding.where}: {severity} {finding.message}{remedy}"
-
-
-def _some(clusters: Iterable[ClusterName]) -> str:
-    names = sorted(set(clusters))
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"cluster{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what.removesuffix('s') if number == 1 else what}"
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=3)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _check_bundles(bundles: tuple[str, ...], fleet: Fleet, requests: list[RenderRequest], *, cluster: str) -> None:
@@ -228,7 +197,7 @@ def _check_bundles(bundles: tuple[str, ...], fleet: Fleet, requests: list[Render
     here = {str(request.bundle.name) for request in requests}
     for name in bundles:
         if name not in known:
-            raise click.ClickException(f"bundle {name!r} is not in the fleet{_near(name, known)}")
+            raise click.ClickException(f"bundle {name!r} is not in the fleet{telling.near(name, known)}")
         if name not in here and name not in fleet.broken_bundles:
             raise click.ClickException(f"bundle {name} does not target cluster {cluster}")
 
@@ -291,4 +260,9 @@ _Dumper.add_representer(str, _text)
 def to_yaml(obj: Mapping[str, Any]) -> str:
     """One object as YAML, in the order that people know: apiVersion, kind, metadata, the rest."""
     first = {key: obj[key] for key in ("apiVersion", "kind", "metadata") if key in obj}
-    return yaml.dump({**first, **obj}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=4096)
+    return yaml_of({**first, **obj})
+
+
+def yaml_of(value: Any) -> str:
+    """Any JSON value as YAML."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=4096)

@@ -1,0 +1,47 @@
+"""How the commands that work on a checkout tell what they found: findings, names, counts, names that are near. Pure."""
+
+import dataclasses
+import difflib
+from collections.abc import Collection, Iterable
+
+import click
+
+from hub.model import Finding
+from proto.errors import FlotillaError
+
+
+def finding_of(error: FlotillaError, *, about: str) -> Finding:
+    """`bundle shop: file:line: object` is the thing of a render error; a finding begins with the file."""
+    where, _, rest = error.thing.removeprefix(f"{about}: ").partition(": ")
+    message = f"{rest}: {error.cause}" if rest else error.cause
+    return Finding(where=where, message=message, remedy=error.remedy, about=about)
+
+
+def shown(finding: Finding) -> str:
+    """As `str`, in colours where there are any."""
+    severity = click.style(f"{finding.severity}:", fg="red" if finding.severity == "error" else "yellow", bold=True)
+    remedy = click.style(f" ({finding.remedy})", dim=True) if finding.remedy else ""
+    return f"{finding.where}: {severity} {finding.message}{remedy}"
+
+
+def told_of(finding: Finding, clusters: Iterable[str]) -> Finding:
+    """The finding, with the clusters that it is about."""
+    return dataclasses.replace(finding, message=f"{finding.message} [{some(clusters)}]")
+
+
+def some(clusters: Iterable[str], *, most: int = 3) -> str:
+    """`cluster a`, or `clusters a, b, c and 9 more`."""
+    names = sorted(set(clusters))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"cluster{'s' if len(names) > 1 else ''} {', '.join(names[:most])}{more}"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 bundle`, `2 bundles`; `what` is the plural."""
+    return f"{number} {what.removesuffix('s') if number == 1 else what}"
+
+
+def near(name: str, names: Collection[str]) -> str:
+    """` (did you mean x?)`, or nothing."""
+    found = difflib.get_close_matches(name, list(names), n=3)
+    return f" (did you mean {' or '.join(found)}?)" if found else ""
