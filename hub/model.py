@@ -81,6 +81,30 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rights:
+    """Which objects a tenant's bundles may have: patterns of `Kind.group` and of namespaces; None does not restrict."""
+
+    tenant: str
+    allow: tuple[str, ...] | None = None
+    deny: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """Who may do what with the bundles of a folder. `rollouts` None is every policy; `service_account` is a name, in a
+    bundle's namespace, or `namespace/name`; `secrets` "" is the fleet's word."""
+
+    name: str
+    folder: str
+    rights: Rights
+    clusters: Selector = Selector()
+    rollouts: tuple[str, ...] | None = None
+    service_account: str = ""
+    secrets: Literal["refuse", "warn", "allow", ""] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """`folder` is the bundle's folder in the fleet repo; `source` a path inside it ("" is the folder itself)."""
 
@@ -95,6 +119,7 @@ class Bundle:
     depends_on: tuple[BundleName, ...] = ()
     rollout: str = ""
     policy: BundlePolicy
+    tenant: Tenant | None = None
     where: str = ""
 
 
@@ -160,6 +185,8 @@ class Fleet:
     policies: Mapping[str, RolloutPolicy] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     checks: Checks = Checks()
+    tenants: tuple[Tenant, ...] = ()
+    require_tenant: bool = False
     findings: tuple[Finding, ...] = ()
     broken_bundles: frozenset[str] = frozenset()
     broken_clusters: frozenset[str] = frozenset()

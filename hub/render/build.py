@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
+from hub.model import Rights
 from hub.render import checks, helm, kustomize, objects, plain, variables
-from hub.repo import sources
+from hub.repo import sources, tenants
 from proto.errors import FlotillaError, InvalidInput, Transient
 from proto.ids import Oid, check_name
 from proto.objects import ObjectKey, canonical
@@ -158,11 +160,16 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
     origins: dict[ObjectKey, str] = {}
     files = {POLICY_FILE: canonical(inputs["policy"])}
     made: list[checks.Made] = []
+    rights = msgspec.convert(inputs["rights"], Rights) if "rights" in inputs else None
     for manifest in manifests:
         key, obj, notes = objects.complete(manifest, namespace=namespace, scopes=scopes)
         if key in origins:
             raise InvalidInput(f"{manifest.where}: {key}", f"is also in {origins[key]}", "remove one of the two")
         origins[key] = manifest.where
+        if rights is not None:
+            scoped = objects.cluster_scoped(key, scopes)
+            if refusal := tenants.refusal(rights, key, cluster_scoped=scoped):
+                raise InvalidInput(f"{manifest.where}: {key}", *refusal)
         made.append(checks.Made(manifest=manifest, key=key, obj=obj))
         files[key.path] = _bytes(with_membership(obj, bundle), what=f"{manifest.where}: {key}")
         warnings.extend(notes)

@@ -106,6 +106,16 @@ def scopes_of(manifests: Iterable[Manifest]) -> dict[tuple[str, str], bool]:
     return found
 
 
+def cluster_scoped(key: ObjectKey, scopes: Mapping[tuple[str, str], bool]) -> bool | None:
+    """Pure: whether the object's kind is cluster-scoped for sure (a definition beside it cannot say otherwise of a
+    kind that is known); None for a custom kind that nothing here tells of."""
+    identity = key.group, key.kind
+    if identity in CLUSTER_SCOPED:
+        return True
+    ours = "." not in key.group or key.group.endswith(".k8s.io")
+    return scopes.get(identity, False if ours else None)
+
+
 def complete(
     manifest: Manifest, *, namespace: str, scopes: Mapping[tuple[str, str], bool]
 ) -> tuple[ObjectKey, dict[str, Any], tuple[str, ...]]:

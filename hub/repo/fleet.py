@@ -5,7 +5,8 @@
 | `fleet.yaml`                     | Fleet, one                             |
 | `clusters/**.yaml`               | Cluster, one or many                   |
 | `rollouts/**.yaml`               | RolloutPolicy, one or many             |
-| `bundles/<folder>/bundle.yaml`   | Bundle, one                            |
+| `bundles/<name>/bundle.yaml`     | Bundle, one                            |
+| `<tenant's folder>/<name>/bundle.yaml` | the same, if that folder is no bundle itself |
 
 What is broken stops only itself, and is named as far as it can be, so that it keeps what it runs:
 
@@ -17,8 +18,11 @@ What is broken stops only itself, and is named as far as it can be, so that it k
 | a Bundle with a missing or broken rollout policy   | it alone                                                  |
 | a Bundle that depends on one that does not exist   | it alone; on a broken one: nothing                        |
 | Bundles that depend on each other in a circle      | those of the circle                                       |
-| a Fleet whose variables or checks cannot be told   | every bundle: to render without them would change it      |
-| a link, submodule or huge file in a bundle's place | the bundle of that folder; for `bundles` itself all       |
+| a Fleet whose variables, checks or tenants cannot  | every bundle: to render without them would change it, and |
+| be told                                            | the places of tenants' bundles are not known              |
+| a Bundle beyond its tenant's rights                | it alone                                                  |
+| a link, submodule or huge file in a bundle's place | the bundle of that folder; for `bundles` itself, or a     |
+|                                                    | tenant's folder, all that are missing                     |
 | anything in `clusters/` that is broken             | every missing cluster too: it may be that one             |
 | a `bundle.yaml` at another depth                   | the bundle that it names, unless that is there            |
 
@@ -26,12 +30,12 @@ Next: `targets`.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hub.model import Bundle, Checks, Cluster, Finding, Fleet, RolloutPolicy
-from hub.repo import kinds, salvage, schema, targets
+from hub.model import Bundle, Cluster, Finding, Fleet, RolloutPolicy
+from hub.repo import kinds, salvage, schema, targets, tenants
 from hub.repo.schema import Section
 from hub.repo.yaml_reader import Document
 from proto import ids
@@ -47,37 +51,39 @@ _PLACES: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ("Fleet", "fleet.yaml", re.compile(r"fleet\.ya?ml")),
     ("Cluster", "clusters/<any>.yaml", re.compile(r"clusters/.+\.ya?ml", re.DOTALL)),
     ("RolloutPolicy", "rollouts/<any>.yaml", re.compile(r"rollouts/.+\.ya?ml", re.DOTALL)),
-    ("Bundle", "bundles/<name>/bundle.yaml", re.compile(r"bundles/[^/]+/bundle\.ya?ml")),
+    ("Bundle", "bundles/<name>/bundle.yaml", re.compile(r"bundles/(.+/)?bundle\.ya?ml", re.DOTALL)),
 )
 _FOLDERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("Cluster", re.compile(r"clusters/(.+/)?", re.DOTALL)),
     ("RolloutPolicy", re.compile(r"rollouts/(.+/)?", re.DOTALL)),
-    ("Bundle", re.compile(r"bundles/([^/]+/)?")),
+    ("Bundle", re.compile(r"bundles/(.+/)?", re.DOTALL)),
 )
 """Where a link or submodule hides what may be fleet files."""
-_MISPLACED = re.compile(r"bundles/(.+/)?bundle\.ya?ml", re.DOTALL)
+_BUNDLES = "bundles"
 _FIELDS = ("apiVersion", "kind", "metadata", "spec")
-_FOR_ALL = ("spec.variables", "spec.secrets")
-"""Fields of a Fleet without which no bundle is rendered."""
+_FOR_ALL = ("variables", "secrets", "tenants", "requireTenant")
+"""Fields of a Fleet's spec without which no bundle is rendered."""
 
 
 def is_fleet_file(path: str) -> bool:
     """Pure: whether `load` wants this path of the repo: a file, or with `/` at its end what stands for a folder.
     `.yml` is as good as `.yaml`."""
-    return _kind_at(path) is not None or _MISPLACED.fullmatch(path) is not None
+    return _kind_at(path) is not None
 
 
 def load(files: Mapping[str, bytes | InvalidInput]) -> Fleet:
     """Pure: the fleet that `files` describe: path → content, or why it cannot be read (`sources.Tree.files`). Paths
     that are no fleet files are passed over."""
-    loader = _Loader()
-    for path, content in sorted(files.items()):
+    loader = _Loader(files.keys())
+    # What the Fleet says comes first: where bundles are depends on it.
+    for path, content in sorted(files.items(), key=lambda item: (_kind_at(item[0]) != "Fleet", item[0])):
+        kind = _kind_at(path)
         if isinstance(content, InvalidInput):
             loader.add_unreadable(path, content)
-        elif _kind_at(path) is not None:
-            loader.add_file(path, content)
-        elif _MISPLACED.fullmatch(path):
+        elif kind == "Bundle" and not loader.is_bundle_folder(_folder_of(path)):
             loader.add_misplaced(path, content)
+        elif kind is not None:
+            loader.add_file(path, content)
     return loader.finish()
 
 
@@ -97,6 +103,12 @@ def _kind_at(path: str) -> str | None:
     return next((kind for kind, _, pattern in _PLACES if pattern.fullmatch(path)), None)
 
 
+def _folder_of(path: str) -> str:
+    """The bundle's folder of the path of a `bundle.yaml`; another path is one itself."""
+    folder, _, name = path.rpartition("/")
+    return folder if name in ("bundle.yaml", "bundle.yml") else path
+
+
 @dataclass(slots=True, kw_only=True)
 class _Names:
     """What was read of one kind: `valid` by name, `places` (file:line) of the names, the names that are `broken`."""
@@ -114,21 +126,29 @@ class _Names:
 class _Loader:
     """Takes the files one by one; `finish` checks what they say of each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Set[str]) -> None:
+        self._paths = paths
         self._findings: list[Finding] = []
         self._names = {
             "Cluster": _Names(word="cluster"),
             "Bundle": _Names(word="bundle"),
             "RolloutPolicy": _Names(word="rollout policy"),
         }
-        self._variables: Mapping[str, Any] = {}
-        self._checks = Checks()
-        self._variables_known = True
+        self._stated = Fleet()
+        """What the Fleet says itself; of use only while it is `_known`."""
+        self._known = True
+        self._holders = {_BUNDLES}
+        """Folders whose folders are bundles."""
         self._fleet_at = ""
         self._claimed: set[str] = set()
         """Bundles that something names which is not a valid Bundle."""
         self._misplaced: list[tuple[str, str]] = []
         self._lost_bundles = self._lost_clusters = False
+
+    def is_bundle_folder(self, folder: str) -> bool:
+        """Whether a `bundle.yaml` counts in `folder`: the Fleet has to be added before."""
+        a_tenants = folder != _BUNDLES and any(folder == tenant.folder for tenant in self._stated.tenants)
+        return folder.rpartition("/")[0] in self._holders or a_tenants
 
     def add_file(self, path: str, data: bytes) -> None:
         kind = _kind_at(path) or ""
@@ -147,11 +167,13 @@ class _Loader:
 
     def add_unreadable(self, path: str, error: InvalidInput) -> None:
         kind = _kind_at(path) or _kind_at(f"{path}/")
+        if kind == "Bundle" and not self.is_bundle_folder(_folder_of(path)) and not self._holds_bundles(path):
+            return
         if kind is not None:
             self._find(path, error.cause, error.remedy, about=self._about(kind, self._lose(kind, path)))
 
     def add_misplaced(self, path: str, data: bytes) -> None:
-        """A `bundle.yaml` that counts only if somebody took the wrong folder: it may be any file of a bundle."""
+        """A `bundle.yaml` where none counts: somebody took the wrong folder, or it is any file of a bundle."""
         found, broken = salvage.read(data, where=path)
         for document in found:
             value = document.value if isinstance(document.value, Mapping) else {}
@@ -167,7 +189,8 @@ class _Loader:
         for where, name in self._misplaced:
             self._find_misplaced(where, name)
         bundles.broken |= self._claimed - bundles.valid.keys()
-        if not self._variables_known:
+        if not self._known:
+            self._lost_bundles = True
             for name in list(bundles.valid):
                 bundles.refuse(name)
             message = "what it says for all bundles is not known, so every bundle keeps what it runs"
@@ -179,12 +202,11 @@ class _Loader:
             remedy = "remove one of these dependencies"
             self._find(bundles.valid[name].where, message, remedy, about=f"bundle {name}")
             bundles.refuse(name)
-        fleet = Fleet(
+        fleet = replace(
+            self._stated,
             clusters={ClusterName(name): cluster for name, cluster in clusters.valid.items()},
             bundles={BundleName(name): bundle for name, bundle in bundles.valid.items()},
             policies=self._names["RolloutPolicy"].valid,
-            variables=self._variables,
-            checks=self._checks,
             broken_bundles=frozenset(bundles.broken),
             broken_clusters=frozenset(clusters.broken),
             lost_bundles=self._lost_bundles,
@@ -199,10 +221,13 @@ class _Loader:
         there = name in self._names["Bundle"].valid
         if not there and _is_name(name):
             self._claimed.add(name)
+        if not self._known:  # then nobody can say that it is misplaced
+            return
         self._findings.append(
             Finding(
                 where=where,
                 message="a Bundle counts only as bundles/<name>/bundle.yaml"
+                + (" or <a tenant's folder>/<name>/bundle.yaml" if self._stated.tenants else "")
                 + ("" if there else ": this one is not read"),
                 remedy=f"move its folder to bundles/{name or '<name>'}, or remove the file",
                 severity="warning" if there else "error",
@@ -214,17 +239,22 @@ class _Loader:
         """Mark all that may be at `path`, a place of this kind, as broken. Returns its name if the path tells it."""
         match kind:
             case "Fleet":
-                self._variables_known = False
+                self._known = False
             case "Cluster":
                 self._lost_clusters = True
             case "Bundle":
-                _, _, rest = path.partition("/")
-                folder = rest.partition("/")[0]
-                self._lost_bundles |= not folder
-                if _is_name(folder):
-                    self._names[kind].refuse(folder)
-                return folder
+                if self._holds_bundles(path):
+                    self._lost_bundles = True
+                    return ""
+                name = _folder_of(path).rpartition("/")[2]
+                if _is_name(name):
+                    self._names[kind].refuse(name)
+                return name
         return ""
+
+    def _holds_bundles(self, path: str) -> bool:
+        """Whether bundles are, or would be, somewhere below the folder `path`."""
+        return any(f"{holder}/".startswith(f"{path}/") for holder in self._holders)
 
     def _refuse(self, stated: str, name: str, path: str) -> tuple[str, str]:
         """Mark as broken what a document is, as far as it says so, and what it may be by its place. Returns kind and
@@ -259,12 +289,12 @@ class _Loader:
                 case "Cluster":
                     self._add_named(kind, kinds.cluster(root, where), findings)
                 case "Bundle":
-                    made = kinds.bundle(root, where, folder=path.rpartition("/")[0])
-                    self._add_named(kind, made, findings)
+                    made = kinds.bundle(root, where, folder=_folder_of(path))
+                    self._add_named(kind, tenants.assigned(made, self._stated.tenants), findings)
                 case _:
                     self._add_named(kind, kinds.policy(root, where), findings)
         elif kind == "Fleet":
-            self._variables_known = False
+            self._known = False
         if findings:
             about = "" if kind == stated == "Fleet" else self._about(*self._refuse(stated, name, path))
             self._findings.extend(replace(finding, about=about) for finding in findings)
@@ -284,14 +314,20 @@ class _Loader:
     def _add_fleet(self, root: Section, findings: Sequence[Finding], where: str) -> None:
         if self._fleet_at:
             root.problem(f"a second Fleet, the first is in {self._fleet_at}", remedy="keep one of the two")
-            self._variables_known = False
+            self._known = False
             return
         self._fleet_at = where
-        self._variables, self._checks = kinds.fleet(root)
-        wrong = any(finding.message.startswith(_FOR_ALL) for finding in findings)
+        self._stated = kinds.fleet(root)
+        for tenant in self._stated.tenants:
+            if not self._paths & {f"{tenant.folder}/bundle.yaml", f"{tenant.folder}/bundle.yml"}:
+                self._holders.add(tenant.folder)
+        wrong = tuple(f"spec.{field}" for field in _FOR_ALL)
+        meant = {f"did you mean {field!r}?" for field in _FOR_ALL}
         # With another field wrong they count only if they are there: they may stand where nobody looked for them.
-        if wrong or (findings and not self._variables):
-            self._variables_known = False
+        if any(finding.message.startswith(wrong) or finding.remedy in meant for finding in findings) or (
+            findings and not self._stated.variables
+        ):
+            self._known = False
 
     def _check_references(self, name: str, bundle: Bundle) -> None:
         bundles, policies = self._names["Bundle"], self._names["RolloutPolicy"]
@@ -306,6 +342,10 @@ class _Loader:
             if other not in others:
                 remedy = schema.nearest(other, others, else_="remove it, or add the bundle")
                 wrong.append((f"spec.dependsOn: there is no bundle {other!r}", remedy))
+        if bundle.tenant is None and self._stated.require_tenant:
+            message = f"{bundle.folder} is in no tenant's folder, and fleet.yaml has requireTenant"
+            wrong.append((message, "move it into a tenant's folder"))
+        wrong.extend(tenants.problems(bundle, self._names["Cluster"].valid.values()))
         for message, remedy in wrong:
             self._find(bundle.where, message, remedy, about=f"bundle {name}")
             bundles.refuse(name)

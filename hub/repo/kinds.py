@@ -13,12 +13,17 @@ from hub.model import (
     Checks,
     Cluster,
     FailurePolicy,
+    Fleet,
     HelmOptions,
+    Rights,
     RolloutPolicy,
+    Selector,
+    Tenant,
     Variant,
     WavePolicy,
 )
-from hub.repo.schema import Section
+from hub.repo import tenants
+from hub.repo.schema import Section, nearest
 from proto import health_checks
 from proto.ids import BundleName, ClusterName
 from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
@@ -43,12 +48,89 @@ _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0
 _API_VERSION = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?v[0-9][a-z0-9]{0,20}", re.ASCII)
 
 
-def fleet(root: Section) -> tuple[dict[str, object], Checks]:
-    """Of a Fleet: its variables, and what is checked in all that is rendered."""
+def fleet(root: Section) -> Fleet:
+    """What a Fleet says itself: variables, checks and tenants."""
     root.section("metadata", _METADATA).name(what="fleet", required=False)
-    not_yet = ("defaults", "tenants", "signers", "trustedSigners")
-    spec = root.section("spec", ("variables", "secrets"), not_yet=not_yet)
-    return dict(spec.variables()), Checks(secrets=spec.choice("secrets", _SECRETS, default="warn"))
+    fields = ("variables", "secrets", "tenants", "requireTenant")
+    spec = root.section("spec", fields, not_yet=("defaults", "signers", "trustedSigners"))
+    return Fleet(
+        variables=spec.variables(),
+        checks=Checks(secrets=spec.choice("secrets", _SECRETS, default="warn")),
+        tenants=_tenants(spec),
+        require_tenant=spec.flag("requireTenant", default=False),
+    )
+
+
+def _tenants(spec: Section) -> tuple[Tenant, ...]:
+    found: list[Tenant] = []
+    fields = ("name", "folder", "kinds", "namespaces", "clusters", "serviceAccount", "rollouts", "secrets")
+    for section in spec.sections("tenants", fields):
+        name, account = section.name(what="tenant"), section.text("serviceAccount")
+        kind_rules = section.section("kinds", ("allow", "deny"))
+        tenant = Tenant(
+            name=name,
+            folder=_tenant_folder(section),
+            rights=Rights(
+                tenant=name,
+                allow=_kind_patterns(kind_rules, "allow"),
+                deny=_kind_patterns(kind_rules, "deny") or (),
+                namespaces=_rule(section, "namespaces"),
+            ),
+            clusters=(
+                section.selector("clusters", why="which clusters the tenant may have")
+                if section.states("clusters")
+                else Selector()
+            ),
+            rollouts=_rule(section, "rollouts"),
+            service_account=account,
+            secrets=section.choice("secrets", _SECRETS, default="warn") if section.has("secrets") else "",
+        )
+        for index, pattern in enumerate(tenant.rights.namespaces or ()):
+            if tenants.NAMESPACE_PATTERN.fullmatch(pattern) is None:
+                remedy = "write a namespace, or a pattern such as team-a-*"
+                section.problem(f"is {pattern[:80]!r}", "namespaces", index, remedy=remedy)
+        if section.states("serviceAccount") and not all(_ACCOUNT.fullmatch(part) for part in account.split("/", 1)):
+            remedy = "write the account's name, or namespace/name"
+            section.problem(f"{account[:80]!r} is not an account", "serviceAccount", remedy=remedy)
+        for field, value in (("name", name), ("folder", tenant.folder)):
+            if value and any(value == getattr(other, field) for other in found):
+                section.problem(f"{value!r} is that of an earlier tenant", field, remedy="give it another one")
+        found.append(tenant)
+    return tuple(found)
+
+
+def _tenant_folder(section: Section) -> str:
+    folder = section.text("folder").rstrip("/")
+    parts = folder.split("/")
+    if not section.has("folder"):
+        section.problem("is missing", "folder", remedy="write where its bundles are, such as bundles/team-a")
+    elif parts[0] != "bundles" or not all(part.strip(".") for part in parts):
+        section.problem(f"is {folder[:200]!r}", "folder", remedy="write a folder in bundles/, such as bundles/team-a")
+    return folder
+
+
+def _rule(section: Section, name: str) -> tuple[str, ...] | None:
+    """A list that restricts: None without it. A null would restrict nothing where somebody meant something."""
+    if section.states(name) and not section.has(name):
+        section.problem("is empty", name, remedy="list what is allowed, [] for nothing, or remove the field for all")
+    return section.texts(name) if section.has(name) else None
+
+
+def _kind_patterns(section: Section, name: str) -> tuple[str, ...] | None:
+    patterns = _rule(section, name)
+    for index, pattern in enumerate(patterns or ()):
+        if tenants.KIND_PATTERN.fullmatch(pattern) is None:
+            remedy = "write Kind.group, such as Deployment.apps or *.example.org; core kinds have no group"
+            section.problem(f"{pattern[:80]!r} is not a pattern of kinds", name, index, remedy=remedy)
+        elif not {".", "*"} & set(pattern) and pattern not in tenants.CORE_KINDS:
+            near = nearest(pattern, tenants.CORE_KINDS)
+            section.problem(
+                f"{pattern[:80]!r} has no group and is no core kind",
+                name,
+                index,
+                remedy=near or f"write {pattern[:80]}.group, such as Deployment.apps, or {pattern[:80]}.*",
+            )
+    return patterns
 
 
 def cluster(root: Section, where: str) -> Cluster:

@@ -60,6 +60,10 @@ class Section:
         where = f"{self._document.where}:{self._document.lines.at(*path)}"
         self._findings.append(Finding(where=where, message=f"{_dotted(path)} {message}".lstrip(), remedy=remedy))
 
+    def states(self, name: str) -> bool:
+        """Whether the field is there, with a null too."""
+        return name in self._value
+
     def has(self, name: str) -> bool:
         return self._value.get(name) is not None
 

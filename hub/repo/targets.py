@@ -8,6 +8,7 @@ Next: `render` turns a request into a subtree.
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -77,7 +78,7 @@ def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer
 
 def render_key(folder_tree: Oid, inputs: Mapping[str, Any], *, renderer: str) -> str:
     """Pure: a hash of all that a subtree depends on. Checks count as far as they refuse: a warning changes nothing."""
-    refusing = {what: word for what, word in inputs.get("checks", {}).items() if word == "refuse"}
+    refusing = {what: word for what, word in inputs.get("checks", {}).items() if word in ("refuse", "error")}
     inputs = {key: value for key, value in inputs.items() if key != "checks"}
     if refusing:
         inputs["checks"] = refusing
@@ -85,8 +86,9 @@ def render_key(folder_tree: Oid, inputs: Mapping[str, Any], *, renderer: str) ->
 
 
 def checks_for(bundle: Bundle, fleet: Fleet) -> Checks:
-    """Pure: what is checked in the objects of the bundle."""
-    return fleet.checks
+    """Pure: what is checked in the objects of the bundle: its tenant's word goes before the fleet's."""
+    said = bundle.tenant.secrets if bundle.tenant else ""
+    return replace(fleet.checks, secrets=said) if said else fleet.checks
 
 
 def _words(checks: Checks) -> Mapping[str, Any]:
@@ -115,6 +117,7 @@ def _shared_inputs(bundle: Bundle, chosen: tuple[bool, ...], fleet: Fleet) -> Ma
         "variables": variables,
         "policy": msgspec.to_builtins(bundle.policy),
         **_words(checks_for(bundle, fleet)),
+        **({"rights": msgspec.to_builtins(bundle.tenant.rights)} if bundle.tenant else {}),
     }
 
 

@@ -267,3 +267,21 @@ async def test_warnings_name_the_bundle_and_stop_nothing(hub: Hub) -> None:
     found = await hub.wants({**FILES, "bundles/a/config.yaml": config("a").replace("{name: a}", "{name: a, uid: x}")})
     assert [(finding.severity, finding.about) for finding in found.findings] == [("warning", "bundle a")]
     assert set(found.subtrees) == {A, B}
+
+
+async def test_rights_that_are_taken_away_stop_what_was_rendered_before(hub: Hub) -> None:
+    def fleet(kinds: str) -> dict[str, str]:
+        spec = f"{{tenants: [{{name: team, folder: bundles/a, kinds: {{allow: [{kinds}]}}}}]}}"
+        return {**FILES, "fleet.yaml": f"apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {spec}\n"}
+
+    granted = await hub.wants(fleet("ConfigMap"))
+    assert granted.failed == frozenset()
+    taken = await hub.wants(fleet("Secret"))
+    assert taken.failed == {"a"}
+    (finding,) = taken.findings
+    assert finding.about == "bundle a"
+    assert "config.yaml:1: ConfigMap/shop/a: tenant team may not have ConfigMap" in finding.message
+    assert taken.subtrees == {"b": granted.subtrees[BundleName("b")]}
+    again = await hub.wants(fleet("ConfigMap"))
+    assert hub.rendered == []
+    assert again.subtrees == granted.subtrees
