@@ -27,7 +27,8 @@ WAKE_GAP_S = 1.0
 
 
 class Upstream:
-    """The upstream fleet repo. `problem` is why it could not be read lately, or ""."""
+    """The upstream fleet repo: its `branch`, or `revision`, a tag or a commit of the branch. `problem` is why it could
+    not be read lately, or ""."""
 
     def __init__(
         self,
@@ -36,13 +37,16 @@ class Upstream:
         *,
         mirror: Path,
         poll_s: float,
+        revision: str = "",
+        ssh: sync.Ssh | None = None,
         render: Callable[[Oid], Awaitable[Desired]],
         take: Callable[[Desired], Awaitable[None]],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.url, self.branch = url, branch
+        self.url, self.branch, self.revision = url, branch, revision
         self.problem = ""
         self._mirror = mirror
+        self._ssh = ssh
         self._poll_s = poll_s
         self._render = render
         self._take = take
@@ -56,8 +60,8 @@ class Upstream:
 
     @property
     def ref(self) -> str:
-        """The full name of what is followed."""
-        return f"refs/heads/{self.branch}"
+        """The full name of the branch or tag that is followed."""
+        return sync.followed(self.branch, self.revision)
 
     def poke(self, *, accept_rewrite: bool = False) -> None:
         """Look now, once taking whatever history is there if `accept_rewrite`. What did not render for a reason of the
@@ -99,7 +103,7 @@ class Upstream:
         """Fetch; when the tip is new, render it and hand it to the loop. Raises what kept it from doing so."""
         again, self._render_again = self._render_again, False
         accept, self._accept_rewrite = self._accept_rewrite, False
-        fetch = partial(sync.fetch, accept_rewrite=accept)
+        fetch = partial(sync.fetch, revision=self.revision, ssh=self._ssh, accept_rewrite=accept)
         revision = await worker.run(fetch, self._mirror, self.url, self.branch, what="fleet repo")
         if revision.rewritten:
             log.warning("fleet repo: its rewritten history was accepted, from %s", revision.previous)

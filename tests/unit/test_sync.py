@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import getpass
 import http.server
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -134,11 +136,11 @@ def test_a_missing_branch_names_those_that_are_there(upstream: Upstream, mirror:
 
 
 def test_a_branch_that_was_deleted_is_missed(upstream: Upstream, mirror: Path) -> None:
-    upstream.commit("one")
+    tip = upstream.commit("one")
     upstream.commit("one", branch="release")
     sync.fetch(mirror, str(upstream.path), "main")
     upstream.repo.references.delete("refs/heads/main")
-    with pytest.raises(Permanent, match="has no branch 'main'"):
+    with pytest.raises(Permanent, match=f"has no branch 'main' any more: it was deleted .what runs stays at {tip};"):
         sync.fetch(mirror, str(upstream.path), "main")
 
 
@@ -175,9 +177,7 @@ def test_a_closed_port_is_transient_and_hides_credentials(mirror: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "address", ["git@example.org:fleet.git", "ssh://example.org/fleet", "ext::sh -c x", "ftp://x/y"]
-)
+@pytest.mark.parametrize("address", ["ext::sh -c x", "ftp://x/y", "git://x/y", "git+ssh://x/y"])
 def test_other_kinds_of_addresses_are_refused(mirror: Path, address: str) -> None:
     with pytest.raises(InvalidInput, match="is not an address that the hub can read"):
         sync.fetch(mirror, address, "main")
@@ -213,6 +213,129 @@ def test_text_that_is_not_utf8_does_not_stop_a_fetch(upstream: Upstream, mirror:
     upstream.repo.references.create("refs/heads/main", oid, force=True)
     revision = sync.fetch(mirror, str(upstream.path), "main")
     assert (revision.author, revision.subject) == ("A\ufffd", "sub\ufffdject")
+
+
+def test_a_tag_is_followed_forward_only(upstream: Upstream, mirror: Path) -> None:
+    first, second = upstream.commit("one"), upstream.commit("two")
+    upstream.repo.create_tag("v1", pygit2.Oid(hex=first), pygit2.enums.ObjectType.COMMIT, WHO, "One")
+    for name in ("v1", "refs/tags/v1"):
+        assert sync.fetch(mirror, str(upstream.path), "main", revision=name).commit == first
+    upstream.repo.references.create("refs/tags/v1", second, force=True)
+    assert sync.fetch(mirror, str(upstream.path), "main", revision="v1").commit == second
+    upstream.repo.references.create("refs/tags/v1", first, force=True)
+    with pytest.raises(Refused, match=f"history of tag v1 was rewritten: {first} does not descend from {second}"):
+        sync.fetch(mirror, str(upstream.path), "main", revision="v1")
+    upstream.repo.references.delete("refs/tags/v1")
+    with pytest.raises(Permanent, match=f"has no tag 'v1' any more.*stays at {second}"):
+        sync.fetch(mirror, str(upstream.path), "main", revision="v1")
+    with pytest.raises(Permanent, match=r"has no tag 'v2' \(it has no tags"):
+        sync.fetch(mirror, str(upstream.path), "main", revision="v2")
+
+
+def test_a_tag_of_something_else_is_refused(upstream: Upstream, mirror: Path) -> None:
+    upstream.commit("one")
+    upstream.repo.references.create("refs/tags/v1", upstream.repo.create_blob(b"x"))
+    with pytest.raises(Permanent, match="its tag v1 is not a commit"):
+        sync.fetch(mirror, str(upstream.path), "main", revision="v1")
+
+
+def test_a_commit_is_taken_if_the_branch_has_it_and_its_owner_may_go_back(upstream: Upstream, mirror: Path) -> None:
+    first, second = upstream.commit("one"), upstream.commit("two")
+    stray = upstream.commit("stray", branch="other")
+    for wanted in (second, first, second):
+        assert sync.fetch(mirror, str(upstream.path), "main", revision=wanted).commit == wanted
+    with pytest.raises(Permanent, match=f"its branch main has no commit {stray}"):
+        sync.fetch(mirror, str(upstream.path), "main", revision=stray)
+    assert sync.fetch(mirror, str(upstream.path), "main", revision=first).rewritten is False
+    assert sync.fetch(mirror, str(upstream.path), "main").commit == second
+
+
+@pytest.mark.parametrize("revision", ["../x", "a b", "-x", "v1:refs/heads/x", "*"])
+def test_a_tag_that_is_no_name_is_refused(upstream: Upstream, mirror: Path, revision: str) -> None:
+    upstream.commit("one")
+    with pytest.raises(InvalidInput, match="is not the name of a tag"):
+        sync.fetch(mirror, str(upstream.path), "main", revision=revision)
+
+
+@pytest.mark.parametrize("address", ["git@example.org:fleet.git", "example.org:fleet", "ssh://example.org/fleet"])
+def test_ssh_needs_a_key_and_known_hosts(mirror: Path, address: str) -> None:
+    with pytest.raises(InvalidInput, match=r"no key for it \(set --ssh-key-file and --ssh-known-hosts-file"):
+        sync.fetch(mirror, address, "main")
+
+
+class Sshd:
+    """A real SSH server that lets one key in."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        for name in ("host", "key", "other"):
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+            subprocess.run(command, check=True, capture_output=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        (folder / "config").write_text(
+            f"ListenAddress 127.0.0.1:{self.port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/key.pub\n"
+            "StrictModes no\nPidFile none\nUsePAM no\nPasswordAuthentication no\n"
+        )
+        self.folder = folder
+        self.user = getpass.getuser()
+
+    def trust(self, key: str = "host", *, host: str = "") -> sync.Ssh:
+        """What the hub is given, with the `host`'s own key believed or another."""
+        known = self.folder / f"known-{key}"
+        known.write_text(f"{host or f'[127.0.0.1]:{self.port}'} {(self.folder / f'{key}.pub').read_text()}")
+        return sync.Ssh(key=self.folder / "key", known_hosts=known)
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ["PATH"])
+    if program is None or shutil.which("ssh-keygen") is None or os.getuid() != 0:
+        pytest.skip("needs sshd and ssh-keygen, as root")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    made = Sshd(tmp_path / "ssh")
+    command = [program, "-D", "-e", "-f", str(made.folder / "config")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert b"listening" in process.stderr.readline()
+        try:
+            yield made
+        finally:
+            process.terminate()
+
+
+def test_upstream_can_be_reached_by_ssh(sshd: Sshd, upstream: Upstream, mirror: Path) -> None:
+    first = upstream.commit("one")
+    url, home = f"ssh://{sshd.user}@127.0.0.1:{sshd.port}{upstream.path}", pygit2.settings.homedir
+    assert sync.fetch(mirror, url, "main", ssh=sshd.trust()).commit == first
+    second = upstream.commit("two")
+    assert sync.fetch(mirror, url, "main", ssh=sshd.trust()).commit == second
+    assert pygit2.settings.homedir == home
+
+
+def test_an_ssh_host_of_another_key_is_not_believed(sshd: Sshd, upstream: Upstream, mirror: Path) -> None:
+    upstream.commit("one")
+    url = f"ssh://{sshd.user}@127.0.0.1:{sshd.port}{upstream.path}"
+    for ssh in (sshd.trust("other"), sshd.trust(host="example.org")):
+        with pytest.raises(Refused, match="host key is not one of the known hosts"):
+            sync.fetch(mirror, url, "main", ssh=ssh)
+    (sshd.folder / "empty").write_text("")
+    with pytest.raises(Refused, match="host key is not one of the known hosts"):
+        sync.fetch(mirror, url, "main", ssh=sync.Ssh(key=sshd.folder / "key", known_hosts=sshd.folder / "empty"))
+
+
+def test_a_key_that_the_ssh_host_does_not_take_is_offered_once(sshd: Sshd, upstream: Upstream, mirror: Path) -> None:
+    upstream.commit("one")
+    url = f"ssh://{sshd.user}@127.0.0.1:{sshd.port}{upstream.path}"
+    ssh = sync.Ssh(key=sshd.folder / "other", known_hosts=sshd.trust().known_hosts)
+    with pytest.raises(Refused, match=r"cannot be read without other credentials.*SSH key"):
+        sync.fetch(mirror, url, "main", ssh=ssh)
+
+
+def test_known_hosts_that_cannot_be_read_are_named(upstream: Upstream, mirror: Path, tmp_path: Path) -> None:
+    ssh = sync.Ssh(key=tmp_path / "key", known_hosts=tmp_path / "none")
+    with pytest.raises(InvalidInput, match=r"known hosts .*/none: cannot be read: No such file"):
+        sync.fetch(mirror, "ssh://example.org/fleet", "main", ssh=ssh)
 
 
 class Serving(http.server.BaseHTTPRequestHandler):
