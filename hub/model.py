@@ -170,9 +170,10 @@ DEFAULT_POLICY = RolloutPolicy(name="default")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checks:
-    """What is said of rendered objects: of Secrets with plain data."""
+    """What is said of rendered objects: of Secrets with plain data, and of what does not fit its kind's schema."""
 
     secrets: Literal["refuse", "warn", "allow"] = "warn"
+    validation: Literal["off", "warn", "error"] = "warn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

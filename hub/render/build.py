@@ -9,7 +9,7 @@ files as Git objects.
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
             value, notes = variables.substitute(
                 manifest.value, inputs.get("variables") or {}, what=objects.describe(manifest)
             )
-            manifests[index] = plain.Manifest(value=value, where=manifest.where)
+            manifests[index] = replace(manifest, value=value)
             warnings.extend(notes)
     namespace = str(inputs.get("namespace") or "default")
     check_name("namespace", namespace)
@@ -170,8 +170,8 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
             scoped = objects.cluster_scoped(key, scopes)
             if refusal := tenants.refusal(rights, key, cluster_scoped=scoped):
                 raise InvalidInput(f"{manifest.where}: {key}", *refusal)
-        made.append(checks.Made(manifest=manifest, key=key, obj=obj))
-        files[key.path] = _bytes(with_membership(obj, bundle), what=f"{manifest.where}: {key}")
+        files[key.path] = data = _bytes(with_membership(obj, bundle), what=f"{manifest.where}: {key}")
+        made.append(checks.Made(manifest=manifest, key=key, obj=obj, data=data))
         warnings.extend(notes)
     if not origins and not inputs["policy"].get("allowEmpty"):
         # Everything of the bundle would be pruned, on every cluster: nobody may get there by a mistaken condition.
@@ -179,7 +179,8 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
             "if that is meant, set spec.allowEmpty: true in its bundle.yaml; to remove the bundle, remove its folder"
         )
         raise InvalidInput(built.source, "renders to no object", remedy)
-    warnings.extend(checks.check(made, inputs.get("checks") or {}))
+    kubernetes = str(inputs.get("kubernetes") or "")
+    warnings.extend(checks.check(made, inputs.get("checks") or {}, kubernetes=kubernetes))
     return Rendered(files=dict(sorted(files.items())), warnings=tuple(warnings))
 
 

@@ -5,16 +5,21 @@
 | `secrets`              | `refuse`        | stops the bundle               |
 |                        | `warn`          | is told                        |
 |                        | `allow`         | is passed over                 |
+| `validation`           | `error`         | stops the bundle               |
+|                        | `warn`          | is told                        |
+|                        | `off`           | is not looked for              |
 
 A Secret is plain when any value in it is not empty: whoever reads the repo, the slices or the agent's clone reads it.
 SealedSecret, ExternalSecret and SopsSecret are kinds of their own; a service account's token is filled in by the
-cluster. Names of files, objects and fields are told, values never. Pure. Next: `build`.
+cluster. Names of files, objects and fields are told, values never. What does not fit its kind's schema is found by
+`validate`. Next: `build`.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hub.render import validate
 from hub.render.plain import Manifest
 from proto.errors import InvalidInput
 from proto.objects import ObjectKey
@@ -26,22 +31,30 @@ _MAX_TOLD = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """One object as it goes into the slice, and the manifest that it was made of."""
+    """One object as it goes into the slice, the bytes of its file, and the manifest that it was made of."""
 
     manifest: Manifest
     key: ObjectKey
     obj: Mapping[str, Any]
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Problem:
-    thing: str
+class _Found:
+    made: Made
     cause: str
     remedy: str
+    path: validate.Path = ()
+
+    @property
+    def thing(self) -> str:
+        """Looks the line up, so ask only for what is told."""
+        return f"{self.made.manifest.at(*self.path)}: {self.made.key}"
 
 
-def check(made: Iterable[Made], words: Mapping[str, str]) -> tuple[str, ...]:
-    """Pure: the warnings. `words` are the policies by name, `warn` where one is missing.
+def check(made: Iterable[Made], words: Mapping[str, str], *, kubernetes: str = "") -> tuple[str, ...]:
+    """The warnings. `words` are the policies by name, `warn` where one is missing; `kubernetes` is the version of the
+    cluster that the objects are for, "" if it is not known.
 
     Raises InvalidInput for what a policy refuses.
     """
@@ -50,7 +63,20 @@ def check(made: Iterable[Made], words: Mapping[str, str]) -> tuple[str, ...]:
     word = words.get("secrets", "warn")
     if word != "allow":
         warnings += _told([_plain_secret(one) for one in made if is_plain_secret(one.obj)], refuse=word == "refuse")
+    word = words.get("validation", "warn")
+    if word != "off":
+        warnings += _told(_unfit(made, kubernetes), refuse=word == "error")
     return tuple(warnings)
+
+
+def _unfit(made: Iterable[Made], kubernetes: str) -> list[_Found]:
+    made = list(made)
+    custom = validate.defined((one.obj, one.data) for one in made)
+    return [
+        _Found(made=one, cause=str(problem), remedy=problem.remedy, path=problem.path)
+        for one in made
+        for problem in validate.problems(one.obj, one.data, custom=custom, kubernetes=kubernetes)
+    ]
 
 
 def is_plain_secret(obj: Mapping[str, Any]) -> bool:
@@ -68,19 +94,23 @@ def without_values(obj: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**obj, **hidden}
 
 
-def _plain_secret(one: Made) -> _Problem:
-    return _Problem(
-        thing=f"{one.manifest.where}: {one.key}",
+def _plain_secret(one: Made) -> _Found:
+    return _Found(
+        made=one,
         cause="has its values in plain text, for all who read the repo or the slice",
         remedy="keep them out of Git (SealedSecret, ExternalSecret), or set spec.secrets: allow in fleet.yaml",
     )
 
 
-def _told(problems: list[_Problem], *, refuse: bool) -> list[str]:
-    if problems and refuse:
-        first, *others = problems
-        also = "".join(f"; {other.thing}: {other.cause}" for other in others[: _MAX_TOLD - 1])
-        more = f"; and {len(others) - _MAX_TOLD + 1} more" if len(others) >= _MAX_TOLD else ""
-        raise InvalidInput(first.thing, first.cause + also + more, first.remedy)
-    told = [f"{one.thing}: {one.cause} ({one.remedy})" for one in problems[:_MAX_TOLD]]
-    return told + ([f"and {len(problems) - _MAX_TOLD} more like it"] if len(problems) > _MAX_TOLD else [])
+def _told(found: list[_Found], *, refuse: bool) -> list[str]:
+    try:
+        if found and refuse:
+            first, *others = found
+            also = "".join(f"; {other.thing}: {other.cause}" for other in others[: _MAX_TOLD - 1])
+            more = f"; and {len(others) - _MAX_TOLD + 1} more" if len(others) >= _MAX_TOLD else ""
+            raise InvalidInput(first.thing, first.cause + also + more, first.remedy)
+        told = [f"{one.thing}: {one.cause}" + (f" ({one.remedy})" if one.remedy else "") for one in found[:_MAX_TOLD]]
+    finally:
+        for one in found[:_MAX_TOLD]:
+            one.made.manifest.forget()
+    return told + ([f"and {len(found) - _MAX_TOLD} more like it"] if len(found) > _MAX_TOLD else [])

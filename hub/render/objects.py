@@ -1,6 +1,17 @@
 """Manifests made whole: checked, put into a namespace by their scope, and freed of what only a server may set.
 
-Pure. What a manifest has beside this is not judged here: the API server does that, in the canary wave. Next: `build`
+What no API server takes is refused, whatever the fleet's policies: a shape that is no object's, and
+
+| of                                  | limit                                                                     |
+|-------------------------------------|---------------------------------------------------------------------------|
+| names                               | 253 characters, by kind: RFC 1123 subdomain or label, or one path segment |
+| keys of labels and annotations      | `prefix/name`, 253 and 63 characters                                      |
+| values of labels                    | 63 characters                                                             |
+| annotations of an object, together  | 256 KiB                                                                   |
+| data of a ConfigMap or Secret       | 1 MiB                                                                     |
+| a whole object                      | 1.5 MiB, what etcd stores                                                 |
+
+Pure. Fields are judged by `validate`, and what both pass over by the API server, in the first wave. Next: `build`
 writes them as canonical JSON.
 """
 
@@ -9,6 +20,8 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import orjson
 
 from hub.render.plain import Manifest
 from proto.errors import InvalidInput
@@ -19,6 +32,18 @@ _API_VERSION = re.compile(r"(?:[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[a-z][a-z0
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _NAME = re.compile(r"[^/%\s\x00-\x1f\x7f]{1,253}")
 """Path segment names, the widest that Kubernetes allows."""
+_LABEL_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+_NAMED_BY_LABEL = frozenset({("", "Namespace"), ("", "Service")})
+_NAMED_FREELY = frozenset(
+    {"certificates.k8s.io", "flowcontrol.apiserver.k8s.io", "internal.apiserver.k8s.io", "rbac.authorization.k8s.io"}
+)
+"""Groups of Kubernetes where a name is any path segment."""
+_NAMED_FREELY_TOO = frozenset({("networking.k8s.io", "IPAddress"), ("storage.k8s.io", "CSIDriver")})
+_KEY_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_MAX_ANNOTATIONS_BYTES = 256 << 10
+_MAX_DATA_BYTES = 1 << 20
+_MAX_OBJECT_BYTES = 3 << 19
 
 _SERVER_FIELDS = (
     "creationTimestamp",
@@ -140,6 +165,8 @@ def complete(
         metadata["namespace"] = namespace
     value["metadata"] = metadata
     _check_texts(value, what=what)
+    _check_name(metadata["name"], identity, custom=identity in scopes, what=what)
+    _check_limits(value, what=what)
     if identity == ("", "Secret"):
         value = _with_data(value, what=what)
     return key_of(value), value, tuple(warnings)
@@ -196,6 +223,68 @@ def _check_texts(value: Mapping[str, Any], *, what: str) -> None:
         for key, child in entries.items():
             if not isinstance(child, str):
                 raise InvalidInput(what, f"{field}.{key} is not text", "put its value into quotes")
+
+
+def _check_name(name: str, identity: tuple[str, str], *, custom: bool, what: str) -> None:
+    """By the rule of its kind. Kinds that nobody here knows may come from an API server that takes any path segment."""
+    group = identity[0]
+    if identity in _NAMED_BY_LABEL:
+        fits, rule = _LABEL_NAME.fullmatch(name), "at most 63 lower case letters, digits and '-'"
+    elif group in _NAMED_FREELY or identity in _NAMED_FREELY_TOO:
+        return
+    elif custom or "." not in group or group.endswith(".k8s.io"):
+        fits, rule = _SUBDOMAIN.fullmatch(name), "lower case letters, digits, '-' and '.'"
+    else:
+        return
+    if not fits:
+        cause = f"has the name {name[:100]!r}, which Kubernetes does not take"
+        raise InvalidInput(what, cause, f"use {rule}, with a letter or digit at both ends")
+
+
+def _check_limits(value: Mapping[str, Any], *, what: str) -> None:
+    """What is limited in length. Never shows a value."""
+    metadata = value["metadata"]
+    for field in ("labels", "annotations"):
+        for key, text in (metadata.get(field) or {}).items():
+            # Kubernetes looks at annotations' keys in lower case.
+            prefix, slash, name = (key if field == "labels" else key.lower()).rpartition("/")
+            if not _KEY_NAME.fullmatch(name) or (slash and not (len(prefix) <= 253 and _SUBDOMAIN.fullmatch(prefix))):
+                remedy = "write for example tier or example.org/tier, with at most 63 characters after the '/'"
+                raise InvalidInput(
+                    what, f"metadata.{field} has the key {key[:100]!r}, which Kubernetes does not take", remedy
+                )
+            if field == "labels" and text and not _KEY_NAME.fullmatch(text):
+                remedy = "use at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends"
+                raise InvalidInput(what, f"metadata.labels.{key} has a value that Kubernetes does not take", remedy)
+    annotations = sum(
+        len(key.encode()) + len(text.encode()) for key, text in (metadata.get("annotations") or {}).items()
+    )
+    _check_size(annotations, _MAX_ANNOTATIONS_BYTES, "annotations", what=what)
+    if value["apiVersion"] == "v1" and value["kind"] in ("ConfigMap", "Secret"):
+        fields = (("data", value["kind"] == "Secret"), ("stringData", False), ("binaryData", True))
+        size = sum(
+            _decoded_bytes(text) if is_base64 else len(text.encode())
+            for field, is_base64 in fields
+            for text in (value.get(field) or {}).values()
+        )
+        _check_size(size, _MAX_DATA_BYTES, "data", what=what)
+    try:
+        whole = len(orjson.dumps(value))
+    except TypeError:  # numbers beyond 64 bits: `build` says so
+        return
+    _check_size(whole, _MAX_OBJECT_BYTES, "the whole object", what=what)
+
+
+def _decoded_bytes(text: str) -> int:
+    digits = sum(not character.isspace() for character in text) if "\n" in text else len(text)
+    return digits * 3 // 4 - text.rstrip()[-2:].count("=")
+
+
+def _check_size(size: int, limit: int, name: str, *, what: str) -> None:
+    if size > limit:
+        raise InvalidInput(
+            what, f"{name}: {size} bytes, Kubernetes takes at most {limit}", "split it, or keep it elsewhere"
+        )
 
 
 def _with_data(secret: Mapping[str, Any], *, what: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ out. Next: `build` fills in variables and `objects` checks each manifest.
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,26 @@ _OUR_KINDS = frozenset({"Fleet", "Cluster", "Bundle", "RolloutPolicy"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """One manifest before any check: `where` is `file:line` (of built text: `file (built)`)."""
+    """One manifest before any check: `where` is `file:line` (of built text: `file (built)`).
+
+    `lines` and `root` (where in the document it is, an item of a list) tell the line of a field, where there is one.
+    """
 
     value: Mapping[str, Any]
     where: str
+    lines: yaml_reader.Lines | None = field(default=None, repr=False, compare=False)
+    root: tuple[str | int, ...] = ()
+
+    def at(self, *path: str | int) -> str:
+        """`file:line` of the field at `path`. Reads the file again: call `forget` after the last one."""
+        if self.lines is None or not path:
+            return self.where
+        return f"{self.where.rpartition(':')[0]}:{self.lines.at(*self.root, *path)}"
+
+    def forget(self) -> None:
+        """Free what `at` read."""
+        if self.lines is not None:
+            self.lines.forget()
 
 
 def load(folder: Path, *, at: str) -> list[Manifest]:
@@ -76,17 +92,20 @@ def read(text: bytes, *, where: str, strict: bool = True, lines: bool = True) ->
         place = f"{where}:{document.line}" if lines else where
         if not isinstance(document.value, Mapping):
             raise InvalidInput(place, "is not a Kubernetes object", "a manifest is a mapping with apiVersion and kind")
-        found.extend(_flattened(document.value, where=place))
+        whole = Manifest(value=document.value, where=place, lines=document.lines if lines else None)
+        found.extend(_flattened(whole))
     return found
 
 
-def _flattened(value: Mapping[str, Any], *, where: str, depth: int = 0) -> Iterator[Manifest]:
+def _flattened(manifest: Manifest, *, depth: int = 0) -> Iterator[Manifest]:
     """A `List`, or any kind's list such as `ConfigMapList`, stands for its items; lists of lists end at some depth."""
-    kind, items = value.get("kind"), value.get("items")
+    kind, items = manifest.value.get("kind"), manifest.value.get("items")
     if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list) and depth < 8:
         for index, item in enumerate(items):
             if not isinstance(item, Mapping):
-                raise InvalidInput(where, f"item {index} of a {kind} is not a Kubernetes object", "remove it")
-            yield from _flattened(item, where=where, depth=depth + 1)
-    elif not (kind in _OUR_KINDS and group_of(str(value.get("apiVersion"))) == _OUR_GROUP):
-        yield Manifest(value=value, where=where)
+                cause = f"item {index} of a {kind} is not a Kubernetes object"
+                raise InvalidInput(manifest.where, cause, "remove it")
+            inner = replace(manifest, value=item, root=(*manifest.root, "items", index))
+            yield from _flattened(inner, depth=depth + 1)
+    elif not (kind in _OUR_KINDS and group_of(str(manifest.value.get("apiVersion"))) == _OUR_GROUP):
+        yield manifest

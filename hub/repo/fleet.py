@@ -61,7 +61,7 @@ _FOLDERS: tuple[tuple[str, re.Pattern[str]], ...] = (
 """Where a link or submodule hides what may be fleet files."""
 _BUNDLES = "bundles"
 _FIELDS = ("apiVersion", "kind", "metadata", "spec")
-_FOR_ALL = ("variables", "secrets", "tenants", "requireTenant")
+_FOR_ALL = ("variables", "secrets", "validation", "tenants", "requireTenant")
 """Fields of a Fleet's spec without which no bundle is rendered."""
 
 

@@ -41,6 +41,7 @@ _ADDITIONS: tuple[Literal["tolerate", "report", "revert"], ...] = ("tolerate", "
 _ADOPT: tuple[Literal["ifUnowned", "always", "never"], ...] = ("ifUnowned", "always", "never")
 _ACTIONS: tuple[Literal["rollback", "pause", "continue"], ...] = ("rollback", "pause", "continue")
 _SECRETS: tuple[Literal["refuse", "warn", "allow"], ...] = ("refuse", "warn", "allow")
+_VALIDATION: tuple[Literal["off", "warn", "error"], ...] = ("off", "warn", "error")
 _SUPERSEDE: tuple[Literal["queue", "replace"], ...] = ("queue", "replace")
 _KUBERNETES = re.compile(r"v?[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3}([-+][-+.0-9A-Za-z]{1,40})?)?", re.ASCII)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
@@ -51,11 +52,14 @@ _API_VERSION = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?v[0-9][a-z0-
 def fleet(root: Section) -> Fleet:
     """What a Fleet says itself: variables, checks and tenants."""
     root.section("metadata", _METADATA).name(what="fleet", required=False)
-    fields = ("variables", "secrets", "tenants", "requireTenant")
+    fields = ("variables", "secrets", "validation", "tenants", "requireTenant")
     spec = root.section("spec", fields, not_yet=("defaults", "signers", "trustedSigners"))
     return Fleet(
         variables=spec.variables(),
-        checks=Checks(secrets=spec.choice("secrets", _SECRETS, default="warn")),
+        checks=Checks(
+            secrets=spec.choice("secrets", _SECRETS, default="warn"),
+            validation=spec.choice("validation", _VALIDATION, default="warn"),
+        ),
         tenants=_tenants(spec),
         require_tenant=spec.flag("requireTenant", default=False),
     )

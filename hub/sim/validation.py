@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hub.openapi.schema import ANY, Node
+from hub.openapi.schema import ANY, Node, fits
 
 
 def unknown_fields(obj: Any, node: Node) -> list[str]:
@@ -70,7 +70,7 @@ def invalid(obj: Any, node: Node) -> list[tuple[str, str]]:
 def _invalid(value: Any, node: Node, path: str) -> Iterator[tuple[str, str]]:
     if value is None or (node.scalar == "any" and not node.fields):
         return
-    if not _fits(value, node):
+    if not fits(value, node):
         yield path, f'Invalid value: "{_go_type(value)}": {path} must be of type {node.scalar or _json_kind(node)}'
         return
     yield from ((path, message) for message in _failed(value, node.checks))
@@ -102,27 +102,6 @@ def _key(entry: Mapping[str, Any], name: str, node: Node) -> Any:
 
 def _plain(entry: Any, node: Node) -> Any:
     return {name: entry[name] for name in node.keys if name in entry} if isinstance(entry, Mapping) else entry
-
-
-def _fits(value: Any, node: Node) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    match node.kind, node.scalar:
-        case "map", _:
-            return isinstance(value, Mapping)
-        case "list", _:
-            return isinstance(value, list)
-        case _, "integer":
-            return number and float(value).is_integer()
-        case _, "number":
-            return number
-        case _, "boolean":
-            return isinstance(value, bool)
-        case _, "int-or-string":
-            return isinstance(value, str) or (number and isinstance(value, int))
-        case _, "quantity":
-            return number or (isinstance(value, str) and re.fullmatch(QUANTITY, value) is not None)
-        case _:
-            return isinstance(value, str)
 
 
 def _failed(value: Any, checks: Mapping[str, Any]) -> Iterator[str]:
@@ -261,6 +240,5 @@ RFC_1123 = (
     "must consist of lower case alphanumeric characters, '-' or '.', "
     "and must start and end with an alphanumeric character"
 )
-QUANTITY = r"[+-]?(\d+|\d+\.\d*|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?"
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 SUBDOMAIN = rf"{LABEL}(\.{LABEL})*"

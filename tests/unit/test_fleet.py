@@ -765,6 +765,7 @@ def test_the_fleet_says_what_is_checked() -> None:
     found = load(fleet=FLEET.replace("{var", "{secrets: refuse, var"))
     assert errors(found) == []
     assert found.checks == Checks(secrets="refuse")
+    assert load(fleet=FLEET.replace("{var", "{validation: error, var")).checks == Checks(validation="error")
     wrong = [finding for finding in errors(load(fleet=FLEET.replace("{var", "{secrets: deny, var"))) if finding.remedy]
     assert "fleet.yaml:4: error: spec.secrets is 'deny' (known are: refuse, warn, allow)" in map(str, wrong)
 

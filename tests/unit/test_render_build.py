@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ metadata: {name: things.example.org}
 spec: {group: example.org, scope: Cluster, names: {kind: Thing, plural: things}}
 """
     thing = "apiVersion: example.org/v1\nkind: Thing\nmetadata: {name: x, namespace: stray}\n"
-    rendered = render(tmp_path, {"a.yaml": thing, "b.yaml": crd}, namespace="shop")
+    rendered = render(tmp_path, {"a.yaml": thing, "b.yaml": crd}, namespace="shop", checks={"validation": "off"})
     assert "_cluster/Thing.example.org/x.json" in rendered.files
     assert rendered.warnings == ("bundles/shop/a.yaml:1: Thing/stray/x: its namespace is left out: Thing has none",)
 
@@ -142,6 +143,7 @@ spec: {replicas: null, template: {spec: {volumes: [{name: v, emptyDir: {}}, null
 status: {replicas: 3}
 """
         },
+        checks={"validation": "off"},
     )
     found = only(rendered)
     assert "status" not in found
@@ -243,6 +245,82 @@ def test_what_is_wrong_names_bundle_file_and_object(tmp_path: Path, files: dict[
     with pytest.raises(InvalidInput, match=message) as caught:
         render(tmp_path, files)
     assert caught.value.thing.startswith("bundle shop: bundles/shop/")
+
+
+LABEL_63, LABEL_64 = "a" * 63, "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "message"),
+    [
+        pytest.param("v1 ConfigMap", "name: Web", "the name 'Web', which Kubernetes does not take", id="a capital"),
+        pytest.param("v1 ConfigMap", "name: web-", "the name 'web-'", id="a dash at the end"),
+        pytest.param("v1 Service", "name: a.b", "the name 'a.b'", id="a Service with a dot"),
+        pytest.param("v1 Service", f"name: {LABEL_64}", "at most 63", id="a Service with a long name"),
+        pytest.param("v1 Namespace", "name: a_b", "the name 'a_b'", id="a Namespace with an underscore"),
+        pytest.param("v1 ConfigMap", "name: a, labels: {-x: a}", "labels has the key '-x'", id="a label's name"),
+        pytest.param("v1 ConfigMap", "name: a, labels: {Ex.org/x: a}", "the key 'Ex.org/x'", id="a label's prefix"),
+        pytest.param("v1 ConfigMap", f"name: a, labels: {{{LABEL_64}: a}}", "at most 63", id="a long label's name"),
+        pytest.param("v1 ConfigMap", f"name: a, labels: {{x: {LABEL_64}}}", "labels.x has a value", id="a long label"),
+        pytest.param("v1 ConfigMap", "name: a, labels: {x: a b}", "labels.x has a value", id="a space in a label"),
+        pytest.param(
+            "v1 ConfigMap", "name: a, annotations: {a b: x}", "annotations has the key 'a b'", id="annotation"
+        ),
+        pytest.param(
+            "v1 ConfigMap",
+            f"name: a, annotations: {{a: {'x' * (256 << 10)}}}",
+            "annotations: 262145 bytes, Kubernetes takes at most 262144",
+            id="large annotations",
+        ),
+    ],
+)
+def test_names_and_labels_that_kubernetes_does_not_take(tmp_path: Path, kind: str, metadata: str, message: str) -> None:
+    version, name = kind.split()
+    with pytest.raises(InvalidInput, match=re.escape(message)) as raised:
+        render(tmp_path, {"a.yaml": f"apiVersion: {version}\nkind: {name}\nmetadata: {{{metadata}}}"})
+    assert raised.value.thing.startswith(f"bundle shop: bundles/shop/a.yaml:1: {name}/")
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata"),
+    [
+        pytest.param("v1 ConfigMap", f"name: {'a.' * 126}a", id="253 characters"),
+        pytest.param("v1 Service", f"name: {LABEL_63}", id="63 characters"),
+        pytest.param("rbac.authorization.k8s.io/v1 ClusterRole", "name: 'system:Me'", id="a role"),
+        pytest.param("example.org/v1 Thing", "name: Any:Thing", id="a kind that nobody knows"),
+        pytest.param("v1 ConfigMap", f"name: a, labels: {{ex.org/{LABEL_63}: {LABEL_63}, b: ''}}", id="labels"),
+        pytest.param("v1 ConfigMap", "name: a, annotations: {Ex.org/X_y: any thing}", id="annotations"),
+    ],
+)
+def test_names_and_labels_that_kubernetes_takes(tmp_path: Path, kind: str, metadata: str) -> None:
+    version, name = kind.split()
+    render(tmp_path, {"a.yaml": f"apiVersion: {version}\nkind: {name}\nmetadata: {{{metadata}}}"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "text", "message"),
+    [
+        pytest.param("ConfigMap", "data", "x" * (1 << 20), "", id="a ConfigMap at the limit"),
+        pytest.param("ConfigMap", "data", "x" * ((1 << 20) + 1), "data: 1048577 bytes", id="one beyond it"),
+        pytest.param("Secret", "stringData", "x" * (1 << 20), "", id="a Secret at the limit"),
+        pytest.param("Secret", "stringData", "x" * ((1 << 20) + 1), "data: 1048577 bytes", id="a Secret beyond it"),
+        pytest.param("Secret", "data", base64.b64encode(b"\0" * (1 << 20)).decode(), "", id="base64 at the limit"),
+        pytest.param(
+            "Secret", "data", base64.b64encode(b"\0" * ((1 << 20) + 1)).decode(), "1048577 bytes", id="base64 beyond it"
+        ),
+        pytest.param("Thing", "text", "x" * (3 << 19), "the whole object: 15", id="any object"),
+    ],
+)
+def test_what_is_too_large_for_the_api_server_is_refused(
+    tmp_path: Path, kind: str, field: str, text: str, message: str
+) -> None:
+    files = {"a.yaml": f"apiVersion: v1\nkind: {kind}\nmetadata: {{name: a}}\n{field}: {{k: {text}}}"}
+    if not message:
+        render(tmp_path, files)
+        return
+    with pytest.raises(InvalidInput, match=message) as raised:
+        render(tmp_path, files)
+    assert "xxx" not in str(raised.value)
 
 
 def test_a_secrets_value_is_never_shown(tmp_path: Path) -> None:
