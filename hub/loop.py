@@ -97,6 +97,8 @@ class Loop:
         """Why turns fail at the moment, or ""."""
         self.changed = anyio.Event()
         """Set and replaced after each turn that changed something: what a live view waits for."""
+        self.turning = anyio.Lock()
+        """Held by each turn. Who holds it knows that nothing is between the store and the journal."""
         self.directives: dict[DirectiveKey, DirectiveRow] = {}
         self._wake = wake
         self._direct = direct
@@ -172,7 +174,8 @@ class Loop:
     async def _guarded(self, batch: Sequence[Input]) -> None:
         """A turn that ends whatever happens in it; `done` of each input is set."""
         try:
-            self.problem = await self.turn(batch)
+            async with self.turning:
+                self.problem = await self.turn(batch)
         except Exception as caught:
             if len(batch) > 1 and not isinstance(caught, FlotillaError):
                 for item in batch:  # one of them is to blame, and must not take the others with it
@@ -446,11 +449,6 @@ class Loop:
                 log.log(level, "slice of %s is decided, and not published yet: %s", cluster, error)
             if move or cluster not in self._unpublished:
                 self._wake(cluster, WakeUp(seq=row.seq, commit=row.commit, parent=parent or "", objects=objects))
-        if decision.moves:
-            try:
-                await self._in_git(self.store.repack)  # does nothing while there are few packs
-            except FlotillaError as error:
-                log.error("packs are not merged: %s", error)
         if decision:
             changed, self.changed = self.changed, anyio.Event()
             changed.set()

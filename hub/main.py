@@ -29,6 +29,7 @@ from hub.api import api, http
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
 from hub.api.webhooks import Webhooks
+from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
@@ -95,14 +96,17 @@ class Hub:
             clock=clock,
             heartbeat_s=heartbeat_s,
         )
+        self.housekeeping = Housekeeping(self.loop, store=self.store, journal=self.journal, clock=clock)
         mirror = data / "fleet.git"
         self.upstream = Upstream(
             fleet,
             branch,
             mirror=mirror,
             poll_s=poll_s,
-            render=lambda commit: desired.desired(
-                commit, mirror=mirror, store=self.store, journal=self.journal, current=self.loop.composition()
+            render=lambda commit: self.housekeeping.rendered(
+                lambda: desired.desired(
+                    commit, mirror=mirror, store=self.store, journal=self.journal, current=self.loop.composition()
+                )
             ),
             take=self.loop.tell,
             clock=clock,
@@ -167,6 +171,7 @@ class Hub:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.loop.run, name="loop")
                 tasks.start_soon(self.upstream.run, name="upstream")
+                tasks.start_soon(self.housekeeping.run, name="housekeeping")
                 task_status.started(int(runner.addresses[0][1]))
         finally:
             self.sessions.stop()

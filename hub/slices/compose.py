@@ -4,22 +4,29 @@ The only way a slice is ever written (design, decision 2). A bundle that is not 
 bit, so bundles never overwrite each other. Equal arguments give equal bytes and so equal commit ids, on any replica:
 
     tree       slice.json, bundles/<name> for each bundle
-    parent     the current slice commit, if any
+    parent     the current slice commit, if any; none, but a trailer that names it, at a checkpoint
     identity   Flotilla <hub@flotilla.dev>, the journaled time in UTC, later than the parent's
-    message    proto.slices.commit_message with the trailers Bundle, Source-Revision, Rollout, Wave
+    message    proto.slices.commit_message with the trailers Bundle, Source-Revision, Rollout, Wave, Predecessor
+
+A *checkpoint* cuts a cluster's history, or a first fetch would get longer for ever: the first move in each stretch of
+HISTORY_S is one. Where the stretches begin depends on the cluster's name, so that a fleet is not cut on one day.
 
 Assumes that the subtrees were rendered and stored before. `journal` makes the result durable, `gitstore` stores it.
 """
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from proto.errors import InvalidInput, Permanent
 from proto.ids import BundleName, ClusterName, Oid, check_name, is_oid
 from proto.objects import ObjectKey, git_id, tree_bytes
-from proto.slices import BUNDLES, SLICE_FILE, BundleEntry, SliceManifest, commit_message, to_file
+from proto.slices import BUNDLES, PREDECESSOR_TRAILER, SLICE_FILE, BundleEntry, SliceManifest, commit_message, to_file
 
 IDENTITY = "Flotilla <hub@flotilla.dev>"
+HISTORY_S: Final = 90 * 24 * 3600
+"""What `git log` shows at most; the history that a checkpoint cut off is kept for as long again."""
 
 
 class Conflict(InvalidInput):
@@ -66,7 +73,10 @@ def compose(
     }
     if not changed:
         return None
-    every_trailer = [*_trailers(changed), *trailers]
+    made_s = time_s if parent is None else max(time_s, parent_time_s + 1)
+    checkpoint = parent is not None and _stretch(cluster, parent_time_s) < _stretch(cluster, made_s)
+    cut = [(PREDECESSOR_TRAILER, parent)] if parent is not None and checkpoint else []
+    every_trailer = [*_trailers(changed), *trailers, *cut]
     _check(cluster, seq=seq, parent=parent, current=current, changed=changed, trailers=every_trailer)
     after = {name: entry for name, entry in {**before, **changed}.items() if entry is not None}
     _check_owners(cluster, before=before, after=after, changed=changed, keys=keys)
@@ -83,10 +93,14 @@ def compose(
         bundles = tree_bytes({name: (True, Oid(entry.subtree)) for name, entry in after.items()})
         root[BUNDLES] = (True, put("tree", bundles))
     tree = put("tree", tree_bytes(root))
-    made_s = time_s if parent is None else max(time_s, parent_time_s + 1)
     message = commit_message(cluster=cluster, seq=seq, bundles=_subjects(changed), trailers=every_trailer)
-    commit = put("commit", _commit_bytes(tree, parent, time_s=made_s, message=message))
+    commit = put("commit", _commit_bytes(tree, None if checkpoint else parent, time_s=made_s, message=message))
     return Composed(commit=commit, seq=seq, time_s=made_s, manifest=manifest, objects=tuple(objects))
+
+
+def _stretch(cluster: ClusterName, time_s: int) -> int:
+    """Which of the stretches between checkpoints a moment lies in."""
+    return (time_s + zlib.crc32(cluster.encode()) % HISTORY_S) // HISTORY_S
 
 
 def _check(

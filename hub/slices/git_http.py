@@ -159,7 +159,9 @@ class _GitHttp:
         for want in asked.wants:
             if want not in chain:
                 raise Refused(f"commit {want}", f"was never a slice of cluster {cluster}", "fetch its ref")
-        common = [have for have in asked.haves if have in chain]
+            if want != chain.tip and not self._store.has(want):
+                raise Refused(f"commit {want}", "is too old and not kept any more", "fetch its ref")
+        common = [have for have in asked.haves if have in chain and self._store.has(have)]
         reply = negotiate(asked, common)
         return _Pack(head=reply.head, oids=tuple(self._store.missing(asked.wants, common)) if reply.pack else None)
 

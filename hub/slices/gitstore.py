@@ -5,32 +5,33 @@ journal's pointers (design, decision 8). What it promises:
 
     write      all objects of one call are durable and visible, or none is; repeating it is harmless
     repack     objects are in the merged pack before the packs they came from go
-    set_ref    only forward along first parents, unless forced
+    keep       every other pack goes, even if a kill comes between two of them
+    set_ref    only forward along first parents and checkpoints, unless forced
 
 Everything here blocks: call it from a worker thread or process. A lock file keeps writers of several processes apart;
-readers need none. Assumes that nothing but this module writes to the repository. Composition is in `compose`, serving
-in `git_http`.
+readers need none. Assumes that nothing but this module and `garbage` writes to the repository. Composition is in
+`compose`, serving in `git_http`.
 """
 
 import fcntl
 import itertools
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import pygit2
 from pygit2.enums import ObjectType
 
 from hub.slices import packs
+from hub.slices.lru import Lru
 from proto import wire
 from proto.errors import FlotillaError, Permanent, Transient
 from proto.ids import Oid, check_name, slice_ref
 from proto.messages import GitObject
 from proto.objects import ObjectKey, git_id, tree_bytes
-from proto.slices import POLICY_FILE, SLICE_FILE, SliceManifest, read_manifest
+from proto.slices import POLICY_FILE, SLICE_FILE, SliceManifest, predecessor, read_manifest
 
 MAX_PACKS = 50
 """From here on `repack` merges: every lookup that fails asks each pack."""
@@ -42,7 +43,6 @@ _ENTRY_BYTES_CACHED = 64 << 20
 
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
-K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
@@ -82,33 +82,6 @@ class TreeEntry(NamedTuple):
     name: str
     is_tree: bool
     oid: Oid
-
-
-class Lru(Generic[K, V]):
-    """A cache that forgets what was used least recently once the sum of `weigh` exceeds `limit`. Thread-safe."""
-
-    def __init__(self, limit: int, weigh: Callable[[V], int]) -> None:
-        self._limit = limit
-        self._weigh = weigh
-        self._kept: OrderedDict[K, V] = OrderedDict()
-        self._weight = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: K, make: Callable[[K], V]) -> V:
-        """The value of `key`, made by `make` (outside of the lock, so perhaps twice) when it is not kept."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        value = make(key)
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = value
-                self._weight += self._weigh(value)
-            while self._weight > self._limit:
-                _, dropped = self._kept.popitem(last=False)
-                self._weight -= self._weigh(dropped)
-        return value
 
 
 class GitStore:
@@ -194,6 +167,21 @@ class GitStore:
             self._repo = self._opened()
         return True
 
+    def keep(self, names: Collection[str]) -> None:
+        """Remove all packs but those of these file names, which hold everything that is still needed."""
+        with self._exclusive():
+            packs.remove_all(self._packs, [pack for pack in packs.packs(self._packs) if pack.name not in names])
+            self._repo = self._opened()
+
+    def reopen(self) -> None:
+        """After another process merged packs."""
+        self._repo = self._opened()
+
+    @property
+    def pack_sizes(self) -> list[int]:
+        """Bytes of each pack, smallest first."""
+        return [pack.stat().st_size for pack in packs.packs(self._packs)]
+
     def has(self, oid: Oid) -> bool:
         return bool(self._repo.odb.exists(oid))
 
@@ -270,6 +258,15 @@ class GitStore:
             yield at
             parents = self._object(at, pygit2.Commit).parent_ids
             at = Oid(str(parents[0])) if parents else None
+
+    def _whole_history(self, commit: Oid) -> Iterator[Oid]:
+        """As `history`, and on across checkpoints, as far as what they cut off is kept."""
+        before: Oid | None = commit
+        while before is not None and self.has(before):
+            for at in self.history(before):
+                yield at
+            cut = predecessor(self._object(at, pygit2.Commit).message)
+            before = None if cut is None else Oid(cut)
 
     def missing(self, wants: Iterable[Oid], haves: Iterable[Oid]) -> Iterator[Oid]:
         """The commits, then the trees, then the blobs that are reachable from the commits `wants` and not from `haves`.
@@ -366,7 +363,7 @@ class GitStore:
         with self._exclusive():
             self._tree_of(commit)
             old = None if force else self.ref(cluster)
-            if old is not None and old not in self.history(commit):
+            if old is not None and old not in self._whole_history(commit):
                 raise Permanent(
                     f"ref of cluster {cluster}",
                     f"is at {old}, which is no ancestor of {commit}",

@@ -16,7 +16,7 @@ import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -27,6 +27,8 @@ from proto.ids import Oid
 _TYPES = {"commit": 1, "tree": 2, "blob": 3}
 _UNFINISHED = "tmp_"
 """Git's own prefix for unfinished packs: its tools also know these as rubbish."""
+_DOOMED = "flotilla.doomed"
+"""The names of packs that are on their way out, together."""
 _INDEX_MAGIC = b"\xfftOc\0\0\0\2"
 _OIDS_AT = len(_INDEX_MAGIC) + 256 * 4
 _LARGE_OFFSET = 1 << 31
@@ -154,8 +156,31 @@ def remove(pack: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def remove_all(folder: Path, doomed: Collection[Path]) -> None:
+    """Take packs away together, though some of their objects are in no other: none is left once the first is gone.
+
+    A tree that stays while the files below it go would be taken for a whole subtree; so the list of names is durable
+    first, and `sweep` goes on with it after a kill.
+    """
+    if doomed:
+        with Unfinished(folder) as file:
+            file.write("".join(f"{pack.name}\n" for pack in doomed).encode())
+            file.publish(folder / _DOOMED)
+        _remove_doomed(folder)
+
+
+def _remove_doomed(folder: Path) -> None:
+    listed = folder / _DOOMED
+    if listed.exists():
+        for name in listed.read_text().splitlines():
+            remove(folder / name)
+        sync_folder(folder)
+        listed.unlink()
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed writer left behind, and make sure that what is there will still be after a power cut."""
+    _remove_doomed(folder)
     for file in folder.glob(f"{_UNFINISHED}*"):
         file.unlink(missing_ok=True)
     for pack in folder.glob("pack-*.pack"):

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from hub.slices.compose import Composed, Conflict, compose
+from hub.slices.compose import HISTORY_S, Composed, Conflict, compose
 from proto.errors import InvalidInput, Permanent
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey, git_id, tree_bytes
-from proto.slices import BundleEntry, SliceManifest
+from proto.slices import BundleEntry, SliceManifest, predecessor
 
 EU = ClusterName("eu-1")
 A, B, C = BundleName("a"), BundleName("b"), BundleName("c")
@@ -188,3 +188,34 @@ ONE = composed(first({A: entry(1)}))
 def test_arguments_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(Permanent):
         after(ONE, **{"changes": {B: entry(2)}, **wrong})
+
+
+def test_the_first_move_in_each_ninety_days_is_a_checkpoint_that_names_what_it_cuts_off() -> None:
+    one = composed(first({A: entry(1)}))
+    made = composed(after(one, {A: entry(2)}, time_s=one.time_s + HISTORY_S))
+    text = made.objects[-1][1].decode()
+    assert "\nparent " not in text
+    assert predecessor(text) == one.commit
+    assert (made.seq, made.manifest.bundles) == (2, {"a": entry(2)})
+    again = composed(after(made, {A: entry(3)}, time_s=made.time_s + 1)).objects[-1][1].decode()
+    assert f"\nparent {made.commit}\n" in again
+    assert predecessor(again) is None
+
+
+def test_clusters_are_not_cut_on_one_day() -> None:
+    days = set()
+    for number in range(50):
+        name = ClusterName(f"c-{number}")
+        one = composed(first({A: entry(1)}, cluster=name))
+        days.add(
+            next(
+                day
+                for day in range(1, 91)
+                if predecessor(
+                    composed(after(one, {A: entry(2)}, cluster=name, time_s=one.time_s + day * 86_400))
+                    .objects[-1][1]
+                    .decode()
+                )
+            )
+        )
+    assert len(days) > 25

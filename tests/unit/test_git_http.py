@@ -20,7 +20,7 @@ from aiohttp import web
 from blockbuster import blockbuster_ctx
 from multidict import CIMultiDictProxy
 
-from hub.slices import compose, git_http, packs
+from hub.slices import compose, garbage, git_http, packs
 from hub.slices.git_protocol import FLUSH, Fetch, ListRefs, Mark, packet, packets, parse_v0, parse_v2, side_band
 from hub.slices.gitstore import GitStore, subtree
 from proto.errors import Permanent, ProtocolError, Refused, Transient
@@ -404,6 +404,27 @@ async def test_only_own_slices_can_be_wanted(world: World, what: str, version: s
     assert status == 200
     assert answer[4:].decode().startswith(f"ERR commit {named[what]}: was never a slice of cluster eu-1")
     assert world.store.looked == 0
+
+
+@VERSIONS
+async def test_slices_that_are_not_kept_any_more_are_refused_as_wants_and_unknown_as_haves(
+    world: World, version: str
+) -> None:
+    old = await world.move("eu-1", SOME)
+    protocol = ("-c", f"protocol.version={version}")
+    await world.git("clone", "-q", world.address("eu-1"), "here")
+    world.chains["eu-1"] = []
+    new = await world.move("eu-1", {**SOME, "ns/ConfigMap/new.json": b"new"})  # as a checkpoint: no parent
+    kept = await anyio.to_thread.run_sync(garbage.gather, world.store.path, [new], (), 0.0)
+    await anyio.to_thread.run_sync(world.store.keep, {kept})
+    world.chains["eu-1"] = [old, new]
+    await world.git("-C", "here", *protocol, "fetch", "-q", "origin", "+clusters/eu-1:now")
+    assert (await world.git("-C", "here", "rev-parse", "now")).strip() == new
+    assert not await world.git("-C", "here", "fsck", "--full", "--connectivity-only")
+    (world.home / "fresh").mkdir()
+    await world.git("init", "-q", "fresh")
+    said = await world.git("-C", "fresh", *protocol, "fetch", world.address("eu-1"), old, fails=True)
+    assert "is too old and not kept any more" in said
 
 
 async def test_a_want_by_ref_name_is_refused(world: World) -> None:

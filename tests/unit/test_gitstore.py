@@ -9,7 +9,8 @@ import pygit2
 import pytest
 
 from hub.slices import compose, packs
-from hub.slices.gitstore import MAX_PACKS, GitStore, Lru, subtree
+from hub.slices.gitstore import MAX_PACKS, GitStore, subtree
+from hub.slices.lru import Lru
 from proto import wire
 from proto.errors import Permanent, ProtocolError, Transient
 from proto.ids import NO_OID, BundleName, ClusterName, Oid
@@ -60,7 +61,7 @@ def put_slice(
         cluster=cluster,
         seq=seq,
         parent=parent,
-        parent_time_s=1_700_000_000 + seq - 1,
+        parent_time_s=1_700_000_000 + (current.seq if current else 0),
         current=current,
         changes={**wanted, **gone},
         keys=store.keys,
