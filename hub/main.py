@@ -33,6 +33,7 @@ from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
+from hub.repo import sync
 from hub.slices import git_http
 from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
@@ -61,6 +62,8 @@ class Hub:
         heartbeat_s: float,
         otlp: str = "",
         webhook_secrets: tuple[bytes, ...] = (),
+        revision: str = "",
+        ssh: sync.Ssh | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
@@ -103,6 +106,8 @@ class Hub:
             branch,
             mirror=mirror,
             poll_s=poll_s,
+            revision=revision,
+            ssh=ssh,
             render=lambda commit: self.housekeeping.rendered(
                 lambda: desired.desired(
                     commit, mirror=mirror, store=self.store, journal=self.journal, current=self.loop.composition()
@@ -270,12 +275,25 @@ Examples:
   flotilla-hub --fleet ./my-fleet --data ./hub-data
   flotilla-hub --fleet https://git.example.org/fleet.git --branch main --listen 0.0.0.0:8470 \\
       --tls-cert hub.crt --tls-key hub.key
+  flotilla-hub --fleet git@git.example.org:fleet.git --revision v1.4 \\
+      --ssh-key-file deploy.key --ssh-known-hosts-file known_hosts
   flotilla-hub --fleet https://git.example.org/fleet.git --poll 300 --webhook-secret-file webhook.secret
 
 Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
 )
-@click.option("--fleet", required=True, metavar="PATH|URL", help="The fleet repo: a path or an http(s) URL.")
+@click.option("--fleet", required=True, metavar="PATH|URL", help="The fleet repo: a path, an http(s) or SSH address.")
 @click.option("--branch", default="main", help="Its branch.")
+@click.option("--revision", default="", metavar="TAG|COMMIT", help="Follow a tag, or stay at a commit of the branch.")
+@click.option(
+    "--ssh-key-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Private key without a passphrase, for a fleet repo reached by SSH.",
+)
+@click.option(
+    "--ssh-known-hosts-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The host's key, as ssh-keyscan prints it; no other host is believed.",
+)
 @click.option(
     "--data",
     default="flotilla-hub",
@@ -309,6 +327,9 @@ Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
 def main(
     fleet: str,
     branch: str,
+    revision: str,
+    ssh_key_file: Path | None,
+    ssh_known_hosts_file: Path | None,
     data: Path,
     listen: str,
     tls_cert: Path | None,
@@ -326,6 +347,11 @@ def main(
         raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key go together")
+    if bool(ssh_key_file) != bool(ssh_known_hosts_file):
+        raise click.UsageError("--ssh-key-file and --ssh-known-hosts-file go together")
+    ssh = None
+    if ssh_key_file and ssh_known_hosts_file:
+        ssh = sync.Ssh(key=ssh_key_file, known_hosts=ssh_known_hosts_file)
     tls = None
     if tls_cert and tls_key:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -339,6 +365,8 @@ def main(
             heartbeat_s=heartbeat_s,
             otlp=otlp_endpoint,
             webhook_secrets=_webhook_secrets(webhook_secret_file),
+            revision=revision,
+            ssh=ssh,
         )
         anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
     except FlotillaError as error:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from hub import main
 from hub.desired import Desired
@@ -83,3 +84,18 @@ def test_webhook_secrets_are_the_lines_of_their_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\n \n")
     with pytest.raises(InvalidInput, match="is empty"):
         main._webhook_secrets(tmp_path / "secret")
+
+
+@pytest.mark.parametrize("option", ["--ssh-key-file", "--ssh-known-hosts-file"])
+def test_an_ssh_key_and_known_hosts_go_together(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("x")
+    given = ["--fleet", "git@example.org:x", "--data", str(tmp_path / "data"), option, str(tmp_path / "file")]
+    result = CliRunner().invoke(main.main, given)
+    assert result.exit_code == 2
+    assert "--ssh-key-file and --ssh-known-hosts-file go together" in result.output
+
+
+def test_the_examples_of_the_help_are_lines_to_copy() -> None:
+    shown = CliRunner().invoke(main.main, ["--help"]).output
+    assert "--revision v1.4 \\\n" in shown
+    assert "--webhook-secret-file webhook.secret" in shown
