@@ -415,10 +415,15 @@ class Journal:
         return {key: Oid(subtree) for key, subtree in rows}
 
     def remember_renders(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
-        """Rows of (key, bundle, subtree, revision). Their objects are in the store already."""
+        """Rows of (key, bundle, subtree, revision). Their objects are in the store already. A key that was rendered
+        again, since the store had lost its subtree, takes the new one: a chart may render differently each time."""
         with _ours(self._path), self._transaction() as db:
             self._check_epoch(db)
-            db.executemany("INSERT OR IGNORE INTO renders VALUES(?,?,?,?)", rows)
+            again = "ON CONFLICT(key) DO UPDATE SET subtree=excluded.subtree, revision=excluded.revision"
+            db.executemany(
+                f"INSERT INTO renders VALUES(?,?,?,?) {again} WHERE subtree != excluded.subtree",
+                rows,
+            )
 
     def revision_of(self, subtree: str) -> str:
         """The fleet repo revision that a subtree was first rendered from, or ""."""

@@ -106,7 +106,8 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """`folder` is the bundle's folder in the fleet repo; `source` a path inside it ("" is the folder itself)."""
+    """`folder` is the bundle's folder in the fleet repo; `source` a path inside it ("" is the folder itself).
+    `pin_first_render`: what a chart rendered first stays until its inputs change."""
 
     name: BundleName
     folder: str
@@ -119,6 +120,7 @@ class Bundle:
     depends_on: tuple[BundleName, ...] = ()
     rollout: str = ""
     policy: BundlePolicy
+    pin_first_render: bool = False
     tenant: Tenant | None = None
     where: str = ""
 

@@ -135,6 +135,7 @@ def _built(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str) -> 
             namespace=str(inputs.get("namespace") or "default"),
             values=helm.values_of(folder, options, inputs.get("variables") or {}, at=at),
             kubernetes=str(inputs.get("kubernetes") or ""),
+            pinned=bool(inputs.get("pinFirstRender")),
         )
         return _Built(source=name, manifests=tuple(manifests), warnings=warnings, helm=True)
     if inputs.get("helm"):

@@ -11,7 +11,7 @@ brings a Go runtime into the process that imports it, so it is imported late, in
 | hooks of deletion or rollback alone         | left out, with a note: they never run                              |
 | hooks of tests alone                        | left out                                                           |
 | hooks that Helm does not know               | left out, with a note, as Helm does; `crd-install` is no hook      |
-| values that differ with each render         | kept, with a warning: another hub would render another subtree     |
+| values that differ with each render         | refused, unless the bundle keeps its first result (`stable`)       |
 
 Next: `build`.
 """
@@ -22,11 +22,13 @@ import posixpath
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hub.render import plain, variables
+from hub.render import objects, plain, stable, variables
 from hub.repo import yaml_reader
 from proto.errors import InvalidInput, Permanent
 
@@ -49,8 +51,10 @@ def load(
     namespace: str,
     values: Mapping[str, Any],
     kubernetes: str,
+    pinned: bool = False,
 ) -> tuple[list[plain.Manifest], tuple[str, ...]]:
-    """The manifests of the chart in the folder `path` of the bundle's folder `root`, and warnings.
+    """The manifests of the chart in the folder `path` of the bundle's folder `root`, and warnings. `pinned` takes a
+    chart that renders differently each time too: its first result is kept.
 
     Raises InvalidInput for what is wrong with chart or values, Permanent when there is no Helm here.
     """
@@ -59,15 +63,32 @@ def load(
     if version.count(".") == 1:  # a chart's semverCompare wants three parts
         version += ".0"
     chart = root / path
+    options: dict[str, Any] = {
+        "name": name,
+        "release": release,
+        "namespace": namespace,
+        "values": values,
+        "version": version,
+    }
+    differs, by_clock = (False, False) if pinned else stable.may_differ(_sources(chart, values))
     try:
-        texts, warnings = _in_process(
-            chart, name=name, release=release, namespace=namespace, values=values, version=version
-        )
+        renders = _in_process(chart, **options, times=1 + differs, apart=_next_second if by_clock else _at_once)
     except ImportError:
-        texts = _by_command(chart, name=name, release=release, namespace=namespace, values=values, version=version)
-        warnings = ()
+        render = partial(_by_command, chart, **options)
+        renders = [render()]
+        if differs:
+            (_next_second if by_clock else _at_once)()
+            renders.append(render())
+    manifests, notes = _manifests(renders[0])
+    for again in renders[1:]:
+        if found := stable.differences(manifests, _manifests(again)[0]):
+            raise _unstable(found)
+    return manifests, notes
+
+
+def _manifests(texts: list[tuple[str, str]]) -> tuple[list[plain.Manifest], tuple[str, ...]]:
     manifests: list[plain.Manifest] = []
-    notes = list(warnings)
+    notes: list[str] = []
     for where, text in texts:
         for manifest in plain.read(text.encode(), where=where, strict=False, lines=False):
             kept, warning = _hook(manifest)
@@ -76,6 +97,33 @@ def load(
             if warning:
                 notes.append(warning)
     return manifests, tuple(notes)
+
+
+def _unstable(found: list[tuple[plain.Manifest, str]]) -> InvalidInput:
+    (first, paths), *others = found
+    also = "".join(f"; {objects.describe(manifest)}: {where}" for manifest, where in others)
+    return InvalidInput(
+        objects.describe(first),
+        f"the chart renders it differently each time: {paths}{also}",
+        "set these values, or set spec.pinFirstRender: true in the bundle.yaml to keep its first result",
+    )
+
+
+def _sources(chart: Path, values: Mapping[str, Any]) -> Iterator[bytes]:
+    """All that templates can be in; of a packed chart, which is not opened, what makes it render twice."""
+    yield json.dumps(values).encode()
+    for parent, _, names in os.walk(chart):
+        for name in names:
+            yield b"{{ uuidv4 }}" if name.endswith(".tgz") else Path(parent, name).read_bytes()
+
+
+def _at_once() -> None:
+    """Chance needs no time between two renders."""
+
+
+def _next_second() -> None:
+    """Most times in charts are in seconds: until the clock shows another."""
+    time.sleep(1.02 - time.time() % 1)
 
 
 def values_of(root: Path, options: Mapping[str, Any] | None, known: Mapping[str, Any], *, at: str) -> dict[str, Any]:
@@ -109,35 +157,45 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _in_process(
-    chart: Path, *, name: str, release: str, namespace: str, values: Mapping[str, Any], version: str
-) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """`(where, text)` of each template and CRD file. Raises ImportError when `helm_python` is not here."""
+    chart: Path,
+    *,
+    name: str,
+    release: str,
+    namespace: str,
+    values: Mapping[str, Any],
+    version: str,
+    times: int,
+    apart: Callable[[], None],
+) -> list[list[tuple[str, str]]]:
+    """`(where, text)` of each template and CRD file, rendered so many `times`, with a call of `apart` between.
+
+    Raises ImportError when `helm_python` is not here.
+    """
     from helm_python import _native
     from helm_python.chart import Chart
     from helm_python.errors import HelmError, HelmLibraryError
 
     options = {"name": release, "namespace": namespace, "is_install": True, "kube_version": version}
 
-    def render(loaded: Any) -> dict[str, str]:
+    def render(loaded: Any) -> list[tuple[str, str]]:
         # Not `loaded.render(...)`: it cannot pass on `kube_version`, which the library below it takes.
-        return dict(
-            json.loads(_native.call_string("helm_render", loaded._raw(), json.dumps(values), json.dumps(options)))
-        )
+        made = json.loads(_native.call_string("helm_render", loaded._raw(), json.dumps(values), json.dumps(options)))
+        wanted = (file for file in sorted(made) if not file.endswith("NOTES.txt") and made[file].strip())
+        return [(f"{name}/{_inside(file)}", made[file]) for file in wanted]
 
     try:
         with Chart.load(chart) as loaded:
             _check_dependencies(loaded.metadata, loaded.dependencies, name=name)
-            texts = [(f"{name}/{_inside(crd['filename'])}", crd["data"]) for crd in loaded.crds]
-            first, second = render(loaded), render(loaded)
+            definitions = [(f"{name}/{_inside(crd['filename'])}", crd["data"]) for crd in loaded.crds]
+            renders = [[*definitions, *render(loaded)]]
+            while len(renders) < times:
+                apart()
+                renders.append([*definitions, *render(loaded)])
     except HelmLibraryError as error:
         raise ImportError(str(error)) from error
     except HelmError as error:
         raise _failed(name, str(error), chart) from error
-    wanted = (file for file in sorted(first) if not file.endswith("NOTES.txt") and first[file].strip())
-    texts.extend((f"{name}/{_inside(file)}", first[file]) for file in wanted)
-    unstable = sorted(_inside(file) for file in first if first[file] != second.get(file))
-    warning = f"{name}: gives another result at each render ({', '.join(unstable)}): set its random values in Git"
-    return texts, (warning,) if unstable else ()
+    return renders
 
 
 def _check_dependencies(metadata: Mapping[str, Any], loaded: list[Mapping[str, Any]], *, name: str) -> None:

@@ -166,6 +166,7 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
         (
             *("targets", "source", "namespace", "variants", "helm", "variables", "dependsOn", "rollout"),
             *("drift", "prune", "destructivePrune", "adopt", "timeout", "serviceAccount", "allowEmpty", "healthChecks"),
+            "pinFirstRender",
         ),
         not_yet=("signature", "tenant", "windows", "patches"),
     )
@@ -184,6 +185,7 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
         helm=_helm(spec, folder),
         variables=spec.variables(),
         depends_on=tuple(BundleName(other) for other in depends_on),
+        pin_first_render=spec.flag("pinFirstRender", default=False),
         rollout=spec.name("rollout", what="rollout policy", required=False),
         policy=BundlePolicy(
             name=name,

@@ -67,7 +67,8 @@ def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer
             if chosen not in shared:
                 shared[chosen] = _shared_inputs(bundle, chosen, fleet)
             inputs = _inputs(shared[chosen], cluster)
-            key = render_key(tree, inputs, renderer=renderer)
+            # A new renderer would give a pinned chart new random values, so it is none of its inputs.
+            key = render_key(tree, inputs, renderer="" if bundle.pin_first_render else renderer)
             groups.setdefault(key, (inputs, []))[1].append(member)
         found.extend(
             RenderRequest(bundle=bundle, clusters=tuple(members), folder_tree=tree, inputs=inputs, key=key)
@@ -116,6 +117,7 @@ def _shared_inputs(bundle: Bundle, chosen: tuple[bool, ...], fleet: Fleet) -> Ma
         "helm": helm and {"values": helm.values, "valuesFiles": list(helm.values_files), "release": helm.release},
         "variables": variables,
         "policy": msgspec.to_builtins(bundle.policy),
+        **({"pinFirstRender": True} if bundle.pin_first_render else {}),
         **_words(checks_for(bundle, fleet)),
         **({"rights": msgspec.to_builtins(bundle.tenant.rights)} if bundle.tenant else {}),
     }

@@ -188,6 +188,41 @@ async def test_what_the_store_lost_is_rendered_again(hub: Hub, tmp_path: Path) -
     assert second.subtrees == first.subtrees
 
 
+PINNED = {
+    "clusters/all.yaml": CLUSTERS,
+    "bundles/a/bundle.yaml": bundle("a").replace("{targets", "{pinFirstRender: true, targets"),
+    "bundles/a/Chart.yaml": "apiVersion: v2\nname: a\nversion: 1.0.0\n",
+    "bundles/a/templates/config.yaml": config("a", "{{ randAlphaNum 20 }}"),
+}
+
+
+async def test_the_first_result_of_a_pinned_chart_stays_until_its_inputs_change(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await hub.wants(PINNED)
+    assert (first.failed, first.findings) == (frozenset(), ())
+    monkeypatch.setattr("hub.render.build.RENDERER_VERSION", "another")
+    assert (await hub.wants({**PINNED, "README.md": "hello"})).subtrees == first.subtrees
+    changed = await hub.wants({**PINNED, "bundles/a/values.yaml": "b: c"})
+    assert changed.subtrees != first.subtrees
+    assert (await hub.wants(PINNED)).subtrees == first.subtrees
+
+
+async def test_a_pinned_result_that_the_store_lost_is_made_anew_once(hub: Hub, tmp_path: Path) -> None:
+    first = await hub.wants(PINNED)
+    hub.store = GitStore.create(tmp_path / "other.git")
+    second = await hub.wants(PINNED)
+    assert second.subtrees != first.subtrees
+    assert (await hub.wants({**PINNED, "README.md": "hello"})).subtrees == second.subtrees
+
+
+async def test_a_chart_that_differs_and_is_not_pinned_keeps_what_it_runs(hub: Hub) -> None:
+    found = await hub.wants({**PINNED, "bundles/a/bundle.yaml": bundle("a")})
+    assert found.failed == {A}
+    [finding] = found.findings
+    assert "bundles/a/templates/config.yaml: ConfigMap/a: the chart renders it differently" in finding.message
+
+
 async def test_a_bundle_that_does_not_render_stops_only_itself(hub: Hub) -> None:
     found = await hub.wants({**FILES, "bundles/a/config.yaml": "kind: [ConfigMap\n"})
     assert found.failed == {A}

@@ -148,10 +148,91 @@ def test_a_chart_of_tests_alone_renders_to_no_object(tmp_path: Path) -> None:
         render(tmp_path, files)
 
 
-def test_random_values_are_warned_of(tmp_path: Path) -> None:
-    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {p: {{ randAlphaNum 30 | quote }} }\n"
-    rendered = render(tmp_path, {**CHART, "templates/secret.yaml": secret})
-    assert rendered.warnings[0].startswith("bundles/shop: gives another result at each render (templates/secret.yaml)")
+SECRET = (
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {user: me, p: {{ randAlphaNum 30 | quote }} }\n"
+)
+"""A chart's usual way to a password."""
+
+
+@pytest.mark.parametrize(
+    ("files", "values", "thing", "paths"),
+    [
+        pytest.param(
+            {"templates/s.yaml": SECRET}, {}, "templates/s.yaml: Secret/s", "stringData.p", id="a random password"
+        ),
+        pytest.param(
+            {
+                "templates/_p.tpl": '{{ define "p" }}{{ uuidv4 }}{{ end }}',
+                "templates/s.yaml": SECRET.replace("randAlphaNum 30", 'include "p" .'),
+            },
+            {},
+            "Secret/s",
+            "stringData.p",
+            id="in a helper",
+        ),
+        pytest.param(
+            {"templates/s.yaml": SECRET.replace("randAlphaNum 30", "tpl .Values.p .")},
+            {"p": "{{ randAlpha 20 }}"},
+            "Secret/s",
+            "stringData.p",
+            id="in a value",
+        ),
+        pytest.param(
+            {
+                "templates/c.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"
+                "data: {at: '{{ now | unixEpoch }}'}\n"
+            },
+            {},
+            "ConfigMap/c",
+            "data.at",
+            id="a time in seconds",
+        ),
+        pytest.param(
+            {
+                "templates/s.yaml": '{{ $ca := genCA "x" 365 }}apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n'
+                "data: {ca: {{ $ca.Cert | b64enc }}, key: {{ $ca.Key | b64enc }} }\n"
+            },
+            {},
+            "Secret/s",
+            "data.ca, data.key",
+            id="a certificate",
+        ),
+        pytest.param(
+            {"templates/c.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 'c-{{ randNumeric 9 }}'}\n"},
+            {},
+            "ConfigMap/c-",
+            "metadata.name",
+            id="a random name",
+        ),
+    ],
+)
+def test_a_chart_that_renders_differently_each_time_is_refused(
+    tmp_path: Path, files: dict[str, str], values: Any, thing: str, paths: str
+) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        render(tmp_path, {**CHART, **files}, options={"values": values})
+    assert thing in raised.value.thing
+    assert raised.value.cause == f"the chart renders it differently each time: {paths}"
+    assert "spec.pinFirstRender: true" in raised.value.remedy
+
+
+def test_a_chart_whose_first_result_is_kept_may_differ(tmp_path: Path) -> None:
+    rendered = render(tmp_path, {**CHART, "templates/s.yaml": SECRET}, pinFirstRender=True)
+    assert "shop/Secret/s.json" in rendered.files
+
+
+def test_a_chart_that_cannot_differ_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    in_process = helm._in_process
+
+    def counted(*args: Any, times: int, **options: Any) -> Any:
+        asked.append(times)
+        return in_process(*args, times=times, **options)
+
+    monkeypatch.setattr(helm, "_in_process", counted)
+    render(tmp_path / "a", CHART)
+    render(tmp_path / "b", {**CHART, "templates/_now.tpl": "{{/* as of now */}}"})
+    assert asked == [1, 2]
 
 
 BAD = [
