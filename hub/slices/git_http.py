@@ -28,8 +28,9 @@ import anyio
 import anyio.to_thread
 from aiohttp import web
 
-from hub.slices import git_protocol, packs
+from hub.slices import git_protocol, packs, shallow
 from hub.slices.gitstore import GitStore
+from hub.slices.shallow import Cut
 from proto.errors import FlotillaError, InvalidInput, Permanent, ProtocolError, Refused, TooLarge, Transient
 from proto.ids import Oid, check_name, slice_ref
 
@@ -43,7 +44,7 @@ _NO_CACHE = {"Cache-Control": "no-cache, max-age=0, must-revalidate"}
 _CHALLENGE: Final = 'Basic realm="flotilla", charset="UTF-8"'
 _RETRY_AFTER_S = 5
 
-_Negotiate = Callable[[git_protocol.Fetch, Sequence[Oid]], git_protocol.Reply]
+_Negotiate = Callable[[git_protocol.Fetch, Sequence[Oid], Cut], git_protocol.Reply]
 _Parse = Callable[[bytes], git_protocol.Fetch | git_protocol.ListRefs]
 _V0: tuple[_Parse, _Negotiate] = (git_protocol.parse_v0, git_protocol.negotiate_v0)
 _V2: tuple[_Parse, _Negotiate] = (git_protocol.parse_v2, git_protocol.negotiate_v2)
@@ -162,8 +163,13 @@ class _GitHttp:
             if want != chain.tip and not self._store.has(want):
                 raise Refused(f"commit {want}", "is too old and not kept any more", "fetch its ref")
         common = [have for have in asked.haves if have in chain and self._store.has(have)]
-        reply = negotiate(asked, common)
-        return _Pack(head=reply.head, oids=tuple(self._store.missing(asked.wants, common)) if reply.pack else None)
+        edges = [commit for commit in asked.shallow if commit in chain]
+        if not (asked.depth or edges):
+            reply = negotiate(asked, common, Cut())
+            return _Pack(head=reply.head, oids=tuple(self._store.missing(asked.wants, common)) if reply.pack else None)
+        cut = shallow.cut(asked.wants, common, depth=asked.depth, shallow=edges, history=self._store.history)
+        reply = negotiate(asked, common, cut)
+        return _Pack(head=reply.head, oids=tuple(self._store.objects_of(cut.commits, common)) if reply.pack else None)
 
     async def _send(
         self, request: web.Request, head: bytes, oids: Sequence[Oid], *, side_band: bool

@@ -5,8 +5,9 @@ Two versions of one conversation over HTTP, where every request stands for itsel
     v0   GET info/refs → refs and capabilities;   POST wants, haves → ACK/NAK, and the pack once the client said "done"
     v2   GET info/refs → capabilities;   POST ls-refs → refs;   POST fetch → ACKs, and the pack once enough is known
 
-One ref per client, so a single common commit settles a negotiation. Not offered, and refused when asked for all the
-same: shallow clones, filters, wants by ref name. Formats: gitprotocol-pack(5), gitprotocol-v2(5), gitprotocol-http(5).
+One ref per client, so a single common commit settles a negotiation. Histories may be cut by `deepen`; a client that has
+a cut one says so (`shallow`). Not offered, and refused when asked for all the same: cuts by time or name, filters,
+wants by ref name. Formats: gitprotocol-pack(5), gitprotocol-v2(5), gitprotocol-http(5).
 Next module: `git_http`, which decides who may have what.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from hub.slices.shallow import Cut
 from proto.errors import ProtocolError, Refused
 from proto.ids import Oid, is_oid
 
@@ -23,8 +25,8 @@ _MAX_PACKET = 65520
 """Of a pkt-line with its four digits of length."""
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _AGENT = "agent=flotilla"
-_V0_CAPABILITIES = f"multi_ack_detailed side-band-64k allow-reachable-sha1-in-want object-format=sha1 {_AGENT}"
-_V2_ADVERTISEMENT = ("version 2", _AGENT, "ls-refs=unborn", "fetch", "object-format=sha1")
+_V0_CAPABILITIES = f"multi_ack_detailed side-band-64k shallow allow-reachable-sha1-in-want object-format=sha1 {_AGENT}"
+_V2_ADVERTISEMENT = ("version 2", _AGENT, "ls-refs=unborn", "fetch=shallow", "object-format=sha1")
 _V2_IGNORED = frozenset({"thin-pack", "no-progress", "include-tag", "ofs-delta"})
 """Arguments of a v2 fetch that every server has to accept, and that change nothing in a pack of whole objects."""
 
@@ -47,10 +49,13 @@ class ListRefs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
-    """A fetch of either version. `done`: the client has told all that it has."""
+    """A fetch of either version. `done`: the client has told all that it has. `depth`: of history, 0 for all of it;
+    `shallow`: commits that the client has without their parents."""
 
     wants: tuple[Oid, ...] = ()
     haves: tuple[Oid, ...] = ()
+    shallow: tuple[Oid, ...] = ()
+    depth: int = 0
     done: bool = False
     side_band: bool = True
     detailed_acks: bool = True
@@ -113,6 +118,8 @@ def parse_v0(body: bytes) -> Fetch:
     """Pure: the request in a v0 POST. Raises ProtocolError."""
     wants: list[Oid] = []
     haves: list[Oid] = []
+    shallow: list[Oid] = []
+    depth = 0
     capabilities: frozenset[str] = frozenset()
     done = False
     for line in packets(body):
@@ -129,6 +136,10 @@ def parse_v0(body: bytes) -> Fetch:
             wants.append(_oid(name))
         elif verb == "have" and wants:
             haves.append(_oid(rest))
+        elif verb == "shallow" and wants and not haves:
+            shallow.append(_oid(rest))
+        elif verb == "deepen" and wants and not haves:
+            depth = _depth(rest)
         elif line == "done":
             done = True
         else:
@@ -137,16 +148,26 @@ def parse_v0(body: bytes) -> Fetch:
     return Fetch(
         wants=_distinct(wants),
         haves=_distinct(haves),
+        shallow=_distinct(shallow),
+        depth=depth,
         done=done,
         side_band="side-band-64k" in capabilities,
         detailed_acks="multi_ack_detailed" in capabilities,
     )
 
 
-def negotiate_v0(asked: Fetch, common: Sequence[Oid]) -> Reply:
+def negotiate_v0(asked: Fetch, common: Sequence[Oid], cut: Cut) -> Reply:
     """Pure: what a v0 client is told about its haves; `common` are those that we know too, in its order."""
     if not asked.wants:
         return Reply(head=b"", pack=False)
+    edges = _edges(cut) + FLUSH if asked.depth else b""
+    if edges and not asked.haves and not asked.done:
+        return Reply(head=edges, pack=False)  # it asks for those first, and then once more with all that it has
+    reply = _acknowledged_v0(asked, common)
+    return Reply(head=edges + reply.head, pack=reply.pack)
+
+
+def _acknowledged_v0(asked: Fetch, common: Sequence[Oid]) -> Reply:
     if not asked.detailed_acks:
         return Reply(head=packet(f"ACK {common[0]}\n" if common else "NAK\n"), pack=asked.done)
     acks = b"".join(packet(f"ACK {oid} common\n") for oid in common)
@@ -209,6 +230,8 @@ def _parse_list_refs(arguments: Iterable[str]) -> ListRefs:
 def _parse_fetch(arguments: Iterable[str]) -> Fetch:
     wants: list[Oid] = []
     haves: list[Oid] = []
+    shallow: list[Oid] = []
+    depth = 0
     done = False
     for line in arguments:
         verb, _, rest = line.partition(" ")
@@ -216,13 +239,17 @@ def _parse_fetch(arguments: Iterable[str]) -> Fetch:
             wants.append(_oid(rest))
         elif verb == "have":
             haves.append(_oid(rest))
+        elif verb == "shallow":
+            shallow.append(_oid(rest))
+        elif verb == "deepen":
+            depth = _depth(rest)
         elif verb == "want-ref":
             raise Refused(f"ref {rest[:200]!r}", "cannot be wanted by name", "want the commit that ls-refs names")
         elif line == "done":
             done = True
         elif line not in _V2_IGNORED:
             raise _not_offered(line)
-    return Fetch(wants=_distinct(wants), haves=_distinct(haves), done=done)
+    return Fetch(wants=_distinct(wants), haves=_distinct(haves), shallow=_distinct(shallow), depth=depth, done=done)
 
 
 def list_refs(asked: ListRefs, ref: str, tip: Oid | None) -> bytes:
@@ -241,7 +268,7 @@ def list_refs(asked: ListRefs, ref: str, tip: Oid | None) -> bytes:
     return lines + FLUSH
 
 
-def negotiate_v2(asked: Fetch, common: Sequence[Oid]) -> Reply:
+def negotiate_v2(asked: Fetch, common: Sequence[Oid], cut: Cut) -> Reply:
     """Pure: what a v2 client is told about its haves; `common` are those that we know too, in its order."""
     if not asked.wants:
         return Reply(head=FLUSH, pack=False)
@@ -252,6 +279,8 @@ def negotiate_v2(asked: Fetch, common: Sequence[Oid]) -> Reply:
         if not common:
             return Reply(head=head + FLUSH, pack=False)
         head += packet("ready\n") + _DELIMITER
+    if asked.depth:
+        head += packet("shallow-info\n") + _edges(cut) + _DELIMITER
     return Reply(head=head + packet("packfile\n"), pack=True)
 
 
@@ -262,6 +291,17 @@ def side_band(data: bytes, *, band: int = 1) -> bytes:
     """Pure: `data` as packets of one band: 1 is the pack, 3 an error that ends the client."""
     step = _MAX_PACKET - 5
     return b"".join(packet(bytes((band,)) + data[at : at + step]) for at in range(0, len(data), step))
+
+
+def _edges(cut: Cut) -> bytes:
+    lines = [f"shallow {oid}\n" for oid in cut.shallow] + [f"unshallow {oid}\n" for oid in cut.unshallow]
+    return b"".join(map(packet, lines))
+
+
+def _depth(text: str) -> int:
+    if not (len(text) <= 10 and text.isascii() and text.isdigit() and 0 < int(text) < 1 << 31):
+        raise ProtocolError("Git request", f"has {text[:80]!r} for a depth")
+    return int(text)
 
 
 def _oid(text: str) -> Oid:

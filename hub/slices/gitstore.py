@@ -276,10 +276,14 @@ class GitStore:
         trees again. Raises Permanent.
         """
         haves = tuple(haves)
+        return self.objects_of(self._missing_commits(wants, haves), haves)
+
+    def objects_of(self, commits: Iterable[Oid], haves: Iterable[Oid]) -> Iterator[Oid]:
+        """`commits`, then the trees, then the blobs that are in one of them and not in one of `haves`."""
+        commits = tuple(commits)
         known: set[Oid] = set()
         for _ in self._walk(map(self._tree_of, haves), known):
             pass
-        commits = self._missing_commits(wants, haves)
         yield from commits
         blobs: list[Oid] = []
         for is_tree, oid in self._walk(map(self._tree_of, commits), known):

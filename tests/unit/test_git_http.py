@@ -18,6 +18,8 @@ import pygit2
 import pytest
 from aiohttp import web
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from multidict import CIMultiDictProxy
 
 from hub.slices import compose, garbage, git_http, packs
@@ -250,12 +252,53 @@ async def test_unrelated_local_history_gets_the_whole_slice(world: World, versio
 
 
 @VERSIONS
-async def test_a_shallow_clone_is_refused_clearly(world: World, version: str) -> None:
-    await world.move("eu-1", SOME)
-    said = await world.git(
-        "-c", f"protocol.version={version}", "clone", "--depth", "1", world.address("eu-1"), "here", fails=True
+async def test_a_shallow_clone_has_the_newest_only_and_goes_on_deepens_and_becomes_whole(
+    world: World, version: str
+) -> None:
+    for number in range(6):
+        await world.move("eu-1", {**SOME, "ns/ConfigMap/7.json": b"%d" % number})
+    here = ("-c", f"protocol.version={version}", "-C", "here")
+
+    async def depth() -> int:
+        await world.git("-C", "here", "fsck", "--strict", "--full")
+        return len((await world.git("-C", "here", "log", "--format=%H", "origin/clusters/eu-1")).splitlines())
+
+    await world.git(*here[:2], "clone", "-q", "--depth", "1", world.address("eu-1"), "here")
+    assert (await world.git("-C", "here", "rev-parse", "HEAD")).strip() == world.chains["eu-1"][-1]
+    assert await depth() == 1
+    tip = await world.move("eu-1", {**SOME, "ns/ConfigMap/7.json": b"new"})
+    await world.git(*here, "pull", "-q")
+    assert (await world.git("-C", "here", "rev-parse", "HEAD")).strip() == tip
+    assert await depth() == 2
+    await world.git(*here, "fetch", "-q", "--depth", "4")
+    assert await depth() == 4
+    await world.git(*here, "fetch", "-q", "--depth", "1")
+    assert await depth() == 1
+    await world.git(*here, "fetch", "-q", "--unshallow")
+    assert await depth() == 7
+    assert not (world.home / "here" / ".git" / "shallow").exists()
+
+
+@VERSIONS
+async def test_a_shallow_clone_can_get_an_older_slice_of_its_own(world: World, version: str) -> None:
+    old = await world.move("eu-1", SOME)
+    for number in range(3):
+        await world.move("eu-1", {"ns/ConfigMap/7.json": b"%d" % number})
+    here = ("-c", f"protocol.version={version}", "-C", "here")
+    await world.git(*here[:2], "clone", "-q", "--depth", "2", world.address("eu-1"), "here")
+    await world.git(*here, "fetch", "-q", "--depth", "1", "origin", old)
+    assert len((await world.git("-C", "here", "ls-tree", "-r", old)).splitlines()) == len(SOME) + 2
+    await world.git("-C", "here", "fsck", "--strict", "--full")
+
+
+@VERSIONS
+async def test_a_clone_that_leaves_out_blobs_gets_them_all_the_same(world: World, version: str) -> None:
+    tip = await world.move("eu-1", SOME)
+    await world.git(
+        "-c", f"protocol.version={version}", "clone", "-q", "--bare", "--filter=blob:none", world.address("eu-1"), "h"
     )
-    assert "does not support shallow" in said
+    assert len((await world.git("-C", "h", "ls-tree", "-r", tip)).splitlines()) == len(SOME) + 2
+    assert "missing" not in await world.git("-C", "h", "rev-list", "--objects", "--missing=print", "--all")
 
 
 @VERSIONS
@@ -539,7 +582,9 @@ async def test_dumb_http_is_not_served(world: World, path: str) -> None:
         pytest.param(packet(f"want {'A' * 40}"), id="upper-case object id"),
         pytest.param(packet(f"have {NO_OID}"), id="have before want"),
         pytest.param(packet(f"want {NO_OID}") + packet("done") + packet(f"have {NO_OID}"), id="after done"),
-        pytest.param(packet(f"want {NO_OID}") + packet("deepen 1"), id="shallow"),
+        pytest.param(packet(f"want {NO_OID}") + packet("deepen -1"), id="depth"),
+        pytest.param(packet("deepen 1") + packet(f"want {NO_OID}"), id="depth before want"),
+        pytest.param(packet(f"want {NO_OID}") + packet("deepen-since 1"), id="cut by time"),
         pytest.param(packet(f"want {NO_OID}") + packet("filter blob:none"), id="filter"),
         pytest.param(packet(f"want {NO_OID} object-format=sha256"), id="sha256"),
         pytest.param(b"0001", id="delimiter"),
@@ -562,7 +607,9 @@ FETCH = packet("command=fetch") + END_OF_V2
         pytest.param(FETCH + packet(f"want {NO_OID}"), id="no end"),
         pytest.param(FETCH + FLUSH + FLUSH, id="after the end"),
         pytest.param(FETCH + b"0001" + FLUSH, id="two delimiters"),
-        pytest.param(FETCH + packet("deepen 1") + FLUSH, id="shallow"),
+        pytest.param(FETCH + packet("deepen 0") + FLUSH, id="depth"),
+        pytest.param(FETCH + packet(f"deepen {'9' * 5000}") + FLUSH, id="endless depth"),
+        pytest.param(FETCH + packet("deepen-relative") + FLUSH, id="relative depth"),
         pytest.param(FETCH + packet("filter blob:none") + FLUSH, id="filter"),
         pytest.param(FETCH + packet(f"want {NO_OID}0") + FLUSH, id="long object id"),
         pytest.param(packet("command=ls-refs") + b"0001" + packet("nonsense") + FLUSH, id="argument of ls-refs"),
@@ -594,6 +641,49 @@ def test_no_packet_is_longer_than_git_takes() -> None:
     framed = side_band(b"x" * 200_000)
     assert pack_in(framed) == b"x" * 200_000
     assert int(framed[:4], 16) == 65520
+
+
+OWN, FOREIGN = "1" * 40, "2" * 40
+"""Stand for a slice of the client's cluster and for one of another."""
+LINES = st.one_of(
+    st.sampled_from([FLUSH, b"0001", b"0002", packet("done"), packet("command=fetch"), packet("command=ls-refs")]),
+    st.builds(
+        lambda verb, oid, more: packet(f"{verb} {oid}{more}\n"),
+        st.sampled_from(["want", "have", "shallow", "want-ref", "ref-prefix"]),
+        st.sampled_from([OWN, FOREIGN, "3" * 40, "refs/heads/clusters/us-1", "HEAD", "00"]),
+        st.sampled_from(["", "", " side-band-64k", " multi_ack_detailed", " filter", " object-format=sha256"]),
+    ),
+    st.builds(
+        lambda word, n: packet(f"{word} {n}"), st.sampled_from(["deepen", "deepen-since", "filter"]), st.integers()
+    ),
+    st.builds(packet, st.text(max_size=20)),
+    st.binary(max_size=8),
+)
+V2_FETCH = FETCH + packet(f"want {FOREIGN}") + packet("done") + FLUSH
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(LINES, max_size=8), version=st.sampled_from(["", "version=1", "version=2"]))
+@example(lines=[V2_FETCH], version="version=2")
+@example(lines=[packet(f"want {FOREIGN} side-band-64k"), FLUSH, packet("done")], version="")
+@example(lines=[packet(f"want {OWN} side-band-64k"), packet(f"shallow {FOREIGN}"), packet("done")], version="")
+@example(lines=[packet(f"want {OWN} side-band-64k"), packet(f"have {FOREIGN}"), packet("done")], version="")
+async def test_whatever_is_asked_the_answer_is_no_crash_and_nothing_of_another_cluster(
+    world: World, lines: list[bytes], version: str
+) -> None:
+    if not world.chains:
+        await world.move("eu-1", SOME)
+        await world.move("us-1", {"ns/Secret/s.json": b"not for eu-1"})
+    own, foreign = world.chains["eu-1"][0], world.chains["us-1"][0]
+    body = b"".join(lines).replace(OWN.encode(), own.encode()).replace(FOREIGN.encode(), foreign.encode())
+    path = "/git/eu-1.git/git-upload-pack"
+    status, answer, _ = await world.ask("POST", path, data=body, **{"Git-Protocol": version})
+    assert status in (200, 400)
+    entries = await anyio.to_thread.run_sync(
+        lambda: [world.store.entry(oid) for oid in world.store.missing([foreign], [own])]
+    )
+    assert not [entry for entry in entries if entry in answer]
+    assert b"us-1" not in answer.replace(b"refs/heads/clusters/us-1", b"").replace(foreign.encode(), b"")
 
 
 async def test_a_malformed_request_is_a_400_with_the_reason(world: World) -> None:
