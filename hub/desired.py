@@ -7,9 +7,10 @@ wave gets the very bits that its first proved. Heavy work runs in worker process
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import anyio
 import anyio.to_thread
@@ -106,7 +107,14 @@ async def desired(
     every = {oid for wanted in subtrees.values() for oid in wanted.values()}
     every |= {oid for running in current.values() for oid in running.values()}
     owned = await anyio.to_thread.run_sync(lambda: {oid: store.keys(oid) for oid in every})
-    clashing = clashes(subtrees, current=current, keys=owned.__getitem__, where=_where(fleet))
+    clashing = clashes(
+        subtrees,
+        current=current,
+        gone=gone(fleet, current),
+        renamed=fleet.renamed,
+        keys=owned.__getitem__,
+        where=_where(fleet),
+    )
     return Desired(
         commit=commit,
         fleet=fleet,
@@ -117,10 +125,18 @@ async def desired(
     )
 
 
+def gone(fleet: Fleet, current: Mapping[ClusterName, Mapping[BundleName, Oid]]) -> frozenset[BundleName]:
+    """Pure: the bundles that run and that the fleet has no more, for sure."""
+    running = {name for bundles in current.values() for name in bundles}
+    return frozenset() if fleet.lost_bundles else frozenset(running - fleet.bundles.keys() - fleet.broken_bundles)
+
+
 def clashes(
     subtrees: Subtrees,
     *,
     current: Mapping[ClusterName, Mapping[BundleName, Oid]],
+    gone: Collection[BundleName] = (),
+    renamed: Mapping[BundleName, BundleName] = MappingProxyType({}),
     keys: Callable[[Oid], frozenset[ObjectKey]],
     where: Callable[[str], str],
 ) -> dict[BundleName, Finding]:
@@ -128,13 +144,17 @@ def clashes(
 
     The bundle that owns the object on the cluster now keeps it; between two newcomers the name that sorts first wins.
     A bundle that is refused keeps its current subtree, which can only refuse more: repeat until nothing changes.
+    What is `gone` from the fleet lets go of its objects in the very commit that gives them to another
+    (`rollout.exchange`), but under a new name (`renamed`: old → new) only together with the new one.
     """
     refused: dict[BundleName, Finding] = {}
     compositions: dict[tuple[tuple[BundleName, Oid], ...], ClusterName] = {}
     while True:
         compositions.clear()
+        leaving = {b for b in gone if b not in renamed or (renamed[b] in subtrees and renamed[b] not in refused)}
+        staying = {c: {b: oid for b, oid in now.items() if b not in leaving} for c, now in current.items()}
         for cluster in sorted({c for by_cluster in subtrees.values() for c in by_cluster}):
-            compositions.setdefault(_composition(cluster, subtrees, current.get(cluster, {}), refused), cluster)
+            compositions.setdefault(_composition(cluster, subtrees, staying.get(cluster, {}), refused), cluster)
         found: dict[BundleName, Finding] = {}
         for composition, cluster in compositions.items():
             for loser, finding in _clashes_on(cluster, composition, current.get(cluster, {}), keys, where):

@@ -122,6 +122,7 @@ class Bundle:
     policy: BundlePolicy
     pin_first_render: bool = False
     tenant: Tenant | None = None
+    renamed_from: BundleName = BundleName("")
     where: str = ""
 
 
@@ -193,6 +194,8 @@ class Fleet:
     findings: tuple[Finding, ...] = ()
     broken_bundles: frozenset[str] = frozenset()
     broken_clusters: frozenset[str] = frozenset()
+    renamed: Mapping[BundleName, BundleName] = field(default_factory=dict)
+    """The old name of a bundle → its new one, valid or not: the old one goes only with the new one."""
     lost_bundles: bool = False
     """Something that may hold bundles cannot be read at all: each that is missing keeps what it runs."""
     lost_clusters: bool = False

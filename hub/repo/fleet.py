@@ -18,6 +18,7 @@ What is broken stops only itself, and is named as far as it can be, so that it k
 | a Bundle with a missing or broken rollout policy   | it alone                                                  |
 | a Bundle that depends on one that does not exist   | it alone; on a broken one: nothing                        |
 | Bundles that depend on each other in a circle      | those of the circle                                       |
+| a Bundle with `renamedFrom`, whatever is wrong     | it, and the bundle of the old name                        |
 | a Fleet whose variables, checks or tenants cannot  | every bundle: to render without them would change it, and |
 | be told                                            | the places of tenants' bundles are not known              |
 | a Bundle beyond its tenant's rights                | it alone                                                  |
@@ -30,6 +31,7 @@ Next: `targets`.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -60,6 +62,8 @@ _FOLDERS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 """Where a link or submodule hides what may be fleet files."""
 _BUNDLES = "bundles"
+_RENAMED = re.compile(rb"""^\s*["']?renamedFrom["']?:\s*["']?([a-z0-9][-a-z0-9]{0,62})""", re.MULTILINE)
+"""The old name in a file that is no YAML: without it the old bundle would be removed."""
 _FIELDS = ("apiVersion", "kind", "metadata", "spec")
 _FOR_ALL = ("variables", "secrets", "validation", "tenants", "requireTenant")
 """Fields of a Fleet's spec without which no bundle is rendered."""
@@ -143,6 +147,8 @@ class _Loader:
         self._claimed: set[str] = set()
         """Bundles that something names which is not a valid Bundle."""
         self._misplaced: list[tuple[str, str]] = []
+        self._renamed: dict[str, set[str]] = defaultdict(set)
+        """Old name → the bundles that say they had it."""
         self._lost_bundles = self._lost_clusters = False
 
     def is_bundle_folder(self, folder: str) -> bool:
@@ -155,6 +161,8 @@ class _Loader:
         found, broken = salvage.read(data, where=path)
         for lost in broken:
             self._add_broken(lost, kind, path)
+        if kind == "Bundle" and broken and (renamed := _RENAMED.search(data)):
+            self._renamed[renamed[1].decode()].add(_folder_of(path).rpartition("/")[2])
         for document in found:
             self._add_document(document, kind, path)
         if kind == "Bundle" and not found and not broken:
@@ -209,6 +217,11 @@ class _Loader:
             policies=self._names["RolloutPolicy"].valid,
             broken_bundles=frozenset(bundles.broken),
             broken_clusters=frozenset(clusters.broken),
+            renamed={
+                BundleName(old): BundleName(min(heirs))
+                for old, heirs in sorted(self._renamed.items())
+                if old not in bundles.valid and old not in bundles.broken
+            },
             lost_bundles=self._lost_bundles,
             lost_clusters=self._lost_clusters,
         )
@@ -290,6 +303,8 @@ class _Loader:
                     self._add_named(kind, kinds.cluster(root, where), findings)
                 case "Bundle":
                     made = kinds.bundle(root, where, folder=_folder_of(path))
+                    if made.renamed_from:
+                        self._renamed[made.renamed_from].add(_folder_of(path).rpartition("/")[2])
                     self._add_named(kind, tenants.assigned(made, self._stated.tenants), findings)
                 case _:
                     self._add_named(kind, kinds.policy(root, where), findings)
@@ -338,6 +353,13 @@ class _Loader:
             remedy = schema.nearest(bundle.rollout, policies.valid, else_="add it to rollouts/")
             wrong.append((f"spec.rollout: there is no rollout policy {bundle.rollout!r}", remedy))
         others = bundles.valid.keys() | bundles.broken
+        heirs = self._renamed.get(bundle.renamed_from, set())
+        if bundle.renamed_from in others:
+            message = f"spec.renamedFrom: there is still a bundle {bundle.renamed_from!r}"
+            wrong.append((message, "remove its folder; if the renaming is long done, remove this line"))
+        elif len(heirs) > 1:
+            message = f"spec.renamedFrom: {' and '.join(sorted(heirs))} are all renamed from {bundle.renamed_from!r}"
+            wrong.append((message, "remove the line from all but one"))
         for other in bundle.depends_on:
             if other not in others:
                 remedy = schema.nearest(other, others, else_="remove it, or add the bundle")

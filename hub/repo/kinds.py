@@ -167,6 +167,7 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
             *("targets", "source", "namespace", "variants", "helm", "variables", "dependsOn", "rollout"),
             *("drift", "prune", "destructivePrune", "adopt", "timeout", "serviceAccount", "allowEmpty", "healthChecks"),
             "pinFirstRender",
+            "renamedFrom",
         ),
         not_yet=("signature", "tenant", "windows", "patches"),
     )
@@ -199,6 +200,7 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
             allow_empty=spec.flag("allowEmpty", default=False),
             health_checks=checks(spec),
         ),
+        renamed_from=BundleName(spec.name("renamedFrom", what="bundle", required=False)),
         where=where,
     )
 

@@ -26,10 +26,12 @@ def groups(
     *,
     current: Mapping[ClusterName, Mapping[BundleName, Oid]],
     keys: Callable[[Oid], frozenset[ObjectKey]],
+    renamed: Mapping[BundleName, BundleName],
 ) -> tuple[Group, ...]:
     """Pure: `changes` (bundle → cluster → its new subtree) as groups, in order of their first bundle's name.
 
-    An object that one bundle has on a cluster now, and that is new in another, links the two, and links are transitive.
+    An object that one bundle has on a cluster now, and that is new in another, links the two, and so does a new name
+    (`renamed`: old → new); links are transitive.
     """
     leader = {bundle: bundle for bundle in changes}
 
@@ -42,6 +44,11 @@ def groups(
         return frozenset() if subtree == ABSENT else keys(subtree)
 
     gainers: set[BundleName] = set()
+    for old, new in renamed.items():
+        if old in changes and new in changes:
+            gainers.add(new)
+            first, second = sorted((find(old), find(new)))
+            leader[second] = first
     seen: set[tuple[BundleName, Oid, frozenset[tuple[BundleName, Oid]]]] = set()
     for bundle in sorted(changes):
         for cluster, subtree in changes[bundle].items():

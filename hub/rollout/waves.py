@@ -8,9 +8,10 @@ returns nothing, so that calling it once more is harmless. `resolve` turns a pol
 | a bundle is to change, and                       | then                                                        |
 |--------------------------------------------------|-------------------------------------------------------------|
 | did not render, or is broken, or has no policy   | it keeps what it runs                                       |
+| is gone, and renamed to one of those             | it keeps what it runs                                       |
 | an unended rollout goes there already            | nothing                                                     |
 | is on hold, wanted as it failed                  | it waits                                                    |
-| is on hold, wanted differently                   | the hold is released                                        |
+| is on hold, wanted differently                   | the hold is released, and that of its old name              |
 | is rolling back, paused, or moving under `queue` | it waits; the newest revision is planned when that is over  |
 | is moving under `replace`, nobody soaks, and no  | the older rollout is replaced                               |
 | move in flight is still wanted                   |                                                             |
@@ -103,14 +104,16 @@ def plan_rollouts(
     if fleet.lost_bundles:
         missing = {b for running in current.values() for b in running} | {b for s in active for b in s.rollout.bundles}
         frozen |= missing - desired.keys()
+    frozen |= {old for old, new in fleet.renamed.items() if new in frozen}
     wants = _wants(fleet, desired, current, frozen)
     changes = _changes(wants, current)
     moving, catching_up = _under_way(wants, active)
     released = {b for b, failed_as in holds.items() if b not in frozen and _differs(failed_as, wants.get(b, {}))}
+    released |= {old for old, new in fleet.renamed.items() if old in holds and new in released}
     made: list[Rollout] = []
     replaced: dict[RolloutId, RolloutId] = {}
     waiting: dict[BundleName, str] = {}
-    for group in exchange.groups(changes, current=current, keys=keys):
+    for group in exchange.groups(changes, current=current, keys=keys, renamed=fleet.renamed):
         alone = len(group.bundles) == 1
         todo = {
             bundle: {c: s for c, s in changes[bundle].items() if not (alone and (bundle, c) in catching_up)}

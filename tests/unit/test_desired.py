@@ -1,7 +1,8 @@
 """What one commit wants: bundles that render or keep what they run, and who owns an object that two bundles claim."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pygit2
@@ -19,7 +20,7 @@ from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 
 EU, US = ClusterName("eu-1"), ClusterName("us-1")
-A, B, C = BundleName("a"), BundleName("b"), BundleName("c")
+A, B, C, D = (BundleName(name) for name in "abcd")
 
 
 # --- who owns an object -------------------------------------------------------------------------------------------
@@ -35,7 +36,11 @@ def keys(subtree: Oid) -> frozenset[ObjectKey]:
 
 
 def refused(
-    wanted: Mapping[BundleName, str | Mapping[ClusterName, str]], **running: str
+    wanted: Mapping[BundleName, str | Mapping[ClusterName, str]],
+    *,
+    gone: Collection[BundleName] = (),
+    renamed: Mapping[BundleName, BundleName] = MappingProxyType({}),
+    **running: str,
 ) -> Mapping[BundleName, Finding]:
     """`wanted`: bundle → its objects, on eu-1 or by cluster; `running`: what eu-1 has now."""
     subtrees = {
@@ -43,16 +48,18 @@ def refused(
         for name, objects in wanted.items()
     }
     now = {EU: {BundleName(name): Oid(objects) for name, objects in running.items()}}
-    return clashes(subtrees, current=now, keys=keys, where=lambda name: f"bundles/{name}/bundle.yaml:2")
+    where = "bundles/{}/bundle.yaml:2".format
+    return clashes(subtrees, current=now, gone=gone, renamed=renamed, keys=keys, where=where)
 
 
 def test_bundles_that_share_nothing_all_go() -> None:
     assert refused({A: "x", B: "y", C: "z"}) == {}
 
 
-@pytest.mark.parametrize(("running", "loser"), [("a", B), ("b", A)])
-def test_the_bundle_that_has_the_object_now_keeps_it(running: str, loser: BundleName) -> None:
-    found = refused({A: "x 1", B: "x 2"}, **{running: "x"})
+@pytest.mark.parametrize("loser", [A, B])
+def test_the_bundle_that_has_the_object_now_keeps_it(loser: BundleName) -> None:
+    wanted = {A: "x 1", B: "x 2"}
+    found = refused(wanted, b="x") if loser == A else refused(wanted, a="x")
     assert set(found) == {loser}
     winner = A if loser == B else B
     assert found[loser].about == f"bundle {loser}"
@@ -80,6 +87,16 @@ def test_what_a_refused_bundle_keeps_can_refuse_another() -> None:
 
 def test_a_bundle_that_failed_keeps_what_it_runs_and_its_objects() -> None:
     assert set(refused({A: "x"}, b="x")) == {A}
+
+
+def test_a_bundle_that_is_gone_gives_its_objects_to_others() -> None:
+    assert refused({A: "x", B: "y"}, gone={C}, c="x y") == {}
+
+
+def test_a_bundle_that_is_gone_keeps_its_objects_while_its_new_name_cannot_have_them() -> None:
+    assert refused({A: "x"}, gone={B}, renamed={B: A}, b="x") == {}
+    assert set(refused({A: "x"}, gone={B}, renamed={B: C}, b="x")) == {A}  # c has failed
+    assert set(refused({A: "z", B: "x z", C: "y"}, gone={D}, renamed={D: B}, a="z", d="x y")) == {B, C}
 
 
 def test_a_clash_on_one_cluster_refuses_the_bundle_everywhere() -> None:
@@ -320,3 +337,25 @@ async def test_rights_that_are_taken_away_stop_what_was_rendered_before(hub: Hub
     again = await hub.wants(fleet("ConfigMap"))
     assert hub.rendered == []
     assert again.subtrees == granted.subtrees
+
+
+RENAMED = {path.replace("bundles/a/", "bundles/new/"): text for path, text in FILES.items()} | {
+    "bundles/new/bundle.yaml": bundle("new").replace("{targets", "{renamedFrom: a, targets")
+}
+
+
+async def test_a_renamed_bundle_gets_the_objects_of_its_old_name(hub: Hub) -> None:
+    before = await hub.wants(FILES)
+    current = {cluster: {name: oids[cluster] for name, oids in before.subtrees.items()} for cluster in (EU, US)}
+    found = await hub.wants(RENAMED, current=current)
+    assert found.findings == ()
+    assert found.fleet.renamed == {"a": "new"}
+    assert found.subtrees.keys() == {"new", "b"}
+
+
+async def test_a_bundle_takes_over_what_one_that_is_removed_in_the_same_commit_had(hub: Hub) -> None:
+    before = await hub.wants(FILES)
+    current = {cluster: {name: oids[cluster] for name, oids in before.subtrees.items()} for cluster in (EU, US)}
+    files = {path: text for path, text in FILES.items() if not path.startswith("bundles/a/")}
+    found = await hub.wants({**files, "bundles/b/more.yaml": config("a")}, current=current)
+    assert (found.findings, found.failed) == ((), frozenset())

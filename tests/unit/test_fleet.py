@@ -720,6 +720,42 @@ def test_bundles_that_depend_on_each_other_are_refused_and_the_circle_is_named()
 @pytest.mark.parametrize(
     "text",
     [
+        pytest.param(SHOP + "  renamedFrom: store\n", id="valid"),
+        pytest.param(SHOP + "  renamedFrom: store\n  taregts: {}\n", id="a mistyped field"),
+        pytest.param(SHOP.replace("name: shop", "name: till") + "  renamedFrom: store\n", id="another name"),
+        pytest.param(SHOP + '  "renamedFrom": "store"  # was\n  [', id="no YAML"),
+    ],
+)
+def test_the_old_name_of_a_bundle_is_known_whatever_is_wrong_with_it(text: str) -> None:
+    assert load(bundle=text).renamed == {"store": "shop"}
+
+
+def test_a_bundle_is_not_renamed_from_one_that_is_still_there() -> None:
+    found = fleet.load(
+        {
+            "bundles/shop/bundle.yaml": (SHOP + "  renamedFrom: web\n").encode(),
+            "bundles/web/bundle.yaml": bundle("web").encode(),
+        }
+    )
+    finding = only_error(found)
+    assert (finding.about, finding.message) == ("bundle shop", "spec.renamedFrom: there is still a bundle 'web'")
+    assert set(found.bundles) == {"web"}
+    assert found.renamed == {}  # or it would hold up the other
+
+
+def test_one_bundle_is_not_renamed_to_two() -> None:
+    found = fleet.load(
+        {f"bundles/{name}/bundle.yaml": (bundle(name) + "  renamedFrom: store\n").encode() for name in ("shop", "web")}
+    )
+    assert {finding.message for finding in errors(found)} == {
+        "spec.renamedFrom: shop and web are all renamed from 'store'"
+    }
+    assert found.broken_bundles == {"shop", "web"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         pytest.param(FLEET.replace("variables", "variabels"), id="a mistyped field"),
         pytest.param(FLEET.replace("example.org", "[x]"), id="a variable that is none"),
         pytest.param(FLEET.replace("{var", "{secrets: refuze, var"), id="a word that is none"),

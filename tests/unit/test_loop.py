@@ -42,7 +42,7 @@ from proto.objects import canonical, key_of
 from proto.slices import BundlePolicy, to_file, with_membership
 
 CANARY, EU, EU2 = ClusterName("canary"), ClusterName("eu-1"), ClusterName("eu-2")
-SHOP, NOTES = BundleName("shop"), BundleName("notes")
+SHOP, NOTES, STORE = BundleName("shop"), BundleName("notes"), BundleName("store")
 HEARTBEAT_S = 10.0
 
 POLICY = RolloutPolicy(
@@ -251,6 +251,58 @@ async def test_a_failed_canary_is_rolled_back_and_the_neighbours_move_stays(tmp_
         assert hub.loop.slices[EU].manifest.bundles["shop"].subtree == shop
         assert hub.loop.slices[EU].manifest.bundles["notes"].subtree == better
         assert hub.loop.holds[SHOP].refused == {CANARY: bad, EU: bad}
+
+
+def renamed(hub: Hub, commit: str, subtree: Oid) -> Desired:
+    """The bundle `shop` under the name `store`."""
+    made = hub.desired(commit, {STORE: subtree})
+    return replace(made, fleet=replace(made.fleet, renamed={SHOP: STORE}))
+
+
+def names(hub: Hub) -> dict[ClusterName, list[str]]:
+    return {cluster: list(row.manifest.bundles) for cluster, row in hub.loop.slices.items()}
+
+
+async def test_a_renamed_bundle_takes_over_on_each_cluster_in_one_commit(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        store = hub.subtree("store", "one")
+        await hub.turn(renamed(hub, "b", store), hub.says(CANARY), hub.says(EU))
+        assert {c: list(row.manifest.bundles) for c, row in hub.loop.slices.items()} == {
+            CANARY: ["store"],
+            EU: ["shop"],
+        }
+        assert hub.seqs() == {CANARY: 2, EU: 1}
+        await hub.turn(hub.says(CANARY))
+        await hub.turn(hub.says(EU))
+        assert {c: list(row.manifest.bundles) for c, row in hub.loop.slices.items()} == {
+            CANARY: ["store"],
+            EU: ["store"],
+        }
+        assert hub.seqs() == {CANARY: 2, EU: 2}
+        assert hub.phases() == {"shop-1": "completed", "store-2": "completed"}
+
+
+async def test_a_renamed_bundle_that_fails_goes_back_to_its_old_name_and_a_fix_goes_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        one = hub.subtree("shop", "one")
+        await rolled_out(hub, "a", {SHOP: one})
+        await hub.turn(renamed(hub, "b", hub.subtree("store", "bad")), hub.says(CANARY), hub.says(EU))
+        await hub.turn(hub.says(CANARY, Health.FAILED))
+        assert {n: e.subtree for n, e in hub.loop.slices[CANARY].manifest.bundles.items()} == {"shop": one}
+        await hub.turn(hub.says(CANARY), hub.says(EU))
+        assert hub.phases()["store-2"] == "rolled-back"
+        assert hub.loop.holds.keys() == {SHOP, STORE}
+        good = hub.subtree("store", "good")
+        await hub.turn(renamed(hub, "c", good), hub.says(CANARY), hub.says(EU))
+        await hub.turn(hub.says(CANARY))
+        await hub.turn(hub.says(EU))
+        assert hub.phases()["store-3"] == "completed"
+        assert hub.loop.holds == {}
+        assert {c: {n: e.subtree for n, e in row.manifest.bundles.items()} for c, row in hub.loop.slices.items()} == {
+            CANARY: {"store": good},
+            EU: {"store": good},
+        }
 
 
 async def test_a_held_bundle_stays_until_it_is_released_or_changed(tmp_path: Path) -> None:

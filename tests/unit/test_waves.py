@@ -310,6 +310,56 @@ def test_bundles_that_exchange_an_object_roll_as_one_under_the_policy_of_the_one
     )
 
 
+STORE = BundleName("store")
+RENAMED = replace(FLEET, renamed={STORE: SHOP})
+
+
+def test_a_renamed_bundle_goes_with_its_old_name_in_its_own_waves_and_back_to_it() -> None:
+    planned = plan(
+        fleet=RENAMED,
+        current=running(store=OLD),
+        last_good={(ClusterName("c1"), STORE): OLD},
+        remembered={STORE: RolloutPolicy(name="other", waves=(CANARY, CANARY, CANARY))},
+    )
+    (rollout,) = planned.rollouts
+    assert (rollout.id, rollout.bundles) == ("shop-7", (SHOP, STORE))
+    assert shape(planned) == [("canary", ["c1"]), ("eu", ["c2"]), ("rest", ["c3"])]
+    assert rollout.targets[ClusterName("c1")] == Target(
+        before={SHOP: ABSENT, STORE: OLD}, after={SHOP: NEW, STORE: ABSENT}
+    )
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param({"failed": {SHOP}, "desired": {TILL: {}}}, id="does not render"),
+        pytest.param(
+            {
+                "fleet": replace(RENAMED, bundles=dict([bundle("till")]), broken_bundles=frozenset({"shop"})),
+                "desired": {TILL: {}},
+            },
+            id="is not valid",
+        ),
+    ],
+)
+def test_the_old_name_keeps_what_it_runs_while_the_new_one_cannot_have_it(broken: Mapping[str, Any]) -> None:
+    assert plan(**{"fleet": RENAMED, "current": running(store=OLD), **broken}).rollouts == ()
+
+
+def test_after_a_rollback_a_fix_of_the_new_name_takes_the_old_one_along() -> None:
+    failed = {SHOP: everywhere(NEW), STORE: everywhere(ABSENT)}
+    again = plan(fleet=RENAMED, current=running(store=OLD), holds=failed)
+    assert (again.rollouts, again.released) == ((), frozenset())
+    fixed = plan(fleet=RENAMED, current=running(store=OLD), holds=failed, desired={SHOP: everywhere(NEWER), TILL: {}})
+    assert [rollout.bundles for rollout in fixed.rollouts] == [(SHOP, STORE)]
+    assert fixed.released == {SHOP, STORE}
+
+
+def test_an_old_name_that_nobody_runs_any_more_means_nothing() -> None:
+    (rollout,) = plan(fleet=RENAMED).rollouts
+    assert rollout.bundles == (SHOP,)
+
+
 def test_groups_are_transitive_and_the_rest_rolls_by_itself() -> None:
     keys = {name: ObjectKey(group="", kind="ConfigMap", namespace="n", name=name) for name in "xy"}
     a, b, c, d = (BundleName(name) for name in "abcd")
