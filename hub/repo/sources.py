@@ -11,8 +11,10 @@ and writes nothing outside its destination.
 | any other link (absolute, leaving, dangling, folder) | refused: InvalidInput                           |
 | submodule, `.git`, `..`, a name that is not UTF-8    | refused: InvalidInput                           |
 | more or larger files than the limits below           | refused: InvalidInput, before a file is read    |
+| what `.flotillaignore` names, whatever it is         | left out, never looked at                       |
 
-Next: `fleet` reads the fleet's own files from here, `render.build` a bundle's folder.
+`.flotillaignore` stands in the bundle's folder and has the syntax of `.gitignore`. Next: `fleet` reads the fleet's own
+files from here, `render.build` a bundle's folder.
 """
 
 import os
@@ -25,6 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import pathspec
 import pygit2
 
 from proto.errors import InvalidInput, Permanent
@@ -38,6 +41,8 @@ MAX_BUNDLE_BYTES = 256 << 20
 MAX_REPO_FILES = 1_000_000
 """Listed for a whole repo: a tree that holds one tree many times over has no end otherwise."""
 MAX_DEPTH = 64
+IGNORE_FILE = ".flotillaignore"
+_MAX_IGNORE_BYTES = 64 << 10
 _MAX_LINKS = 8
 """Links that lead to links, before we call it a loop."""
 
@@ -289,6 +294,7 @@ def _refusal(entry: _Entry, path: str) -> InvalidInput:
 
 
 def _write(entries: list[_Entry], folder: str, destination: Path) -> None:
+    entries = _without_ignored(entries, folder)
     targets = _check(entries, folder)
     destination.mkdir(parents=True, exist_ok=True)
     for entry in sorted(entries, key=lambda entry: entry.mode == _LINK):
@@ -301,6 +307,29 @@ def _write(entries: list[_Entry], folder: str, destination: Path) -> None:
             mode = 0o755 if entry.mode & stat.S_IXUSR else 0o644
             with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:
                 file.write(entry.read())
+
+
+def _without_ignored(entries: list[_Entry], folder: str) -> list[_Entry]:
+    """Those that `.flotillaignore` leaves. Raises InvalidInput when it cannot be read: it may leave out anything."""
+    file = next((entry for entry in entries if entry.path == IGNORE_FILE), None)
+    if file is None:
+        return entries
+    where = _shown(_below(folder, IGNORE_FILE))
+    if not stat.S_ISREG(file.mode):
+        raise InvalidInput(where, "is not a file", "write the patterns into it")
+    if (size := file.size()) > _MAX_IGNORE_BYTES:
+        raise InvalidInput(where, f"has {size} bytes, the limit is {_MAX_IGNORE_BYTES}", "ignore whole folders")
+    try:
+        lines = file.read().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(where, "is not UTF-8", "save it as UTF-8") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            pathspec.GitIgnoreSpec.from_lines([line])
+        except ValueError as error:
+            raise InvalidInput(f"{where}:{number}", "is not a pattern of .gitignore's syntax", "correct it") from error
+    ignored = pathspec.GitIgnoreSpec.from_lines(lines)
+    return [entry for entry in entries if entry is not file and not ignored.match_file(entry.path)]
 
 
 def _check(entries: list[_Entry], folder: str) -> dict[str, str]:

@@ -379,6 +379,17 @@ def test_a_checkout_and_its_clusters_share_builds_but_not_variables(tmp_path: Pa
     assert only(build.render_checkout(root, "bundles/shop", inputs(), "shop"))["data"]["k"] == "v"
 
 
+def test_what_is_ignored_is_no_manifest_of_a_folder(tmp_path: Path) -> None:
+    files = {
+        "a.yaml": CONFIG,
+        "ci/pipeline.yaml": "steps: []",
+        "x/Chart.yaml": "name: x",
+        ".flotillaignore": "ci/\nx\n",
+    }
+    written(tmp_path / "bundles/shop", files)
+    assert len(objects(build.render_checkout(tmp_path, "bundles/shop", inputs(), "shop"))) == 1
+
+
 def test_the_temporary_folder_is_removed_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

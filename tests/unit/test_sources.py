@@ -289,3 +289,57 @@ def test_a_mirror_that_lost_an_object_is_named(checkout: Path, tmp_path: Path) -
         list(tree.files())
     with pytest.raises(Permanent, match="remove the mirror"):
         tree.materialise("clusters", tmp_path / "out")
+
+
+def written(tmp_path: Path, ignore: bytes, rows: list[Row]) -> set[str]:
+    """What is written of a bundle with these entries and this `.flotillaignore`."""
+    made(tmp_path, [*rows, (FILE, b".flotillaignore", ignore)]).materialise("bundles/shop", tmp_path / "out")
+    found = (path for path in (tmp_path / "out").rglob("*") if not path.is_dir())
+    return {str(path.relative_to(tmp_path / "out")) for path in found}
+
+
+@pytest.mark.parametrize(
+    ("ignore", "left"),
+    [
+        pytest.param(b"", {"a.yaml", "b.md", "d/inside.yaml"}, id="nothing"),
+        pytest.param(b"*.md\n# a.yaml\n\n", {"a.yaml", "d/inside.yaml"}, id="a kind of file, a comment"),
+        pytest.param(b"d/\n", {"a.yaml", "b.md"}, id="a folder"),
+        pytest.param(b"inside.yaml", {"a.yaml", "b.md"}, id="a name in any folder"),
+        pytest.param(b"/inside.yaml", {"a.yaml", "b.md", "d/inside.yaml"}, id="a name in this folder"),
+        pytest.param(b"**/*.yaml\n!a.yaml", {"a.yaml", "b.md"}, id="an exception"),
+        pytest.param(b"\xef\xbb\xbf*.md\r\nd\r\n", {"a.yaml"}, id="as Windows saves it"),
+    ],
+)
+def test_what_flotillaignore_names_is_left_out(tmp_path: Path, ignore: bytes, left: set[str]) -> None:
+    assert written(tmp_path, ignore, [(FILE, b"a.yaml", "x"), (FILE, b"b.md", "x"), (FOLDER, b"d", "x")]) == left
+
+
+def test_what_is_ignored_is_not_looked_at(tmp_path: Path) -> None:
+    large = b"0" * (sources.MAX_FILE_BYTES + 1)
+    rows: list[Row] = [
+        (FILE, b"a.yaml", "x"),
+        (LINK, b"l", "/etc/passwd"),
+        (SUBMODULE, b"lib", ""),
+        (FILE, b"big", large),
+    ]
+    assert written(tmp_path, b"l\nlib\nbig\n", rows) == {"a.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        pytest.param((LINK, b".flotillaignore", "a.yaml"), "ignore: is not a file", id="a link"),
+        pytest.param((FOLDER, b".flotillaignore", "x"), "", id="a folder"),
+        pytest.param((FILE, b".flotillaignore", b"a\xff"), "ignore: is not UTF-8", id="no text"),
+        pytest.param((FILE, b".flotillaignore", b"a\n!\n"), "ignore:2: is not a pattern", id="no pattern"),
+        pytest.param((FILE, b".flotillaignore", b"a\n" * 40_000), "ignore: has 80000 bytes", id="too large"),
+    ],
+)
+def test_a_flotillaignore_that_cannot_be_read_is_an_error(tmp_path: Path, row: Row, message: str) -> None:
+    tree = made(tmp_path, [row, (FILE, b"a.yaml", "x")])
+    if not message:  # as Git has it: only a file says what is ignored
+        tree.materialise("bundles/shop", tmp_path / "out")
+        return
+    with pytest.raises(InvalidInput, match=message) as raised:
+        tree.materialise("bundles/shop", tmp_path / "out")
+    assert raised.value.thing.startswith("bundles/shop/.flotillaignore")
