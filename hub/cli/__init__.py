@@ -4,7 +4,7 @@ from importlib import metadata
 
 import click
 
-from hub.cli import bootstrap, commanding, diffing, directing, health, init, offline, online
+from hub.cli import bootstrap, commanding, diffing, directing, health, init, offline, online, planning
 from hub.demo import command
 
 
@@ -25,6 +25,7 @@ Examples:
   flotilla check                       # is this fleet repo valid?
   flotilla render --cluster eu-1       # what would eu-1 run?
   flotilla diff main                   # what differs from main, object by object?
+  flotilla plan main                   # ... and what would roll out, in which waves?
   flotilla status                      # how is the fleet?""",
 )
 @click.version_option(metadata.version("flotilla"), prog_name="flotilla")
@@ -32,7 +33,7 @@ def main() -> None:
     """GitOps for a fleet of Kubernetes clusters."""
 
 
-_MODULES = (command, init, offline, diffing, health, online, commanding, directing, bootstrap)
+_MODULES = (command, init, offline, diffing, planning, health, online, commanding, directing, bootstrap)
 
 for module in _MODULES:
     for each in module.commands:

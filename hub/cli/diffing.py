@@ -23,7 +23,7 @@ _MAX_VARIETIES = 3
 _MAX_MARKDOWN_BYTES = 60_000
 """GitHub takes 65,536 characters for a comment."""
 _MAX_DETAIL_BYTES = 12_000
-_MAX_ROWS = 100
+MAX_ROWS = 100
 
 
 @click.command(
@@ -222,7 +222,7 @@ def _counts(found: Iterable[Shared]) -> Mapping[str, int]:
 
 def markdown(title: str, found: Sequence[Shared], *, joined: Sequence[str], left: Sequence[str]) -> str:
     """A comment for a review: a table of the bundles, then every object folded, within what a comment may hold."""
-    parts = [f"### Flotilla: {_escaped(title)}", ""]
+    parts = [f"### Flotilla: {escaped(title)}", ""]
     if not (found or joined or left):
         return "\n".join([*parts, "Nothing differs on any cluster."])
     bundles: dict[str, list[Shared]] = defaultdict(list)
@@ -230,14 +230,14 @@ def markdown(title: str, found: Sequence[Shared], *, joined: Sequence[str], left
         bundles[shared.change.bundle].append(shared)
     if bundles:
         parts += ["| bundle | clusters | created | changed | removed |", "|---|---|---|---|---|"]
-    for name, of_it in list(bundles.items())[:_MAX_ROWS]:
+    for name, of_it in list(bundles.items())[:MAX_ROWS]:
         clusters = sorted({cluster for shared in of_it for cluster in shared.clusters})
         shown = f"{len(clusters)}: {', '.join(clusters[:5])}{', …' if len(clusters) > 5 else ''}"
         numbers = " | ".join(str(number) for number in _counts(of_it).values())
-        parts.append(f"| {_escaped(name)} | {_escaped(shown)} | {numbers} |")
-    if len(bundles) > _MAX_ROWS:
-        parts.append(f"| … and {len(bundles) - _MAX_ROWS} more | | | | |")
-    parts += ["", *(f"{_escaped(line)}\n" for line in _comings(joined, left)), f"{_summary(found)}.", ""]
+        parts.append(f"| {escaped(name)} | {escaped(shown)} | {numbers} |")
+    if len(bundles) > MAX_ROWS:
+        parts.append(f"| … and {len(bundles) - MAX_ROWS} more | | | | |")
+    parts += ["", *(f"{escaped(line)}\n" for line in _comings(joined, left)), f"{_summary(found)}.", ""]
     used = sum(len(part.encode()) + 1 for part in parts)
     varieties = [several[:_MAX_VARIETIES] for several in _by_object(found)]
     shown_changes = [shared for several in varieties for shared in several]
@@ -277,5 +277,6 @@ def _runs_of_ticks(line: str) -> list[str]:
     return [run for run in "".join(c if c == "`" else " " for c in line).split() if run]
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
+    """Text as it may stand in a table of Markdown."""
     return html.escape(cell).replace("|", "\\|").replace("`", "\\`")

@@ -92,8 +92,10 @@ class Comparison:
 
     def __init__(self, before: Revision, after: Revision) -> None:
         self.before, self.after = before, after
-        self.joined = tuple(sorted(_known(after.fleet).keys() - _known(before.fleet).keys() - _unsure(before.fleet)))
-        self.left = tuple(sorted(_known(before.fleet).keys() - _known(after.fleet).keys() - _unsure(after.fleet)))
+        self.joined = _missing(after.fleet, before.fleet)
+        """The clusters that are new in the fleet."""
+        self.left = _missing(before.fleet, after.fleet)
+        """Those that are no longer in it; what they run stays."""
 
     def pairs(self, *, cluster: str = "", bundle: str = "") -> list[Pair]:
         """What may differ, by bundle; of one cluster or one bundle when they are given."""
@@ -131,6 +133,17 @@ class Comparison:
                     found.append(dataclasses.replace(finding, where=f"{side}: {finding.where}"))
         return found
 
+    def unsure(self) -> set[BundleName]:
+        """The bundles of which one side does not tell whether and how they are there."""
+        bundles = {*self.before.fleet.bundles, *self.after.fleet.bundles}
+        broken = {BundleName(name) for side in (self.before, self.after) for name in side.fleet.broken_bundles}
+        old, new = self.before.fleet.bundles, self.after.fleet.bundles
+        return broken | {name for name in bundles if not (self._sure(name, old) and self._sure(name, new))}
+
+    def incomparable(self) -> set[ClusterName]:
+        """The clusters of the newer side of which the older one does not tell what they run."""
+        return {name for name in self.after.fleet.clusters if not self._comparable(name)}
+
     def _sure(self, name: BundleName, side: Mapping[BundleName, object]) -> bool:
         """Is it known whether the bundle is on this side?"""
         fleets = (self.before.fleet, self.after.fleet)
@@ -151,9 +164,11 @@ def _known(fleet: Fleet) -> Mapping[ClusterName, object]:
     return {name: cluster for name, cluster in fleet.clusters.items() if cluster.decommission != "detach"}
 
 
-def _unsure(fleet: Fleet) -> frozenset[str]:
-    """Clusters that are there, but not valid."""
-    return fleet.broken_clusters
+def _missing(here: Fleet, there: Fleet) -> tuple[ClusterName, ...]:
+    """The clusters that only `here` has; what cannot be read may be any of them."""
+    if there.lost_clusters:
+        return ()
+    return tuple(sorted(_known(here).keys() - _known(there).keys() - there.broken_clusters))
 
 
 def compared(root: Path, revisions: str) -> Comparison:
