@@ -191,6 +191,7 @@ class Fleet:
     checks: Checks = Checks()
     tenants: tuple[Tenant, ...] = ()
     require_tenant: bool = False
+    signers: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     broken_bundles: frozenset[str] = frozenset()
     broken_clusters: frozenset[str] = frozenset()

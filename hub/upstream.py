@@ -17,6 +17,7 @@ import anyio
 from hub import worker
 from hub.desired import Desired
 from hub.repo import sync
+from hub.repo.verification import NOBODY_LOOKS, Verification
 from proto.errors import FlotillaError
 from proto.ids import Oid
 
@@ -28,7 +29,7 @@ WAKE_GAP_S = 1.0
 
 class Upstream:
     """The upstream fleet repo: its `branch`, or `revision`, a tag or a commit of the branch. `problem` is why it could
-    not be read lately, or ""."""
+    not be read lately, or what is wrong with its signatures, or ""."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Upstream:
         poll_s: float,
         revision: str = "",
         ssh: sync.Ssh | None = None,
+        trust: Verification = NOBODY_LOOKS,
         render: Callable[[Oid], Awaitable[Desired]],
         take: Callable[[Desired], Awaitable[None]],
         clock: Callable[[], float] = time.time,
@@ -47,6 +49,9 @@ class Upstream:
         self.problem = ""
         self._mirror = mirror
         self._ssh = ssh
+        self._trust = trust
+        self._unverified = ""
+        """What is wrong with the signatures up to the tip, which was taken all the same."""
         self._poll_s = poll_s
         self._render = render
         self._take = take
@@ -97,14 +102,17 @@ class Upstream:
                 log.exception("%s", problem)
             self.problem = problem
         else:
-            self.problem = ""
+            self.problem = self._unverified
 
     async def sync(self) -> None:
         """Fetch; when the tip is new, render it and hand it to the loop. Raises what kept it from doing so."""
         again, self._render_again = self._render_again, False
         accept, self._accept_rewrite = self._accept_rewrite, False
-        fetch = partial(sync.fetch, revision=self.revision, ssh=self._ssh, accept_rewrite=accept)
+        fetch = partial(sync.fetch, revision=self.revision, ssh=self._ssh, trust=self._trust, accept_rewrite=accept)
         revision = await worker.run(fetch, self._mirror, self.url, self.branch, what="fleet repo")
+        if revision.unverified and revision.unverified != self._unverified:
+            log.warning("%s; it was taken, since signatures are not enforced", revision.unverified)
+        self._unverified = revision.unverified
         if revision.rewritten:
             log.warning("fleet repo: its rewritten history was accepted, from %s", revision.previous)
         if revision.commit != self.tip or again:

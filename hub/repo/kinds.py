@@ -22,9 +22,10 @@ from hub.model import (
     Variant,
     WavePolicy,
 )
-from hub.repo import tenants
+from hub.repo import signers, tenants
 from hub.repo.schema import Section, nearest
 from proto import health_checks
+from proto.errors import InvalidInput
 from proto.ids import BundleName, ClusterName
 from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
 
@@ -50,10 +51,10 @@ _API_VERSION = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?v[0-9][a-z0-
 
 
 def fleet(root: Section) -> Fleet:
-    """What a Fleet says itself: variables, checks and tenants."""
+    """What a Fleet says itself: variables, checks, tenants and signers."""
     root.section("metadata", _METADATA).name(what="fleet", required=False)
-    fields = ("variables", "secrets", "validation", "tenants", "requireTenant")
-    spec = root.section("spec", fields, not_yet=("defaults", "signers", "trustedSigners"))
+    fields = ("variables", "secrets", "validation", "tenants", "requireTenant", "signers")
+    spec = root.section("spec", fields, not_yet=("defaults",))
     return Fleet(
         variables=spec.variables(),
         checks=Checks(
@@ -62,7 +63,18 @@ def fleet(root: Section) -> Fleet:
         ),
         tenants=_tenants(spec),
         require_tenant=spec.flag("requireTenant", default=False),
+        signers=_signers(spec),
     )
+
+
+def _signers(spec: Section) -> tuple[str, ...]:
+    found = spec.texts("signers")
+    for index, text in enumerate(found):
+        try:
+            signers.read(text, what="signer")
+        except InvalidInput as error:
+            spec.problem(error.cause, "signers", index, remedy=error.remedy)
+    return found
 
 
 def _tenants(spec: Section) -> tuple[Tenant, ...]:

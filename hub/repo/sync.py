@@ -31,6 +31,8 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 import pygit2
 from pygit2.enums import CredentialType, ObjectType
 
+from hub.repo import verification
+from hub.repo.verification import NOBODY_LOOKS, Verification
 from proto.errors import FlotillaError, InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
 
@@ -56,7 +58,7 @@ class Ssh:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
     """A tip of the fleet repo. `time_s` is the author's time in Unix seconds; `previous` is the tip taken before, "" at
-    first."""
+    first; `unverified` is what is wrong with the signatures up to it and was let pass, or ""."""
 
     commit: Oid
     author: str
@@ -64,6 +66,7 @@ class Revision:
     subject: str
     previous: str
     rewritten: bool = False
+    unverified: str = ""
 
 
 def fetch(
@@ -73,13 +76,15 @@ def fetch(
     *,
     revision: str = "",
     ssh: Ssh | None = None,
+    trust: Verification = NOBODY_LOOKS,
     accept_rewrite: bool = False,
 ) -> Revision:
     """Bring `branch` of `upstream` (a path, `file://`, `http(s)://` or SSH) into `mirror`, which is made when need be;
     or `revision`, a tag or the whole id of a commit of the branch.
 
     Raises Transient when upstream cannot be read, Permanent when it has no such branch, tag or commit, Refused when it
-    wants credentials or its history was rewritten, unless `accept_rewrite`: then the revision says `rewritten`.
+    wants credentials, its history was rewritten, unless `accept_rewrite` (then the revision says `rewritten`), or a
+    commit is not signed as `trust` enforces it.
     """
     shown, url = _shown(upstream), _url(upstream, ssh)
     ref = followed(branch, revision)
@@ -94,7 +99,7 @@ def fetch(
         with _trusting(ssh):
             _fetch(repo, url, ref, shown=shown, ssh=ssh)
         pinned = revision if _COMMIT.fullmatch(revision) else ""
-        return _take(repo, ref, shown=shown, pinned=pinned, accept_rewrite=accept_rewrite)
+        return _take(repo, ref, shown=shown, pinned=pinned, trust=trust, accept_rewrite=accept_rewrite)
     except (pygit2.GitError, OSError, KeyError) as error:
         raise Transient(
             f"mirror {mirror}",
@@ -110,8 +115,11 @@ def followed(branch: str, revision: str) -> str:
     return f"refs/tags/{revision.removeprefix('refs/tags/')}"
 
 
-def _take(repo: pygit2.Repository, taken: str, *, shown: str, pinned: str, accept_rewrite: bool) -> Revision:
-    """Move the mirror's own ref to what was fetched, unless that would rewrite it. Who pins a commit may go back."""
+def _take(
+    repo: pygit2.Repository, taken: str, *, shown: str, pinned: str, trust: Verification, accept_rewrite: bool
+) -> Revision:
+    """Move the mirror's own ref to what was fetched, unless that would rewrite it or its signatures forbid it. Who pins
+    a commit may go back."""
     before = repo.references.get(taken)
     previous = str(before.target) if before is not None else ""
     tip = _tip(repo, taken, shown=shown)
@@ -125,6 +133,12 @@ def _take(repo: pygit2.Repository, taken: str, *, shown: str, pinned: str, accep
             f"the history of {_words(taken)} was rewritten: {commit.id} does not descend from {previous}",
             "push a commit on top of the old tip, or run 'flotilla sync --accept-rewrite'",
         )
+    unverified = verification.check(repo, commit, trust, head_only=rewritten)
+    if unverified is not None and trust.mode == "enforce":
+        remedy = "take it off the branch, or sign it anew with a trusted key"
+        raise Refused(
+            f"fleet repo {shown}", str(unverified), f"what runs stays at {previous}; {remedy}" if previous else remedy
+        )
     repo.references.create(taken, commit.id, force=True)
     return Revision(
         commit=Oid(str(commit.id)),
@@ -133,6 +147,7 @@ def _take(repo: pygit2.Repository, taken: str, *, shown: str, pinned: str, accep
         subject=_text(commit.raw_message).strip().partition("\n")[0][:200],
         previous=previous,
         rewritten=rewritten,
+        unverified=f"fleet repo {shown}: {unverified}" if unverified is not None else "",
     )
 
 

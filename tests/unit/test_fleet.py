@@ -305,7 +305,6 @@ NOT_YET: list[Any] = [
     ),
     pytest.param("policy", with_spec(CAREFUL, 'windows: [{deny: "Fri"}]'), "spec.windows", id="windows"),
     pytest.param("fleet", FLEET.replace("{var", "{defaults: {}, var"), "spec.defaults", id="defaults"),
-    pytest.param("fleet", FLEET.replace("{var", "{trustedSigners: [], var"), "spec.trustedSigners", id="signers"),
 ]
 
 
@@ -829,3 +828,28 @@ def test_the_reference_has_every_field_of_a_bundle_and_a_policy() -> None:
         ).remedy
         for field in remedy.removeprefix("known are: ").split(", "):
             assert f"`{field}" in REFERENCE, f"{field} of a {spec}"
+
+
+SIGNER = "ada@example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZ6oLwL2vGmPlNrNWJNbBwyvlP1vUZy9aVPvFKuC8Yu"
+
+
+def test_a_fleet_lists_the_signers_of_its_commits() -> None:
+    found = load(fleet=with_spec(FLEET, f"signers: [{SIGNER!r}]"))
+    assert found.signers == (SIGNER,)
+    assert not found.findings
+
+
+@pytest.mark.parametrize(
+    ("spec", "message", "remedy"),
+    [
+        pytest.param("signers: [ada]", "spec.signers[0] 'ada' is not a signer", "NAME KEYTYPE KEY", id="no key"),
+        pytest.param("signers: [1]", "spec.signers[0] is the number 1, not a string", "quotes", id="a number"),
+        pytest.param("signer: []", "spec.signer is not a known field", "did you mean 'signers'?", id="mistyped"),
+        pytest.param("trustedSigners: []", "spec.trustedSigners is not a known field", "'signers'", id="another name"),
+    ],
+)
+def test_a_signer_that_cannot_be_read_is_told_at_its_line(spec: str, message: str, remedy: str) -> None:
+    finding = errors(load(fleet=with_spec(FLEET, spec)))[0]
+    assert finding.message == message
+    assert remedy in finding.remedy
+    assert finding.where.startswith("fleet.yaml:")

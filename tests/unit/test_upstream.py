@@ -10,9 +10,12 @@ import pytest
 
 from hub.desired import Desired
 from hub.model import Fleet
+from hub.repo import signers
+from hub.repo.verification import NOBODY_LOOKS, Verification
 from hub.upstream import Upstream
 from proto.errors import Refused, Transient
 from proto.ids import Oid
+from tests.signing import needs
 
 WHO = pygit2.Signature("Ada", "ada@example.org", 1_700_000_000, 0)
 
@@ -37,12 +40,19 @@ class Repo:
 class Hub:
     """What stands behind the follower: renders and takes, or fails as `failing` says."""
 
-    def __init__(self, repo: Repo, mirror: Path, *, poll_s: float = 3600.0) -> None:
+    def __init__(self, repo: Repo, mirror: Path, *, poll_s: float = 3600.0, trust: Verification = NOBODY_LOOKS) -> None:
         self.rendered: list[str] = []
         self.taken: list[str] = []
         self.failing: Exception | None = None
         self.upstream = Upstream(
-            str(repo.path), "main", mirror=mirror, poll_s=poll_s, render=self.render, take=self.take, clock=lambda: 7.0
+            str(repo.path),
+            "main",
+            mirror=mirror,
+            poll_s=poll_s,
+            trust=trust,
+            render=self.render,
+            take=self.take,
+            clock=lambda: 7.0,
         )
 
     async def render(self, commit: Oid) -> Desired:
@@ -205,3 +215,26 @@ async def test_a_wake_up_during_a_look_causes_another_one(
     async with following(hub) as until:
         await until(lambda: len(hub.taken) == 2)
     assert hub.taken[0] == first
+
+
+async def test_what_is_wrong_with_signatures_is_a_problem_while_it_lasts_and_the_commit_is_taken(
+    repo: Repo, tmp_path: Path
+) -> None:
+    needs("ssh-keygen")
+    key = "ada@example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZ6oLwL2vGmPlNrNWJNbBwyvlP1vUZy9aVPvFKuC8Yu"
+    trust = Verification(mode="warn", pinned=signers.read(key, what="pinned"))
+    hub = Hub(repo, tmp_path / "mirror", trust=trust)
+    tip = repo.commit("one")
+    async with following(hub) as until:
+        await until(lambda: hub.upstream.problem != "")
+        assert hub.upstream.problem == f"fleet repo {repo.path}: commit {tip} by Ada is not signed"
+        assert hub.taken == [tip]
+
+
+async def test_a_commit_that_is_not_signed_is_never_rendered_under_enforce(repo: Repo, tmp_path: Path) -> None:
+    hub = Hub(repo, tmp_path / "mirror", trust=Verification(mode="enforce"))
+    repo.commit("one")
+    for _ in range(2):
+        with pytest.raises(Refused, match="names a signer"):
+            await hub.upstream.sync()
+    assert (hub.rendered, hub.taken, hub.upstream.tip) == ([], [], None)
