@@ -148,14 +148,14 @@ def detail(change: ObjectChange) -> Iterator[str]:
     """What changed in one object, as lines that begin with `+`, `-`, `@@` or something else."""
     if change.body is not None:
         sign = "+" if change.what == "created" else "-"
-        yield from (f"{sign} {_printable(line)}" for line in offline.to_yaml(change.body).splitlines())
+        yield from (f"{sign} {telling.printable(line)}" for line in offline.to_yaml(change.body).splitlines())
     for field in change.fields:
         yield from _field(field)
 
 
 def _field(field: FieldChange) -> Iterator[str]:
     before, after = _lines(field.before), _lines(field.after)
-    where = f"{_printable(field.path)}:"
+    where = f"{telling.printable(field.path)}:"
     if field.before == field.after and changes.same(field.before, field.after):
         yield f"{where} {' '.join(after)} another value"  # a Secret's
     elif len(before) > 1 and len(after) > 1:
@@ -173,15 +173,10 @@ def _lines(value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, str) and "\n" in value:
-        return [_printable(line) for line in value.splitlines()]
+        return [telling.printable(line) for line in value.splitlines()]
     if isinstance(value, Mapping | list):
-        return [_printable(line) for line in offline.yaml_of(value).splitlines()]
-    return [_printable(json.dumps(value, ensure_ascii=False))]
-
-
-def _printable(line: str) -> str:
-    """Nobody who can commit may write to the terminal of who looks."""
-    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)
+        return [telling.printable(line) for line in offline.yaml_of(value).splitlines()]
+    return [telling.printable(json.dumps(value, ensure_ascii=False))]
 
 
 def _coloured(line: str) -> str:

@@ -44,7 +44,7 @@ class Revision:
             raise Failed(f"{self} has no Cluster and no Bundle files: is it a fleet repo? (use --fleet DIR)")
         self.requests = targets.render_requests(self.fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
         self.failed: dict[BundleName, Finding] = {}
-        self._rendered: dict[str, Mapping[str, bytes]] = {}
+        self._rendered: dict[str, build.Rendered] = {}
         """The last few renders by their key."""
 
     def __str__(self) -> str:
@@ -62,6 +62,11 @@ class Revision:
 
     def files(self, request: RenderRequest) -> Mapping[str, bytes] | None:
         """The subtree's files; None, and a finding, when it does not render."""
+        rendered = self.rendered(request)
+        return None if rendered is None else rendered.files
+
+    def rendered(self, request: RenderRequest) -> build.Rendered | None:
+        """The same with all that the renderer says."""
         if request.key in self._rendered:
             return self._rendered[request.key]
         bundle = request.bundle
@@ -73,8 +78,8 @@ class Revision:
             return None
         if len(self._rendered) >= _KEPT_RENDERS:
             self._rendered.pop(next(iter(self._rendered)))
-        self._rendered[request.key] = rendered.files
-        return rendered.files
+        self._rendered[request.key] = rendered
+        return rendered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,14 +182,15 @@ def compared(root: Path, revisions: str) -> Comparison:
     first, dots, second = revisions.partition("..." if three else "..")
     first = first or "HEAD"
     if not dots:
-        return Comparison(_opened(root, first), _opened(root, ""))
+        return Comparison(opened(root, first), opened(root, ""))
     second = second or "HEAD"
     if three:
         first = _parting(root, first, second)
-    return Comparison(_opened(root, first), _opened(root, second))
+    return Comparison(opened(root, first), opened(root, second))
 
 
-def _opened(root: Path, name: str) -> Revision:
+def opened(root: Path, name: str) -> Revision:
+    """The revision of that name, "" for the working tree. Raises Failed."""
     if not name:
         return Revision(WORKING_TREE, sources.FolderTree(root), commit=None)
     repo = repository(root)

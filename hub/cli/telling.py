@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 
 import click
 
@@ -41,7 +41,13 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what.removesuffix('s') if number == 1 else what}"
 
 
-def near(name: str, names: Collection[str]) -> str:
-    """` (did you mean x?)`, or nothing."""
-    found = difflib.get_close_matches(name, list(names), n=3)
+def near(name: str, names: Iterable[str], *, shown_as: Mapping[str, str] | None = None) -> str:
+    """` (did you mean x?)`, or nothing; `shown_as` gives the word for a name."""
+    matches = difflib.get_close_matches(name, list(names), n=3)
+    found = dict.fromkeys(shown_as[each] if shown_as else each for each in matches)
     return f" (did you mean {' or '.join(found)}?)" if found else ""
+
+
+def printable(line: str) -> str:
+    """Nobody who can commit may write to the terminal of who looks."""
+    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)

@@ -9,7 +9,7 @@ files as Git objects.
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,12 @@ _kept: OrderedDict[tuple[str, Oid, str], "_Built"] = OrderedDict()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """`files` maps a path inside the subtree to its bytes: one file per object, and `bundle.json`."""
+    """`files` maps a path inside the subtree to its bytes: one file per object, and `bundle.json`. `origins` says of
+    each object where it came from: `file:line`, a chart's template, or a folder that was built."""
 
     files: Mapping[str, bytes]
     warnings: tuple[str, ...] = ()
+    origins: Mapping[ObjectKey, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +184,7 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
         raise InvalidInput(built.source, "renders to no object", remedy)
     kubernetes = str(inputs.get("kubernetes") or "")
     warnings.extend(checks.check(made, inputs.get("checks") or {}, kubernetes=kubernetes))
-    return Rendered(files=dict(sorted(files.items())), warnings=tuple(warnings))
+    return Rendered(files=dict(sorted(files.items())), warnings=tuple(warnings), origins=origins)
 
 
 def _bytes(obj: Mapping[str, Any], *, what: str) -> bytes:

@@ -1,0 +1,99 @@
+"""Where an object's file came from: the file behind a Kustomize build, and the last commit that touched a path.
+
+Kustomize is asked by a second build with its own `originAnnotations`, in a copy of the folder: what is rolled out never
+carries them. Commits are looked up as `git log -1 -- PATH` does. Next: `explaining`.
+"""
+
+import json
+import posixpath
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pygit2
+
+from hub.render import kustomize, objects, plain, variables
+from hub.repo import sources, yaml_reader
+from proto.errors import FlotillaError
+from proto.objects import ObjectKey
+
+_ORIGIN = "config.kubernetes.io/origin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touch:
+    """The last commit that touched a path; `when` is its author's date (UTC)."""
+
+    commit: str
+    author: str
+    when: str
+    subject: str
+
+
+def last_touch(head: pygit2.Commit, path: str) -> Touch | None:
+    """The commit that gave `path` the content it has at `head`; None when it is not there."""
+    commit, found = head, entry(head, path)
+    if found is None:
+        return None
+    while alike := next((parent for parent in commit.parents if entry(parent, path) == found), None):
+        commit = alike
+    return Touch(
+        commit=str(commit.id),
+        author=commit.author.raw_name.decode("utf-8", "replace"),
+        when=datetime.fromtimestamp(commit.author.time, UTC).strftime("%Y-%m-%d"),
+        subject=commit.raw_message.decode("utf-8", "replace").strip().partition("\n")[0][:100],
+    )
+
+
+def entry(commit: pygit2.Commit, path: str) -> str | None:
+    """The id of what the commit has at a path."""
+    try:
+        return str((commit.tree[path] if path else commit.tree).id)
+    except KeyError:
+        return None
+
+
+def behind_kustomize(tree: sources.Tree, folder: str, inputs: Mapping[str, Any]) -> Mapping[ObjectKey, tuple[str, ...]]:
+    """Object → the files of the fleet repo that it stands in, for what the folder builds; none if nobody knows."""
+    path = str(inputs.get("path") or "").strip("/")
+    source = posixpath.normpath(posixpath.join(folder, path))
+    found: dict[ObjectKey, tuple[str, ...]] = {}
+    try:
+        with tempfile.TemporaryDirectory(prefix="flotilla-explain-") as scratch:
+            place = Path(scratch, "bundle")
+            tree.materialise(folder, place)
+            _ask_for_origins(place / path)
+            manifests = kustomize.load(place, "" if path == "." else path, at=folder)
+        scopes = objects.scopes_of(manifests)
+        for manifest in manifests:
+            annotations = manifest.value.get("metadata", {}).get("annotations", {})
+            namespace = str(inputs.get("namespace") or "default")
+            value, _ = variables.substitute(manifest.value, inputs.get("variables") or {}, what=manifest.where)
+            manifest = plain.Manifest(value=value, where=manifest.where)
+            key, _, _ = objects.complete(manifest, namespace=namespace, scopes=scopes)
+            found[key] = tuple(_files(annotations.get(_ORIGIN, ""), source))
+    except (FlotillaError, OSError, AttributeError):
+        return {}
+    return found
+
+
+def _ask_for_origins(folder: Path) -> None:
+    file = kustomize.kustomization_of(folder)
+    if file is None:
+        return
+    document = yaml_reader.documents(file.read_bytes(), where=file.name, strict=False)[0]
+    value = dict(document.value)
+    value["buildMetadata"] = sorted({*(value.get("buildMetadata") or ()), "originAnnotations"})
+    file.unlink()  # a link is never written through
+    file.write_text(json.dumps(value))
+
+
+def _files(origin: str, source: str) -> list[str]:
+    """Of an annotation's text: the file the object stands in, or the one that configures its generator."""
+    documents = yaml_reader.documents(origin.encode(), where=_ORIGIN, strict=False) if origin else []
+    value = documents[0].value if documents else {}
+    named = [value[name] for name in ("path", "configuredIn") if isinstance(value.get(name), str)]
+    return [posixpath.normpath(posixpath.join(source, name)) for name in named]
