@@ -33,7 +33,8 @@ from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
-from hub.repo import sync
+from hub.repo import signers, sync
+from hub.repo.verification import NOBODY_LOOKS, Mode, Verification
 from hub.slices import git_http
 from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
@@ -64,6 +65,7 @@ class Hub:
         webhook_secrets: tuple[bytes, ...] = (),
         revision: str = "",
         ssh: sync.Ssh | None = None,
+        trust: Verification = NOBODY_LOOKS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,7 @@ class Hub:
             poll_s=poll_s,
             revision=revision,
             ssh=ssh,
+            trust=trust,
             render=lambda commit: self.housekeeping.rendered(
                 lambda: desired.desired(
                     commit, mirror=mirror, store=self.store, journal=self.journal, current=self.loop.composition()
@@ -268,6 +271,17 @@ def _webhook_secrets(path: Path | None) -> tuple[bytes, ...]:
     return found
 
 
+def _pinned(files: tuple[Path, ...]) -> signers.Signers:
+    """The signers of files. Raises InvalidInput for a file that is wrong, or names nobody: nobody's would be pinned."""
+    found = signers.NOBODY
+    for path in files:
+        made = signers.read(path.read_text("utf-8", "replace"), what=f"signers file {path}")
+        if not made:
+            raise InvalidInput(f"signers file {path}", "names nobody", "write who may sign, or leave the option out")
+        found = signers.Signers(ssh=found.ssh + made.ssh, gpg=found.gpg + made.gpg)
+    return found
+
+
 @click.command(
     context_settings={"show_default": True, "max_content_width": 110, "auto_envvar_prefix": "FLOTILLA_HUB"},
     epilog="""\b
@@ -277,6 +291,7 @@ Examples:
       --tls-cert hub.crt --tls-key hub.key
   flotilla-hub --fleet git@git.example.org:fleet.git --revision v1.4 \\
       --ssh-key-file deploy.key --ssh-known-hosts-file known_hosts
+  flotilla-hub --fleet ./my-fleet --verify-commits enforce --trusted-signers allowed_signers
   flotilla-hub --fleet https://git.example.org/fleet.git --poll 300 --webhook-secret-file webhook.secret
 
 Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
@@ -293,6 +308,18 @@ Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
     "--ssh-known-hosts-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The host's key, as ssh-keyscan prints it; no other host is believed.",
+)
+@click.option(
+    "--verify-commits",
+    default="off",
+    type=click.Choice(["off", "warn", "enforce"]),
+    help="Whether each commit of the fleet repo has to be signed by a trusted signer.",
+)
+@click.option(
+    "--trusted-signers",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of OpenSSH allowed_signers or armored GPG public keys; it wins over spec.signers of fleet.yaml.",
 )
 @click.option(
     "--data",
@@ -330,6 +357,8 @@ def main(
     revision: str,
     ssh_key_file: Path | None,
     ssh_known_hosts_file: Path | None,
+    verify_commits: Mode,
+    trusted_signers: tuple[Path, ...],
     data: Path,
     listen: str,
     tls_cert: Path | None,
@@ -352,6 +381,8 @@ def main(
     ssh = None
     if ssh_key_file and ssh_known_hosts_file:
         ssh = sync.Ssh(key=ssh_key_file, known_hosts=ssh_known_hosts_file)
+    if trusted_signers and verify_commits == "off":
+        raise click.UsageError("--trusted-signers needs --verify-commits warn or enforce")
     tls = None
     if tls_cert and tls_key:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -367,6 +398,7 @@ def main(
             webhook_secrets=_webhook_secrets(webhook_secret_file),
             revision=revision,
             ssh=ssh,
+            trust=Verification(mode=verify_commits, pinned=_pinned(trusted_signers)),
         )
         anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
     except FlotillaError as error:

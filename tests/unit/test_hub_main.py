@@ -10,6 +10,7 @@ from hub import main
 from hub.desired import Desired
 from hub.main import Hub
 from hub.model import Cluster, Fleet
+from hub.repo import signers
 from proto.errors import InvalidInput
 from proto.ids import ClusterName, Oid
 
@@ -99,3 +100,24 @@ def test_the_examples_of_the_help_are_lines_to_copy() -> None:
     shown = CliRunner().invoke(main.main, ["--help"]).output
     assert "--revision v1.4 \\\n" in shown
     assert "--webhook-secret-file webhook.secret" in shown
+
+
+SIGNER = "ada@example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZ6oLwL2vGmPlNrNWJNbBwyvlP1vUZy9aVPvFKuC8Yu"
+
+
+def test_pinned_signers_are_those_of_all_files_and_no_file_may_be_empty(tmp_path: Path) -> None:
+    for name, text in (("one", SIGNER), ("two", f"# more\n{SIGNER} at work\n"), ("none", "# nobody\n"), ("bad", "ada")):
+        (tmp_path / name).write_text(text)
+    assert main._pinned(()) == signers.NOBODY
+    assert main._pinned((tmp_path / "one", tmp_path / "two")).ssh == (SIGNER, f"{SIGNER} at work")
+    for name, cause in (("none", "names nobody"), ("bad", "is not a signer")):
+        with pytest.raises(InvalidInput, match=f"signers file .*/{name}: .*{cause}"):
+            main._pinned((tmp_path / "one", tmp_path / name))
+
+
+def test_pinned_signers_that_nobody_asks_are_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "signers").write_text(SIGNER)
+    given = ["--fleet", "x", "--data", str(tmp_path / "data"), "--trusted-signers", str(tmp_path / "signers")]
+    result = CliRunner().invoke(main.main, given)
+    assert result.exit_code == 2
+    assert "needs --verify-commits warn or enforce" in result.output
