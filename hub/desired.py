@@ -6,8 +6,9 @@ it runs, and every other bundle goes on. Everything rendered is in the store bef
 wave gets the very bits that its first proved. Heavy work runs in worker processes. Next: `waves` (what to roll out).
 """
 
+import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,10 @@ from hub.slices.gitstore import GitStore
 from proto.errors import FlotillaError, Transient
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
+
+BATCH = 50
+"""Requests of one bundle that one worker renders, and that are stored as one pack in one transaction: three fsyncs for
+each request were most of a first render's time, and thousands of packs slow down every look into the store."""
 
 Subtrees = Mapping[BundleName, Mapping[ClusterName, Oid]]
 
@@ -44,11 +49,14 @@ class Desired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rendered:
-    subtree: Oid
-    objects: tuple[tuple[str, bytes], ...]
-    warnings: tuple[str, ...]
-    started_s: float
-    ended_s: float
+    """Requests of one bundle: what each key rendered to, or why it did not; `objects` are those of all subtrees."""
+
+    subtrees: Mapping[str, Oid] = field(default_factory=dict)
+    refused: Mapping[str, FlotillaError] = field(default_factory=dict)
+    objects: tuple[tuple[str, bytes], ...] = ()
+    warnings: tuple[str, ...] = ()
+    started_s: float = 0.0
+    ended_s: float = 0.0
 
 
 async def desired(
@@ -71,32 +79,40 @@ async def desired(
 
     busy: list[Transient] = []
 
-    async def render(request: RenderRequest) -> None:
-        name = request.bundle.name
+    async def render(batch: Sequence[RenderRequest]) -> None:
+        name = batch[0].bundle.name
         try:
-            made = await worker.run(_render, mirror, commit, request, what=f"bundle {name}")
+            made = await worker.run(_render, mirror, commit, batch, what=f"bundle {name}")
             await anyio.to_thread.run_sync(store.write, made.objects)
-            row = request.key, name, made.subtree, commit
-            await anyio.to_thread.run_sync(journal.remember_renders, [row])
+            rows = [(key, name, subtree, commit) for key, subtree in made.subtrees.items()]
+            await anyio.to_thread.run_sync(journal.remember_renders, rows)
         except Transient as error:
             busy.append(error)
             return
         except FlotillaError as error:
-            failed.add(name)
-            findings.append(_not_rendered(request, error))
-            return
-        known[request.key] = made.subtree
+            if len(batch) > 1:  # one of them to blame, and must not take the others with it
+                for request in batch:
+                    await render([request])
+                return
+            made = _Rendered(refused={batch[0].key: error})
+        known.update(made.subtrees)
+        for request in batch:
+            if refusal := made.refused.get(request.key):
+                failed.add(name)
+                findings.append(_not_rendered(request, refusal))
         findings.extend(
-            Finding(where=request.bundle.where, message=text, severity="warning", about=f"bundle {name}")
+            Finding(where=batch[0].bundle.where, message=text, severity="warning", about=f"bundle {name}")
             for text in made.warnings
         )
-        start, end = spans.get(name, (made.started_s, made.ended_s))
-        spans[name] = (min(start, made.started_s), max(end, made.ended_s))
+        if made.subtrees:
+            start, end = spans.get(name, (made.started_s, made.ended_s))
+            spans[name] = (min(start, made.started_s), max(end, made.ended_s))
 
     async with anyio.create_task_group() as tasks:
-        for request in requests:
-            if request.key not in known:
-                tasks.start_soon(render, request, name=f"render {request.bundle.name}")
+        unknown = (request for request in requests if request.key not in known)
+        for name, group in itertools.groupby(unknown, key=lambda request: request.bundle.name):
+            while batch := tuple(itertools.islice(group, BATCH)):
+                tasks.start_soon(render, batch, name=f"render {name}")
 
     if busy:  # the hub's trouble, not the bundle's: the whole is tried again
         raise busy[0]
@@ -239,9 +255,29 @@ def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...]]:
     return fleet, targets.render_requests(fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
 
 
-def _render(mirror: Path, commit: Oid, request: RenderRequest) -> _Rendered:
-    """In a worker process: one request to the objects of its subtree."""
+def _render(mirror: Path, commit: Oid, batch: Sequence[RenderRequest]) -> _Rendered:
+    """In a worker process: requests of one bundle to the objects of their subtrees."""
     started_s = time.time()
-    made = build.render_request(mirror, commit, request.bundle.folder, request.inputs, request.bundle.name)
-    subtree, objects = gitstore.subtree(made.files)
-    return _Rendered(subtree=subtree, objects=objects, warnings=made.warnings, started_s=started_s, ended_s=time.time())
+    subtrees: dict[str, Oid] = {}
+    refused: dict[str, FlotillaError] = {}
+    objects: dict[tuple[str, bytes], None] = {}
+    warnings: list[str] = []
+    for request in batch:
+        try:
+            made = build.render_request(mirror, commit, request.bundle.folder, request.inputs, request.bundle.name)
+        except Transient:
+            raise
+        except FlotillaError as error:
+            refused[request.key] = error
+            continue
+        subtrees[request.key], new = gitstore.subtree(made.files)
+        objects |= dict.fromkeys(new)
+        warnings += made.warnings
+    return _Rendered(
+        subtrees=subtrees,
+        refused=refused,
+        objects=tuple(objects),
+        warnings=tuple(warnings),
+        started_s=started_s,
+        ended_s=time.time(),
+    )

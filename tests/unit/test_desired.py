@@ -250,6 +250,55 @@ async def test_a_bundle_that_does_not_render_stops_only_itself(hub: Hub) -> None
     assert finding.remedy
 
 
+MANY = {
+    "clusters/all.yaml": "".join(
+        f"---\napiVersion: flotilla.dev/v1alpha1\nkind: Cluster\nmetadata: {{name: c-{number}}}\n"
+        f'spec: {{variables: {{{"other" if number == 7 else "word"}: "{number}"}}}}\n'
+        for number in range(120)
+    ),
+    "bundles/a/bundle.yaml": bundle("a"),
+    "bundles/a/config.yaml": config("a", "'${word:-none}'"),
+}
+UNDEFINED = {**MANY, "bundles/a/config.yaml": config("a", "'${word}'")}
+
+
+async def test_many_clusters_of_one_bundle_are_stored_as_few_packs(hub: Hub) -> None:
+    found = await hub.wants(MANY)
+    assert (found.failed, len(set(found.subtrees[A].values()))) == (frozenset(), 120)
+    assert hub.rendered == ["bundle a"] * 3
+    assert len(hub.store.pack_sizes) == 3
+    await hub.wants({**MANY, "README.md": "hello"})
+    assert hub.rendered == []
+
+
+async def test_of_many_clusters_only_those_that_do_not_render_are_named(hub: Hub) -> None:
+    found = await hub.wants(UNDEFINED)
+    assert found.failed == {A}
+    assert [finding.message.split(":")[0] for finding in found.findings] == ["bundle a does not render for c-7"]
+    again = await hub.wants(UNDEFINED)
+    assert again.failed == {A}
+    assert hub.rendered == ["bundle a"]  # the others are kept
+
+
+async def test_a_request_that_kills_its_worker_does_not_take_the_others_with_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = worker.run
+
+    async def dying(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+        if function is module._render and any("c-7" in request.clusters for request in arguments[2]):
+            raise Permanent(what, "its worker process died")
+        return await run(function, *arguments, what=what)
+
+    monkeypatch.setattr(worker, "run", dying)
+    found = await hub.wants(MANY)
+    assert found.failed == {A}
+    assert [finding.message.split(":")[0] for finding in found.findings] == ["bundle a does not render for c-7"]
+    monkeypatch.setattr(worker, "run", run)
+    assert (await hub.wants(MANY)).failed == frozenset()
+    assert hub.rendered == ["bundle a"], "the one that was missing"
+
+
 async def test_a_bundle_that_is_emptied_in_git_keeps_what_it_runs_until_it_says_that_it_is_meant(hub: Hub) -> None:
     await hub.wants(FILES)
     empty = {path: text for path, text in FILES.items() if path != "bundles/a/config.yaml"}
