@@ -3,7 +3,8 @@
 | file                             | kind                                   |
 |----------------------------------|----------------------------------------|
 | `fleet.yaml`                     | Fleet, one                             |
-| `clusters/**.yaml`               | Cluster, one or many                   |
+| `clusters/**.yaml`               | Cluster and ClusterTable, one or many  |
+| `clusters/**.csv`, `.json`       | read where a ClusterTable names it     |
 | `rollouts/**.yaml`               | RolloutPolicy, one or many             |
 | `bundles/<name>/bundle.yaml`     | Bundle, one                            |
 | `<tenant's folder>/<name>/bundle.yaml` | the same, if that folder is no bundle itself |
@@ -24,7 +25,8 @@ What is broken stops only itself, and is named as far as it can be, so that it k
 | a Bundle beyond its tenant's rights                | it alone                                                  |
 | a link, submodule or huge file in a bundle's place | the bundle of that folder; for `bundles` itself, or a     |
 |                                                    | tenant's folder, all that are missing                     |
-| anything in `clusters/` that is broken             | every missing cluster too: it may be that one             |
+| anything in `clusters/` that is broken, also a row | every missing cluster too: it may be that one             |
+| of a table, or a table that is not there           |                                                           |
 | a `bundle.yaml` at another depth                   | the bundle that it names, unless that is there            |
 
 Next: `targets`.
@@ -37,7 +39,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hub.model import Bundle, Cluster, Finding, Fleet, RolloutPolicy
-from hub.repo import kinds, salvage, schema, targets, tenants
+from hub.repo import kinds, salvage, schema, tables, targets, tenants
 from hub.repo.schema import Section
 from hub.repo.yaml_reader import Document
 from proto import ids
@@ -62,6 +64,8 @@ _FOLDERS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 """Where a link or submodule hides what may be fleet files."""
 _BUNDLES = "bundles"
+_TABLE_KIND = "ClusterTable"
+_TABLE = re.compile(r"clusters/.+\.(csv|json)", re.DOTALL)
 _RENAMED = re.compile(rb"""^\s*["']?renamedFrom["']?:\s*["']?([a-z0-9][-a-z0-9]{0,62})""", re.MULTILINE)
 """The old name in a file that is no YAML: without it the old bundle would be removed."""
 _FIELDS = ("apiVersion", "kind", "metadata", "spec")
@@ -72,7 +76,7 @@ _FOR_ALL = ("variables", "secrets", "validation", "tenants", "requireTenant")
 def is_fleet_file(path: str) -> bool:
     """Pure: whether `load` wants this path of the repo: a file, or with `/` at its end what stands for a folder.
     `.yml` is as good as `.yaml`."""
-    return _kind_at(path) is not None
+    return _kind_at(path) is not None or _TABLE.fullmatch(path) is not None
 
 
 def load(files: Mapping[str, bytes | InvalidInput]) -> Fleet:
@@ -82,7 +86,9 @@ def load(files: Mapping[str, bytes | InvalidInput]) -> Fleet:
     # What the Fleet says comes first: where bundles are depends on it.
     for path, content in sorted(files.items(), key=lambda item: (_kind_at(item[0]) != "Fleet", item[0])):
         kind = _kind_at(path)
-        if isinstance(content, InvalidInput):
+        if _TABLE.fullmatch(path):
+            loader.add_table(path, content)
+        elif isinstance(content, InvalidInput):
             loader.add_unreadable(path, content)
         elif kind == "Bundle" and not loader.is_bundle_folder(_folder_of(path)):
             loader.add_misplaced(path, content)
@@ -147,6 +153,8 @@ class _Loader:
         self._claimed: set[str] = set()
         """Bundles that something names which is not a valid Bundle."""
         self._misplaced: list[tuple[str, str]] = []
+        self._tables: dict[str, bytes | InvalidInput] = {}
+        self._stated_tables: list[tables.Table] = []
         self._renamed: dict[str, set[str]] = defaultdict(set)
         """Old name → the bundles that say they had it."""
         self._lost_bundles = self._lost_clusters = False
@@ -180,6 +188,10 @@ class _Loader:
         if kind is not None:
             self._find(path, error.cause, error.remedy, about=self._about(kind, self._lose(kind, path)))
 
+    def add_table(self, path: str, content: bytes | InvalidInput) -> None:
+        """It counts only if a ClusterTable names it."""
+        self._tables[path] = content
+
     def add_misplaced(self, path: str, data: bytes) -> None:
         """A `bundle.yaml` where none counts: somebody took the wrong folder, or it is any file of a bundle."""
         found, broken = salvage.read(data, where=path)
@@ -194,6 +206,8 @@ class _Loader:
 
     def finish(self) -> Fleet:
         clusters, bundles = self._names["Cluster"], self._names["Bundle"]
+        for table in self._stated_tables:
+            self._read_table(table)
         for where, name in self._misplaced:
             self._find_misplaced(where, name)
         bundles.broken |= self._claimed - bundles.valid.keys()
@@ -229,6 +243,22 @@ class _Loader:
 
     def _find(self, where: str, message: str, remedy: str, *, about: str) -> None:
         self._findings.append(Finding(where=where, message=message, remedy=remedy, about=about))
+
+    def _read_table(self, table: tables.Table) -> None:
+        content = self._tables.get(table.path)
+        if isinstance(content, bytes):
+            found, broken = tables.read(content, table)
+            for lost in broken:
+                self._add_broken(lost, "Cluster", table.path)
+            for document in found:
+                self._add_document(document, "Cluster", table.path)
+            return
+        self._lose("Cluster", table.path)
+        if content is None:
+            near = schema.nearest(table.path, self._tables, else_="correct spec.path, or add the file")
+            self._find(table.where, f"spec.path: there is no file {table.path!r}", near, about="")
+        else:
+            self._find(table.path, content.cause, content.remedy, about="")
 
     def _find_misplaced(self, where: str, name: str) -> None:
         there = name in self._names["Bundle"].valid
@@ -272,8 +302,10 @@ class _Loader:
     def _refuse(self, stated: str, name: str, path: str) -> tuple[str, str]:
         """Mark as broken what a document is, as far as it says so, and what it may be by its place. Returns kind and
         name for messages: what stands in a bundle's folder goes by the folder's name."""
-        place = _kind_at(path) or ""
+        place = _kind_at(path) or "Cluster"  # a table's
         kind = stated if stated in self._names else place
+        if stated == _TABLE_KIND:  # its name is no cluster's
+            name = ""
         folder = self._lose(place, path)
         if kind == "Bundle" and _is_name(name):
             self._claimed.add(name)
@@ -299,6 +331,9 @@ class _Loader:
             match kind:
                 case "Fleet":
                     self._add_fleet(root, findings, where)
+                case "Cluster" if stated == _TABLE_KIND:
+                    table = kinds.cluster_table(root, where, folder=path.rpartition("/")[0])
+                    self._add_stated_table(table, root, findings)
                 case "Cluster":
                     self._add_named(kind, kinds.cluster(root, where), findings)
                 case "Bundle":
@@ -325,6 +360,13 @@ class _Loader:
             names.refuse(name)
         elif not findings and name not in names.broken:
             names.valid[name] = made
+
+    def _add_stated_table(self, table: tables.Table, root: Section, findings: Sequence[Finding]) -> None:
+        first = next((other for other in self._stated_tables if other.path == table.path), None)
+        if first is not None:
+            root.problem(f"{table.path} is read already by {first.where}", "spec", "path", remedy="keep one of the two")
+        elif not findings:
+            self._stated_tables.append(table)
 
     def _add_fleet(self, root: Section, findings: Sequence[Finding], where: str) -> None:
         if self._fleet_at:
@@ -377,12 +419,13 @@ def _is_of_kind(root: Section, kind: str) -> bool:
     """Whether the document is of the kind that belongs here; adds a finding when it is not."""
     found, version = root.text("kind"), root.text("apiVersion")
     places = {name: place for name, place, _ in _PLACES}
+    places[_TABLE_KIND] = places["Cluster"]
     if version != API_VERSION:
         root.problem(f"is {version[:80]!r}" if version else "is missing", "apiVersion", remedy=f"write {API_VERSION}")
     elif found not in places:
         remedy = schema.nearest(found, places, else_=f"write {kind}")
         root.problem(f"{found[:80]!r} is not known" if found else "is missing", "kind", remedy=remedy)
-    elif found != kind:
+    elif places[found] != places[kind]:
         root.problem(f"a {found} does not belong here", "kind", remedy=f"move it to {places[found]}")
     else:
         return True

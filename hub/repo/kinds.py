@@ -1,9 +1,10 @@
-"""The four kinds of the fleet repo, each from a `Section` of its document to its value in `model`.
+"""The kinds of the fleet repo, each from a `Section` of its document to its value in `model`.
 
 What is wrong becomes a finding of the section; the value that is returned then has defaults in those places and is
 not to be used. Fields of the design that are not carried out yet are refused, never ignored. Next: `fleet`.
 """
 
+import posixpath
 import re
 from typing import Literal
 
@@ -22,7 +23,7 @@ from hub.model import (
     Variant,
     WavePolicy,
 )
-from hub.repo import signers, tenants
+from hub.repo import signers, tables, tenants
 from hub.repo.schema import Section, nearest
 from proto import health_checks
 from proto.errors import InvalidInput
@@ -163,6 +164,26 @@ def cluster(root: Section, where: str) -> Cluster:
         decommission=spec.choice("decommission", _DECOMMISSION, default=""),
         where=where,
     )
+
+
+def cluster_table(root: Section, where: str, *, folder: str) -> tables.Table:
+    """`folder` is that of its file in the fleet repo."""
+    root.section("metadata", _METADATA).name(what="table", required=False)
+    spec = root.section("spec", ("path", "columns"))
+    path = posixpath.normpath(posixpath.join(folder, spec.text("path")))
+    if not spec.has("path"):
+        spec.problem("is missing", "path", remedy="write the table's path from here, such as stores.csv")
+    elif not path.startswith("clusters/") or not path.endswith((".csv", ".json")):
+        spec.problem(f"is {path[:200]!r}", "path", remedy="name a .csv or .json file in clusters/")
+    columns = spec.mapping("columns")
+    for field, column in columns.items():
+        if problem := tables.field_problem(field, typed=path.endswith(".csv")):
+            spec.problem(problem[0], "columns", field, remedy=problem[1])
+        elif not isinstance(column, str):
+            spec.problem("is not the name of a column", "columns", field, remedy="write it as a string")
+    if columns and "name" not in columns:
+        spec.problem("have no name", "columns", remedy="say which column has the clusters' names")
+    return tables.Table(path=path, columns=columns, where=where)
 
 
 def bundle(root: Section, where: str, *, folder: str) -> Bundle:

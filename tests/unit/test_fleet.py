@@ -814,10 +814,18 @@ REFERENCE = (Path(__file__).parents[2] / "docs/fleet-repo.md").read_text()
 
 
 def test_the_examples_of_the_reference_are_valid() -> None:
-    tenants, ledger = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
-    found = fleet.load({"bundles/ledger/bundle.yaml": ledger.encode(), "fleet.yaml": tenants.encode()})
+    table, tenants, ledger = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
+    [stores] = re.findall(r"((?:^    .*,.*\n)+)\n\| field of `spec` \| what", REFERENCE, re.MULTILINE)
+    files = {
+        "bundles/ledger/bundle.yaml": ledger,
+        "fleet.yaml": tenants,
+        "clusters/stores.yaml": table,
+        "clusters/stores.csv": stores,
+    }
+    found = fleet.load({path: text.encode() for path, text in files.items()})
     assert errors(found) == []
     assert found.bundles.keys() == {"ledger"}
+    assert found.clusters.keys() == {"store-1"}
     assert [tenant.name for tenant in found.tenants] == ["team-a"]
 
 
