@@ -99,6 +99,10 @@ async def agent(
             group.start_soon(loop.run, name="agent")
             try:
                 yield Agent(loop, told, inventory, receiver, lease)
+            except AssertionError:
+                # For whoever reads why the test failed.
+                print(f"problems: {told.problems}\nbundles: {told.bundles}\nlease: {lease.problem or 'held'}")
+                raise
             finally:
                 group.cancel_scope.cancel()
 
