@@ -1,7 +1,8 @@
 """Keeps the mirror of the fleet repo fresh and hands each new commit to the loop, rendered.
 
 Polls with jitter, or at once when poked. A rewritten history is refused until a person accepts it: the hub stays at the
-last commit it took and says so. Whatever fails here, what runs keeps running, and the next look tries again. Next:
+last commit it took and says so; so it does when it starts. Whatever fails here, what runs keeps running, and the next
+look tries again. Next:
 `desired`, then `loop`.
 """
 
@@ -109,7 +110,12 @@ class Upstream:
         again, self._render_again = self._render_again, False
         accept, self._accept_rewrite = self._accept_rewrite, False
         fetch = partial(sync.fetch, revision=self.revision, ssh=self._ssh, trust=self._trust, accept_rewrite=accept)
-        revision = await worker.run(fetch, self._mirror, self.url, self.branch, what="fleet repo")
+        try:
+            revision = await worker.run(fetch, self._mirror, self.url, self.branch, what="fleet repo")
+        except FlotillaError:
+            if self.tip is None:
+                await self._resume()
+            raise
         if revision.unverified and revision.unverified != self._unverified:
             log.warning("%s; it was taken, since signatures are not enforced", revision.unverified)
         self._unverified = revision.unverified
@@ -120,3 +126,15 @@ class Upstream:
             await self._take(await self._render(revision.commit))
             self.tip = revision.commit
         self.synced_s = self._clock()
+
+    async def _resume(self) -> None:
+        """Go on with what was taken last: a hub that starts while upstream is away, or is refused, knows its fleet."""
+        taken = partial(sync.taken, revision=self.revision, trust=self._trust)
+        try:
+            commit = await worker.run(taken, self._mirror, self.branch, what="fleet repo")
+            if commit is not None:
+                await self._take(await self._render(commit))
+                self.tip = commit
+                log.info("fleet repo: goes on with %.12s, which was taken last", commit)
+        except FlotillaError as error:
+            log.error("fleet repo: what was taken last cannot be used: %s", error)

@@ -108,6 +108,21 @@ def fetch(
         ) from error
 
 
+def taken(mirror: Path, branch: str, *, revision: str = "", trust: Verification = NOBODY_LOOKS) -> Oid | None:
+    """The commit that was taken last and may be taken still, for a hub that starts while upstream cannot be read."""
+    try:
+        repo = pygit2.Repository(str(mirror), pygit2.enums.RepositoryOpenFlag.NO_SEARCH)
+        commit = repo.references[followed(branch, revision)].peel(pygit2.Commit)
+        unverified = verification.check(repo, commit, trust)
+    except (pygit2.GitError, OSError, KeyError, ValueError):
+        return None
+    if (unverified is not None and trust.mode == "enforce") or (
+        _COMMIT.fullmatch(revision) and str(commit.id) != revision
+    ):
+        return None
+    return Oid(str(commit.id))
+
+
 def followed(branch: str, revision: str) -> str:
     """Pure: the full name of what is fetched for `revision`, a tag, or "" or a commit of the `branch`."""
     if not revision or _COMMIT.fullmatch(revision):

@@ -263,6 +263,17 @@ def test_ssh_needs_a_key_and_known_hosts(mirror: Path, address: str) -> None:
         sync.fetch(mirror, address, "main")
 
 
+def test_what_was_taken_is_known_without_upstream(upstream: Upstream, mirror: Path, tmp_path: Path) -> None:
+    assert sync.taken(mirror, "main") is None
+    first, second = upstream.commit("one"), upstream.commit("two")
+    sync.fetch(mirror, str(upstream.path), "main")
+    assert sync.taken(mirror, "main") == second
+    assert sync.taken(mirror, "main", revision=second) == second
+    assert sync.taken(mirror, "main", revision=first) is None
+    assert sync.taken(mirror, "main", revision="v1") is None
+    assert sync.taken(mirror, "other") is None
+
+
 class Sshd:
     """A real SSH server that lets one key in."""
 

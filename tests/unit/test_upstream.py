@@ -238,3 +238,45 @@ async def test_a_commit_that_is_not_signed_is_never_rendered_under_enforce(repo:
         with pytest.raises(Refused, match="names a signer"):
             await hub.upstream.sync()
     assert (hub.rendered, hub.taken, hub.upstream.tip) == ([], [], None)
+
+
+async def test_a_hub_that_starts_while_upstream_is_away_goes_on_with_what_was_taken(repo: Repo, tmp_path: Path) -> None:
+    tip, before = repo.commit("one"), Hub(repo, tmp_path / "mirror")
+    await before.upstream.sync()
+    repo.path.rename(tmp_path / "away")
+    hub = Hub(repo, tmp_path / "mirror")
+    for _ in range(2):
+        with pytest.raises(Transient, match="there is no such folder"):
+            await hub.upstream.sync()
+    assert (hub.taken, hub.upstream.tip) == ([tip], tip)  # once
+    (tmp_path / "away").rename(repo.path)
+    second = repo.commit("two")
+    await hub.upstream.sync()
+    assert hub.taken == [tip, second]
+
+
+async def test_a_hub_that_starts_while_the_tip_is_refused_goes_on_with_the_one_before(
+    repo: Repo, tmp_path: Path
+) -> None:
+    tip, before = repo.commit("one"), Hub(repo, tmp_path / "mirror")
+    await before.upstream.sync()
+    repo.commit("other", orphan=True)
+    hub = Hub(repo, tmp_path / "mirror")
+    with pytest.raises(Refused, match="was rewritten"):
+        await hub.upstream.sync()
+    assert hub.taken == [tip]
+    strict = Hub(repo, tmp_path / "mirror", trust=Verification(mode="enforce"))
+    with pytest.raises(Refused):
+        await strict.upstream.sync()
+    assert strict.taken == []  # what nobody signed does not run on either
+
+
+async def test_what_was_taken_and_cannot_be_used_now_leaves_the_first_error(repo: Repo, tmp_path: Path) -> None:
+    repo.commit("one")
+    await Hub(repo, tmp_path / "mirror").upstream.sync()
+    repo.path.rename(tmp_path / "away")
+    hub = Hub(repo, tmp_path / "mirror")
+    hub.failing = Transient("bundle shop", "its worker is busy")
+    with pytest.raises(Transient, match="there is no such folder"):
+        await hub.upstream.sync()
+    assert hub.upstream.tip is None
