@@ -86,6 +86,8 @@ def _verify_ssh(place: Path, payload: bytes, trusted: Signers) -> Verdict:
     (place / "allowed").write_text("".join(f"{line}\n" for line in trusted.ssh))
     signature, allowed = ["-s", str(place / "signature")], ["-f", str(place / "allowed")]
     intact = _run(["ssh-keygen", "-Y", "check-novalidate", "-n", "git", *signature], payload)
+    if b"No user exists" in intact.stderr:
+        return Verdict(problem=f"could not be checked: ssh-keygen says {_last(intact)} (add it to /etc/passwd)")
     if intact.returncode != 0:
         return Verdict(problem=f"its SSH signature does not fit: {_last(intact)}")
     found = _run(["ssh-keygen", "-Y", "find-principals", *signature, *allowed], b"")

@@ -158,6 +158,19 @@ def test_a_missing_tool_is_named(repo: Repo, ada: SshKey, gpg: GpgKey, monkeypat
             assert package in signatures.verify(raw, known).problem
 
 
+def test_a_user_whom_ssh_keygen_does_not_know_is_no_fault_of_the_signer(
+    repo: Repo, ada: SshKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.commit(ada)
+    raw = repo.raw()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/ssh-keygen").write_text("#!/bin/sh\necho 'No user exists for uid 65532' >&2\nexit 255\n")
+    (tmp_path / "bin/ssh-keygen").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
+    problem = signatures.verify(raw, trusted(ada.signer())).problem
+    assert problem.startswith("could not be checked: ssh-keygen says No user exists for uid 65532")
+
+
 def test_the_parts_of_a_commit_make_the_whole() -> None:
     raw = b"tree t\nauthor a\ngpgsig A\n B\n \n C\nencoding x\n\ngpgsig in the text\n"
     assert signatures.split(raw) == (b"A\nB\n\nC\n", b"tree t\nauthor a\nencoding x\n\ngpgsig in the text\n")
