@@ -136,7 +136,7 @@ async def desired(
         fleet=fleet,
         subtrees={name: value for name, value in subtrees.items() if name not in clashing},
         failed=frozenset(failed | clashing.keys()),
-        findings=(*findings, *clashing.values()),
+        findings=tuple(dict.fromkeys((*findings, *clashing.values()))),  # many clusters say the same
         rendered_s=spans,
     )
 

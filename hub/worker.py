@@ -45,7 +45,8 @@ async def run(function: Callable[[Unpack[Ts]], T], *args: *Ts, what: str = "", t
         except anyio.BrokenWorkerProcess as error:
             if error.args:  # anyio says something only when the process did not get ready
                 raise Transient(thing, "no worker process could be started", "look at the hub's load") from error
-            raise Permanent(thing, "its worker process died", "look for a lack of memory on the hub") from error
+            remedy = "it may have taken too much memory or processor time; else look for a lack of memory on the hub"
+            raise Permanent(thing, "its worker process died", remedy) from error
         except OSError as error:  # no memory, no file descriptors; what `function` raises comes as one of ours
             raise Transient(thing, f"no worker process could be started: {error}", "look at the hub's load") from error
         finally:

@@ -17,9 +17,9 @@ import msgspec
 import orjson
 
 from hub.model import Rights
-from hub.render import checks, helm, kustomize, objects, plain, variables
+from hub.render import checks, helm, kustomize, limits, objects, plain, variables
 from hub.repo import sources, tenants
-from proto.errors import FlotillaError, InvalidInput, Transient
+from proto.errors import FlotillaError, InvalidInput, Permanent, Transient
 from proto.ids import Oid, check_name
 from proto.objects import ObjectKey, canonical
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, POLICY_FILE, with_membership
@@ -83,8 +83,16 @@ def render_tree(tree: sources.Tree, folder: str, inputs: Mapping[str, Any], bund
 
 
 def render_request(repo: Path, commit: str, folder: str, inputs: Mapping[str, Any], bundle: str) -> Rendered:
-    """`render_tree` of a commit, for a worker process: everything here can be pickled."""
-    return render_tree(sources.CommitTree(repo, commit), folder, inputs, bundle)
+    """`render_tree` of a commit, for a worker process: everything here can be pickled, and the process is bound.
+
+    Raises Permanent too: when the bundle takes more memory than it may.
+    """
+    try:
+        with limits.bounded():
+            return render_tree(sources.CommitTree(repo, commit), folder, inputs, bundle)
+    except MemoryError as error:
+        cause = f"takes more than {limits.MEMORY_BYTES >> 30} GiB of memory to render"
+        raise Permanent(f"bundle {bundle}", cause, "split the bundle") from error
 
 
 def render_checkout(root: Path, folder: str, inputs: Mapping[str, Any], bundle: str) -> Rendered:

@@ -262,6 +262,14 @@ MANY = {
 UNDEFINED = {**MANY, "bundles/a/config.yaml": config("a", "'${word}'")}
 
 
+async def test_what_many_clusters_warn_of_is_told_once(hub: Hub) -> None:
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {word: '${word:-none}'}\n"
+    found = await hub.wants({**MANY, "bundles/a/secret.yaml": secret})
+    assert len(set(found.subtrees[A].values())) == 120
+    [finding] = found.findings
+    assert "bundles/a/secret.yaml:1: Secret/shop/s: has its values in plain text" in finding.message
+
+
 async def test_many_clusters_of_one_bundle_are_stored_as_few_packs(hub: Hub) -> None:
     found = await hub.wants(MANY)
     assert (found.failed, len(set(found.subtrees[A].values()))) == (frozenset(), 120)
