@@ -4,7 +4,19 @@ from importlib import metadata
 
 import click
 
-from hub.cli import bootstrap, commanding, diffing, directing, explaining, health, init, offline, online, planning
+from hub.cli import (
+    bootstrap,
+    commanding,
+    diffing,
+    directing,
+    explaining,
+    health,
+    init,
+    offline,
+    online,
+    planning,
+    slices,
+)
 from hub.demo import command
 
 
@@ -33,7 +45,20 @@ def main() -> None:
     """GitOps for a fleet of Kubernetes clusters."""
 
 
-_MODULES = (command, init, offline, diffing, planning, explaining, health, online, commanding, directing, bootstrap)
+_MODULES = (
+    command,
+    init,
+    offline,
+    diffing,
+    planning,
+    explaining,
+    slices,
+    health,
+    online,
+    commanding,
+    directing,
+    bootstrap,
+)
 
 for module in _MODULES:
     for each in module.commands:

@@ -115,7 +115,7 @@ def object_changes(bundle: str, before: Mapping[str, bytes], after: Mapping[str,
             continue
         key = ObjectKey.from_path(path)
         if old is None or new is None:
-            body = masked(_without_membership(orjson.loads(old or new or b"")))
+            body = readable(orjson.loads(old or new or b""))
             what: What = "created" if old is None else "removed"
             found.append(ObjectChange(bundle=bundle, key=key, what=what, body=body))
         else:
@@ -123,6 +123,11 @@ def object_changes(bundle: str, before: Mapping[str, bytes], after: Mapping[str,
             fields = tuple(_hidden(_fields(was, now, ""), secret=is_secret(was) or is_secret(now)))
             found.append(ObjectChange(bundle=bundle, key=key, what="changed", fields=fields))
     return tuple(found)
+
+
+def readable(obj: dict[str, Any]) -> Mapping[str, Any]:
+    """Pure: an object of a slice for people: without our labels, and without the values of a Secret."""
+    return masked(_without_membership(obj))
 
 
 def is_secret(obj: Mapping[str, Any]) -> bool:

@@ -48,7 +48,7 @@ def explain(root: Path, thing: str, cluster: str, as_json: bool) -> None:
     here = [request for request in revision.requests if found_cluster.name in request.clusters]
     rendered = list(_rendered(revision, here))
     found = [(request, made, key) for request, made in rendered for key in made.origins if wanted.fits(key)]
-    for finding in revision.failed.values():
+    for finding in revision.failures:
         click.echo(telling.shown(finding), err=True)
     if not found:
         keys = [key for _, made in rendered for key in made.origins]

@@ -43,7 +43,7 @@ class Revision:
         if not (self.fleet.clusters or self.fleet.bundles or self.fleet.findings):
             raise Failed(f"{self} has no Cluster and no Bundle files: is it a fleet repo? (use --fleet DIR)")
         self.requests = targets.render_requests(self.fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
-        self.failed: dict[BundleName, Finding] = {}
+        self._failed: dict[Finding, list[ClusterName]] = {}
         self._rendered: dict[str, build.Rendered] = {}
         """The last few renders by their key."""
 
@@ -51,6 +51,11 @@ class Revision:
         if self.commit is None or str(self.commit.id).startswith(self.name):
             return self.name
         return f"{self.name} ({str(self.commit.id)[:12]})"
+
+    @property
+    def failures(self) -> list[Finding]:
+        """What did not render so far; what failed alike on many clusters is one."""
+        return [telling.told_of(finding, clusters) for finding, clusters in self._failed.items()]
 
     def wanted(self) -> dict[BundleName, dict[ClusterName, RenderRequest]]:
         """Bundle → cluster → what is to be rendered; without clusters that are decommissioned."""
@@ -73,8 +78,8 @@ class Revision:
         try:
             rendered = build.render_tree(self.tree, bundle.folder, request.inputs, bundle.name)
         except FlotillaError as error:
-            found = telling.told_of(telling.finding_of(error, about=f"bundle {bundle.name}"), request.clusters)
-            self.failed.setdefault(bundle.name, found)
+            found = telling.finding_of(error, about=f"bundle {bundle.name}")
+            self._failed.setdefault(found, []).extend(request.clusters)
             return None
         if len(self._rendered) >= _KEPT_RENDERS:
             self._rendered.pop(next(iter(self._rendered)))
@@ -131,7 +136,7 @@ class Comparison:
         """What could not be compared, and why, of the newer side first."""
         found: list[Finding] = []
         for side in (self.after, self.before):
-            for finding in (*side.fleet.findings, *side.failed.values()):
+            for finding in (*side.fleet.findings, *side.failures):
                 kind, _, name = finding.about.partition(" ")
                 asked = {"cluster": cluster, "bundle": bundle}.get(kind, "")
                 if finding.severity == "error" and asked in ("", name):

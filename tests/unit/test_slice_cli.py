@@ -1,0 +1,205 @@
+"""`flotilla slice`: the slices of a cluster, read from a slice repository as the hub writes it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pygit2
+import pytest
+from click.testing import Result
+
+from hub.slices import gitstore
+from hub.slices.compose import HISTORY_S, Composed, compose
+from hub.slices.gitstore import GitStore
+from proto.ids import BundleName, ClusterName, Oid
+from proto.objects import canonical
+from proto.slices import POLICY_FILE, BundleEntry, with_membership
+from tests.unit.test_diff_cli import run
+
+REVISION = Oid("1234567890abcdef1234567890abcdef12345678")
+T0 = 1_700_000_000
+
+
+def subtree(store: GitStore, bundle: str, **data: str) -> Oid:
+    """A bundle with one ConfigMap and a Secret."""
+    metadata = {"name": "web", "namespace": "shop"}
+    objects = {
+        "shop/ConfigMap/web.json": {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data},
+        "shop/Secret/web.json": {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"k": "aHVudGVy"}},
+    }
+    files = {path: canonical(with_membership(obj, bundle)) for path, obj in objects.items()}
+    oid, made = gitstore.subtree({**files, POLICY_FILE: canonical({"name": bundle})})
+    store.write(made)
+    return oid
+
+
+def move(store: GitStore, cluster: str, before: Composed | None, oid: Oid, *, time_s: int, wave: str = "") -> Composed:
+    made = compose(
+        cluster=ClusterName(cluster),
+        seq=before.seq + 1 if before else 1,
+        parent=before.commit if before else None,
+        parent_time_s=before.time_s if before else 0,
+        current=before.manifest if before else None,
+        changes={BundleName("shop"): BundleEntry(subtree=oid, revision=REVISION, rollout="shop-1")},
+        keys=store.keys,
+        time_s=time_s,
+        trailers=[("Wave", wave)] if wave else [],
+    )
+    assert made is not None
+    store.write(made.objects)
+    store.set_ref(cluster, made.commit)
+    return made
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    store = GitStore.create(tmp_path / "slices.git")
+    first = move(store, "eu-1", None, subtree(store, "shop", a="one"), time_s=T0, wave="canary")
+    second = move(store, "eu-1", first, subtree(store, "shop", a="two"), time_s=T0 + 60, wave="eu")
+    # A checkpoint: its predecessor is named, not its parent.
+    move(store, "eu-1", second, subtree(store, "shop", a="three"), time_s=T0 + HISTORY_S)
+    move(store, "us-1", None, subtree(store, "shop", a="other"), time_s=T0)
+    return tmp_path / "slices.git"
+
+
+def slice_(repo: Path, *args: str) -> Result:
+    return run("slice", *args, "--repo", repo)
+
+
+def log(repo: Path, *args: str) -> list[dict[str, Any]]:
+    result = slice_(repo, "log", "eu-1", "--output", "json", *args)
+    assert result.exit_code == 0, result.output
+    found: list[dict[str, Any]] = json.loads(result.stdout)
+    return found
+
+
+def test_the_log_has_every_slice_with_its_trailers_across_checkpoints(repo: Path) -> None:
+    found = log(repo)
+    assert [entry["seq"] for entry in found] == [3, 2, 1]
+    assert [entry["trailers"].get("Wave") for entry in found] == [None, ["eu"], ["canary"]]
+    assert found[2]["trailers"]["Source-Revision"] == [REVISION]
+    assert found[2]["time"] == "2023-11-14T22:13:20Z"
+    assert found[2]["change"] == "shop at 1234567890ab"
+    text = slice_(repo, "log", "eu-1").stdout.splitlines()
+    assert text[0].split() == ["SEQ", "COMMIT", "TIME", "WHAT", "WAVE", "ROLLOUT", "REVISION"]
+    assert text[3].split()[-3:] == ["canary", "shop-1", "1234567890ab"]
+    assert len(log(repo, "--number", "2")) == 2
+
+
+def test_show_has_manifest_and_objects_without_values_of_secrets(repo: Path) -> None:
+    text = slice_(repo, "show", "eu-1", "2").stdout
+    assert text.startswith("eu-1 #2  ")
+    assert "shop    ConfigMap/shop/web\n" in text
+    full = slice_(repo, "show", "eu-1", "2", "--output", "json")
+    answer = json.loads(full.stdout)
+    assert (answer["seq"], answer["bundles"]["shop"]["rollout"]) == (2, "shop-1")
+    config, secret = answer["objects"]
+    assert (config["data"], secret["data"]) == ({"a": "two"}, {"k": "(hidden)"})
+    assert config["metadata"] == {"name": "web", "namespace": "shop"}
+    assert "aHVudGVy" not in full.output + slice_(repo, "show", "eu-1", "--output", "yaml").output
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("1", "one"), ("#2", "two"), ("~0", "three"), ("~2", "one"), ("", "three"), ("ID", "two")],
+)
+def test_a_slice_is_named_by_number_distance_or_id(repo: Path, name: str, value: str) -> None:
+    name = log(repo)[1]["commit"][:9] if name == "ID" else name
+    answer = json.loads(slice_(repo, "show", "eu-1", name, "--output", "json").stdout)
+    assert answer["objects"][0]["data"] == {"a": value}
+
+
+def test_diff_tells_fields_and_exits_as_diff_does(repo: Path) -> None:
+    result = slice_(repo, "diff", "eu-1", "1..2")
+    assert result.exit_code == 1
+    assert "~ ConfigMap/shop/web" in result.stdout
+    assert 'data.a: "one" → "two"' in result.stdout
+    assert 'data.a: "two" → "three"' in slice_(repo, "diff", "eu-1").stdout
+    assert 'data.a: "one" → "three"' in slice_(repo, "diff", "eu-1", "1").stdout
+    same = slice_(repo, "diff", "eu-1", "1..1")
+    assert (same.exit_code, same.stdout) == (0, "nothing differs: eu-1 #1 → eu-1 #1\n")
+    answer = json.loads(slice_(repo, "diff", "eu-1", "1..2", "--format", "json").stdout)
+    assert answer["changes"][0]["fields"] == [{"path": "data.a", "before": "one", "after": "two"}]
+    assert "<summary>" in slice_(repo, "diff", "eu-1", "1..2", "--format", "markdown").stdout
+
+
+def test_checkout_writes_the_exact_files_once(repo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert slice_(repo, "checkout", "eu-1", "1", "--to", str(out)).stdout == f"4 files of eu-1 in {out}\n"
+    written = sorted(str(path.relative_to(out)) for path in out.rglob("*.json"))
+    assert written == [
+        "bundles/shop/bundle.json",
+        "bundles/shop/shop/ConfigMap/web.json",
+        "bundles/shop/shop/Secret/web.json",
+        "slice.json",
+    ]
+    tree, _ = gitstore.subtree({path: (out / path).read_bytes() for path in written})
+    commit = pygit2.Repository(str(repo))[log(repo)[2]["commit"]].peel(pygit2.Commit)
+    assert str(commit.tree_id) == tree
+    assert slice_(repo, "checkout", "eu-1", "1", "--to", str(out)).exit_code == 2
+
+
+def test_a_clone_serves_as_well(repo: Path, tmp_path: Path) -> None:
+    pygit2.clone_repository(str(repo), str(tmp_path / "clone"), checkout_branch="clusters/eu-1")
+    assert [entry["seq"] for entry in log(tmp_path / "clone")][:1] == [3]
+
+
+def test_a_history_whose_cut_off_part_is_gone_ends_there(repo: Path, tmp_path: Path) -> None:
+    mirror = pygit2.init_repository(str(tmp_path / "mirror.git"), bare=True)
+    mirror.remotes.create("origin", str(repo)).fetch(["+refs/heads/*:refs/heads/*"])
+    assert [entry["seq"] for entry in log(tmp_path / "mirror.git")] == [3]
+    result = slice_(tmp_path / "mirror.git", "show", "eu-1", "1")
+    assert result.exit_code == 2
+    assert "cluster eu-1 has no slice '1'" in result.stderr
+
+
+def hostile(repo: Path, files: Mapping[str, tuple[int, bytes]]) -> None:
+    """A slice of eu-1 whose root holds these names, whatever they are."""
+    git = pygit2.Repository(str(repo))
+    rows = []
+    for name, (mode, data) in sorted(files.items()):
+        rows.append(b"%o %s\0" % (mode, name.encode()) + git.create_blob(data).raw)
+    tree = git.odb.write(pygit2.enums.ObjectType.TREE, b"".join(rows))
+    person = pygit2.Signature("x", "x@example.org", T0, 0)
+    git.create_commit("refs/heads/clusters/bad", person, person, "bad #1: x", tree, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("..", 0o100644), (".git", 0o100644), ("link", 0o120000)], ids=["up", "git", "link"]
+)
+def test_a_hostile_slice_writes_nothing(repo: Path, tmp_path: Path, name: str, mode: int) -> None:
+    hostile(repo, {name: (mode, b"/etc/passwd")})
+    result = slice_(repo, "checkout", "bad", "--to", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        pytest.param(["log", "eu-2"], "has no slice of cluster 'eu-2' (did you mean eu-1", id="cluster"),
+        pytest.param(["show", "eu-1", "9"], "has no slice '9': name its number (the newest is 3)", id="number"),
+        pytest.param(["show", "eu-1", "~9"], "cluster eu-1 has no slice '~9'", id="distance"),
+        pytest.param(["diff", "eu-1", "1..nope"], "cluster eu-1 has no slice 'nope'", id="range"),
+    ],
+)
+def test_what_is_not_there_is_told(repo: Path, args: list[str], message: str) -> None:
+    result = slice_(repo, *args)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.output
+
+
+def test_a_commit_of_another_cluster_is_refused(repo: Path) -> None:
+    other = str(pygit2.Repository(str(repo)).references["refs/heads/clusters/us-1"].target)
+    assert slice_(repo, "show", "eu-1", other).exit_code == 2
+
+
+def test_a_folder_that_is_no_repository_is_told(tmp_path: Path) -> None:
+    result = slice_(tmp_path, "log", "eu-1")
+    assert result.exit_code == 2
+    assert "is not a Git repository" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["log", "show", "diff", "checkout"])
+def test_help_shows_examples(command: str) -> None:
+    assert f"Examples:\n    flotilla slice {command}" in run("slice", command, "--help").output
