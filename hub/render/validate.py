@@ -163,7 +163,8 @@ def _walk(value: Any, node: Node, path: Path) -> Iterator[Problem]:
     if not fits(value, node):
         yield Problem(path=path, cause=f"is {_said(value)}, not {_wanted(node)}", remedy=_quoted(value, node))
         return
-    yield from _checked(value, node, path)
+    if node.checks:
+        yield from _checked(value, node, path)
     if isinstance(value, Mapping):
         for name in node.checks.get("required", ()):
             if value.get(name) is None and ((inner := node.field(name)) is None or inner.default is None):
@@ -173,18 +174,23 @@ def _walk(value: Any, node: Node, path: Path) -> Iterator[Problem]:
             if inner is None:
                 remedy = nearest(name, node.fields, else_="remove it")
                 yield Problem(path=(*path, name), cause=_UNKNOWN, remedy=remedy)
-            else:
+            elif not _is_text(child, inner):
                 yield from _walk(child, inner, (*path, name))
     elif isinstance(value, list):
-        yield from _repeated(value, node, path)
+        if len(value) > 1 and node.list_type in ("map", "set"):
+            yield from _repeated(value, node, path)
         for index, child in enumerate(value):
-            yield from _walk(child, node.element, (*path, index))
+            if not _is_text(child, node.element):
+                yield from _walk(child, node.element, (*path, index))
+
+
+def _is_text(value: Any, node: Node) -> bool:
+    """Text where any text will do: most of all values, so they are seen to first."""
+    return type(value) is str and node.scalar == "string" and not node.checks
 
 
 def _repeated(value: list[Any], node: Node, path: Path) -> Iterator[Problem]:
     """Items that are one to server-side apply. A key that is left out has its default: `port: 53` is also TCP's."""
-    if node.list_type not in ("map", "set"):
-        return
     first: dict[str, int] = {}
     for index, item in enumerate(value):
         if node.list_type == "map":
