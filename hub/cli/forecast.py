@@ -203,11 +203,10 @@ def _keys(found: _Rendered, oid: Oid) -> frozenset[ObjectKey]:
 def _clashes(found: _Rendered, comparison: Comparison, gaining: set[ClusterName]) -> Mapping[BundleName, Finding]:
     """As the hub refuses them. Only where a bundle gains an object can another one have it already."""
     fleet = comparison.after.fleet
-    running = {name for bundles in found.current.values() for name in bundles}
     return desired.clashes(
         {name: {c: oid for c, oid in oids.items() if c in gaining} for name, oids in found.wanted.items()},
         current=found.current,
-        gone=set() if fleet.lost_bundles else running - fleet.bundles.keys() - fleet.broken_bundles,
+        gone=desired.gone(fleet, found.current),
         renamed=fleet.renamed,
         keys=partial(_keys, found),
         where=lambda name: bundle.where if (bundle := fleet.bundles.get(BundleName(name))) else f"bundle {name}",
@@ -226,7 +225,7 @@ def _rollout(rollout: Rollout, found: _Rendered, comparison: Comparison) -> Plan
         rollout=rollout,
         policy=_policy(rollout, comparison),
         waves=tuple(planned_waves),
-        warnings=tuple(_warnings(rollout, found)),
+        warnings=tuple(_warnings(rollout, found, comparison.after.fleet.renamed)),
     )
 
 
@@ -261,14 +260,16 @@ def _steps_on(rollout: Rollout, cluster: ClusterName, found: _Rendered) -> Itera
             yield name, dataclasses.replace(step, fate="changed")
 
 
-def _warnings(rollout: Rollout, found: _Rendered) -> Iterator[str]:
+def _warnings(rollout: Rollout, found: _Rendered, renamed: Mapping[BundleName, BundleName]) -> Iterator[str]:
     for wave in rollout.waves:
         if not wave.clusters and not wave.allow_empty:
             yield f"wave {wave.name} selects no cluster: the rollout waits until somebody mends it, or sets allowEmpty"
     for name in rollout.bundles:
         runs = sum(name in bundles for bundles in found.current.values())
         gone = sum(target.after.get(name) == ABSENT for target in rollout.targets.values())
-        if gone and gone >= runs * _MANY_REMOVED:
+        if renamed.get(name) in rollout.bundles:
+            yield f"renames bundle {name} to {renamed[name]}"
+        elif gone and gone >= runs * _MANY_REMOVED:
             yield f"removes bundle {name} from {gone} of the {telling.counted(runs, 'clusters')} that run it"
     if rollout.depends_on:
         yield f"waits on each cluster for {', '.join(rollout.depends_on)}"

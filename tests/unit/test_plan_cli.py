@@ -129,6 +129,21 @@ def test_a_removed_bundle_is_a_rollout_to_absent_with_a_warning(fleet: Path) -> 
     assert rollout["warnings"] == ["removes bundle base from 3 of the 3 clusters that run it"]
 
 
+def test_a_renamed_bundle_takes_its_objects_along_and_nothing_is_pruned(fleet: Path) -> None:
+    files = {path: text for path, text in FLEET.items() if path.startswith("bundles/base/")}
+    renamed = {path.replace("/base/", "/ground/"): text for path, text in files.items()}
+    stated = files["bundles/base/bundle.yaml"].replace("name: base", "name: ground")
+    renamed["bundles/ground/bundle.yaml"] = stated.replace("spec: {", "spec: {renamedFrom: base, ")
+    write(fleet, {**dict.fromkeys(files), **renamed})
+    made = answer(fleet)
+    (rollout,) = made["rollouts"]
+    assert rollout["bundles"] == ["base", "ground"]
+    assert rollout["warnings"] == ["renames bundle base to ground"]
+    assert not {kind for kind, _ in risks_of(made)} & {"pruned", "let go", "refused"}
+    moved = {count for objects in rollout["waves"][0]["objects"].values() for count in objects.items() if count[1]}
+    assert moved == {("changed", 3)}
+
+
 def test_a_wave_without_clusters_is_warned_about(fleet: Path) -> None:
     write(fleet, {"rollouts/careful.yaml": POLICY.replace('canary: "true"', 'canray: "true"')})
     write(fleet, {WEB: FLEET[WEB].replace("web:1", "web:2")})
