@@ -83,7 +83,7 @@ def verify(raw: bytes, trusted: Signers) -> Verdict:
 def _verify_ssh(place: Path, payload: bytes, trusted: Signers) -> Verdict:
     if shutil.which("ssh-keygen") is None:
         return Verdict(problem="is signed with SSH, and the hub has no ssh-keygen (install openssh-client)")
-    (place / "allowed").write_text("".join(f"{line}\n" for line in trusted.ssh))
+    (place / "allowed").write_bytes("".join(f"{line}\n" for line in trusted.ssh).encode("utf-8", "surrogatepass"))
     signature, allowed = ["-s", str(place / "signature")], ["-f", str(place / "allowed")]
     intact = _run(["ssh-keygen", "-Y", "check-novalidate", "-n", "git", *signature], payload)
     if b"No user exists" in intact.stderr:

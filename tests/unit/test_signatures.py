@@ -189,6 +189,10 @@ def test_the_parts_of_a_commit_make_the_whole() -> None:
             "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n???\n-----END PGP PUBLIC KEY BLOCK-----", id="broken GPG"
         ),
         pytest.param("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA", id="half a GPG key"),
+        pytest.param(
+            "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n\xe9\n-----END PGP PUBLIC KEY BLOCK-----",
+            id="a GPG key not in ASCII",
+        ),
         pytest.param("-----BEGIN OPENSSH PRIVATE KEY-----", id="a private key"),
         pytest.param("a " + " " * 30_000 + f"ssh-ed25519 {KEY}", id="an endless line"),
     ],
