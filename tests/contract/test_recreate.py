@@ -261,6 +261,7 @@ async def test_a_finalizer_holds_a_recreation_up_and_is_named(place: Place) -> N
     path = f"/api/v1/namespaces/{place.namespace}/configmaps/x"
     place.kube.edit(path, {"metadata": {"finalizers": None}})
     assert (await place.apply(new)).live["data"] == {"a": "2"}
+    place.kube.edit(path, {"metadata": {"finalizers": None}})  # or the namespace would stay, and what is in it
 
 
 async def test_a_claim_is_not_deleted_without_destructive_prune(place: Place) -> None:
