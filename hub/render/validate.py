@@ -74,7 +74,7 @@ def problems(obj: Mapping[str, Any], data: bytes, *, custom: Types, kubernetes: 
     version = obj["apiVersion"]
     node = custom.get((group_of(version), version.rpartition("/")[2], obj["kind"]))
     if node is not None:
-        return tuple(islice(_walk(obj, node, ()), MAX_PROBLEMS))
+        return tuple(islice(_walk(obj, node, (), defaulted=True), MAX_PROBLEMS))
     key = hashlib.blake2b(data, digest_size=16).digest(), kubernetes
     found = _kept.get(key)
     if found is None:
@@ -122,7 +122,7 @@ def _builtin(obj: Mapping[str, Any], kubernetes: str) -> Iterator[Problem]:
         if newer == 0:
             yield from _unknown_kind(group, version, kind, known)
         return
-    for problem in _walk(obj, node, ()):
+    for problem in _walk(obj, node, (), defaulted=False):
         if newer <= 0 or problem.cause != _UNKNOWN:
             yield problem
 
@@ -157,7 +157,9 @@ def _unknown_kind(group: str, version: str, kind: str, known: Schemas) -> Iterat
 _UNKNOWN = "is not a known field"
 
 
-def _walk(value: Any, node: Node, path: Path) -> Iterator[Problem]:
+def _walk(value: Any, node: Node, path: Path, *, defaulted: bool) -> Iterator[Problem]:
+    """`defaulted`: the API server fills in defaults before it looks, as it does for custom kinds. Those that OpenAPI
+    tells of its own kinds are only what Go has in an empty field."""
     if value is None or (node.scalar == "any" and not node.fields):
         return
     if not fits(value, node):
@@ -167,7 +169,9 @@ def _walk(value: Any, node: Node, path: Path) -> Iterator[Problem]:
         yield from _checked(value, node, path)
     if isinstance(value, Mapping):
         for name in node.checks.get("required", ()):
-            if value.get(name) is None and ((inner := node.field(name)) is None or inner.default is None):
+            if value.get(name) is None and not (
+                defaulted and (inner := node.field(name)) and inner.default is not None
+            ):
                 yield Problem(path=(*path, name), cause="is missing")
         for name, child in value.items():
             inner = node.field(name)
@@ -175,13 +179,13 @@ def _walk(value: Any, node: Node, path: Path) -> Iterator[Problem]:
                 remedy = nearest(name, node.fields, else_="remove it")
                 yield Problem(path=(*path, name), cause=_UNKNOWN, remedy=remedy)
             elif not _is_text(child, inner):
-                yield from _walk(child, inner, (*path, name))
+                yield from _walk(child, inner, (*path, name), defaulted=defaulted)
     elif isinstance(value, list):
         if len(value) > 1 and node.list_type in ("map", "set"):
             yield from _repeated(value, node, path)
         for index, child in enumerate(value):
             if not _is_text(child, node.element):
-                yield from _walk(child, node.element, (*path, index))
+                yield from _walk(child, node.element, (*path, index), defaulted=defaulted)
 
 
 def _is_text(value: Any, node: Node) -> bool:

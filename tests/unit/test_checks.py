@@ -192,6 +192,19 @@ ROOM = "apiVersion: example.org/v1\nkind: Room\nmetadata: {name: a}\nspec: {size
             id="a missing field",
         ),
         pytest.param(
+            "- name: web\n          image",
+            "- image",
+            "spec.template.spec.containers[0].name is missing",
+            id="a missing name",
+        ),
+        pytest.param(
+            "        - name: web\n          image: nginx\n          ports: [{containerPort: 80}]\n"
+            "          resources: {limits: {cpu: 500m, memory: 1Gi}, requests: {cpu: 1}}\n",
+            "        []\n",
+            "spec.template.spec.containers has to have at least 1 items",
+            id="no container",
+        ),
+        pytest.param(
             "[{containerPort: 80}]",
             "[{containerPort: 80}, {containerPort: 80, protocol: TCP}]",
             "ports[1] is the same item as [0], by its containerPort and protocol (remove one of the two)",
