@@ -203,6 +203,11 @@ def _keys(found: _Rendered, oid: Oid) -> frozenset[ObjectKey]:
 def _clashes(found: _Rendered, comparison: Comparison, gaining: set[ClusterName]) -> Mapping[BundleName, Finding]:
     """As the hub refuses them. Only where a bundle gains an object can another one have it already."""
     fleet = comparison.after.fleet
+    asked = {oid for cluster in gaining for oid in found.current.get(cluster, {}).values()}
+    asked |= {oids[cluster] for oids in found.wanted.values() for cluster in gaining if cluster in oids}
+    unknown = sorted(asked - found.keys.keys())
+    for oid in progress.tracked(unknown, "looking who owns what", total=len(unknown)):
+        _keys(found, oid)
     return desired.clashes(
         {name: {c: oid for c, oid in oids.items() if c in gaining} for name, oids in found.wanted.items()},
         current=found.current,

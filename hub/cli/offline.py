@@ -125,7 +125,8 @@ class _Checkout:
         self._failed: dict[Finding, list[ClusterName]] = defaultdict(list)
         self._wheres: dict[str, str] = {}
         try:
-            self.fleet, self._trees = reading.read(sources.FolderTree(root))
+            with progress.noted(f"reading {root}"):
+                self.fleet, self._trees = reading.read(sources.FolderTree(root))
         except (InvalidInput, OSError) as error:
             raise click.ClickException(str(error)) from error
         self._found.extend(self.fleet.findings)

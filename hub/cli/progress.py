@@ -2,8 +2,10 @@
 on a terminal, or a plain line now and then elsewhere (a build's log)."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
 T = TypeVar("T")
@@ -40,6 +42,31 @@ def tracked(
             yield item
     finally:
         if told and terminal:
+            stream.write("\r\x1b[K")
+            stream.flush()
+
+
+@contextmanager
+def noted(label: str, *, stream: TextIO | None = None, quiet_s: float = QUIET_S) -> Iterator[None]:
+    """Tell what is being done when it takes longer than that and has no parts to be counted."""
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    told = threading.Event()
+
+    def tell() -> None:
+        told.set()
+        stream.write(label if terminal else f"{label}\n")
+        stream.flush()
+
+    timer = threading.Timer(quiet_s, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        if told.is_set() and terminal:
             stream.write("\r\x1b[K")
             stream.flush()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pygit2
 
-from hub.cli import telling
+from hub.cli import progress, telling
 from hub.model import Finding, Fleet, RenderRequest
 from hub.render import build
 from hub.repo import reading, sources, targets
@@ -37,7 +37,8 @@ class Revision:
         """Raises Failed when it is no fleet repo."""
         self.name, self.tree, self.commit = name, tree, commit
         try:
-            self.fleet, trees = reading.read(tree)
+            with progress.noted(f"reading {self}"):
+                self.fleet, trees = reading.read(tree)
         except (FlotillaError, OSError) as error:
             raise Failed(f"{self}: {error}") from error
         if not (self.fleet.clusters or self.fleet.bundles or self.fleet.findings):

@@ -1,10 +1,11 @@
 """How far a long command is: silent at first, then one line on a terminal, or plain lines elsewhere."""
 
 import io
+import threading
 
 import pytest
 
-from hub.cli.progress import tracked
+from hub.cli.progress import noted, tracked
 
 
 class Screen(io.StringIO):
@@ -44,3 +45,22 @@ def test_a_terminal_has_one_line_that_is_gone_in_the_end() -> None:
 
 def test_hours_are_told_in_minutes() -> None:
     assert "1 of 100, 99 min left" in told(terminal=False, step_s=60.0, total=100)
+
+
+def test_what_cannot_be_counted_is_named_once_it_takes_long() -> None:
+    spoken = threading.Event()
+
+    class Listening(Screen):
+        def flush(self) -> None:
+            spoken.set()
+
+    log, terminal = Listening(terminal=False), Listening(terminal=True)
+    for screen in (log, terminal):
+        spoken.clear()
+        with noted("reading fleet", stream=screen, quiet_s=0.0):
+            assert spoken.wait(10)
+    assert log.getvalue() == "reading fleet\n"
+    assert terminal.getvalue() == "reading fleet\r\x1b[K"
+    with noted("reading fleet", stream=log, quiet_s=1000.0):
+        pass
+    assert log.getvalue() == "reading fleet\n"
