@@ -1,13 +1,13 @@
 """The fleet repo's own files to a `Fleet`: clusters, bundles, rollout policies, and what is wrong with them.
 
-| file                             | kind                                   |
-|----------------------------------|----------------------------------------|
-| `fleet.yaml`                     | Fleet, one                             |
-| `clusters/**.yaml`               | Cluster and ClusterTable, one or many  |
-| `clusters/**.csv`, `.json`       | read where a ClusterTable names it     |
-| `rollouts/**.yaml`               | RolloutPolicy, one or many             |
-| `bundles/<name>/bundle.yaml`     | Bundle, one                            |
-| `<tenant's folder>/<name>/bundle.yaml` | the same, if that folder is no bundle itself |
+| file                                   | kind                                             |
+|----------------------------------------|--------------------------------------------------|
+| `fleet.yaml`                           | Fleet, one                                       |
+| `clusters/**.yaml`                     | Cluster and ClusterTable, one or many            |
+| `clusters/**.csv`, `.json`             | read where a ClusterTable names it               |
+| `rollouts/**.yaml`                     | RolloutPolicy, one or many                       |
+| `bundles/<name>/bundle.yaml`           | Bundle, one                                      |
+| `<tenant's folder>/<name>/bundle.yaml` | the same, unless the folder is in a bundle's     |
 
 What is broken stops only itself, and is named as far as it can be, so that it keeps what it runs:
 
@@ -161,8 +161,15 @@ class _Loader:
 
     def is_bundle_folder(self, folder: str) -> bool:
         """Whether a `bundle.yaml` counts in `folder`: the Fleet has to be added before."""
+        above = folder.rpartition("/")[0]
         a_tenants = folder != _BUNDLES and any(folder == tenant.folder for tenant in self._stated.tenants)
-        return folder.rpartition("/")[0] in self._holders or a_tenants
+        return above in self._holders or (a_tenants and not self._is_in_bundle(above))
+
+    def _is_in_bundle(self, folder: str) -> bool:
+        """Whether `folder` or one above it has a `bundle.yaml`: then its files are sources of that bundle."""
+        parts = folder.split("/")
+        above = ["/".join(parts[:depth]) for depth in range(2, len(parts) + 1)]
+        return any({f"{place}/bundle.yaml", f"{place}/bundle.yml"} & self._paths for place in above)
 
     def add_file(self, path: str, data: bytes) -> None:
         kind = _kind_at(path) or ""
@@ -376,7 +383,7 @@ class _Loader:
         self._fleet_at = where
         self._stated = kinds.fleet(root)
         for tenant in self._stated.tenants:
-            if not self._paths & {f"{tenant.folder}/bundle.yaml", f"{tenant.folder}/bundle.yml"}:
+            if not self._is_in_bundle(tenant.folder):
                 self._holders.add(tenant.folder)
         wrong = tuple(f"spec.{field}" for field in _FOR_ALL)
         meant = {f"did you mean {field!r}?" for field in _FOR_ALL}

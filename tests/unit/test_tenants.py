@@ -96,6 +96,19 @@ def test_a_bundle_inside_a_tenants_bundle_is_none() -> None:
     assert found.broken_bundles == {"shop"}
 
 
+@pytest.mark.parametrize("folder", ["bundles/base/team-a", "bundles/base/team-a/shop"])
+def test_a_tenants_folder_inside_a_bundle_holds_no_bundles(folder: str) -> None:
+    # Its files are sources of the platform's bundle, which may do everything.
+    found = load(
+        f"{{tenants: [{tenant(folder=folder)}]}}",
+        {"bundles/base/bundle.yaml": bundle(name="base"), "bundles/base/team-a/shop/bundle.yaml": bundle()},
+    )
+    (finding,) = errors(found)
+    assert finding.where == "bundles/base/team-a/shop/bundle.yaml:1"
+    assert set(found.bundles) == {"base"}
+    assert found.broken_bundles == {"shop"}
+
+
 def test_two_bundles_of_one_name_in_two_folders_are_refused() -> None:
     found = load(
         f"{{tenants: [{tenant()}]}}",
