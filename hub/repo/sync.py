@@ -110,6 +110,7 @@ def fetch(
 
 def taken(mirror: Path, branch: str, *, revision: str = "", trust: Verification = NOBODY_LOOKS) -> Oid | None:
     """The commit that was taken last and may be taken still, for a hub that starts while upstream cannot be read."""
+    _set_up_libgit2()
     try:
         repo = pygit2.Repository(str(mirror), pygit2.enums.RepositoryOpenFlag.NO_SEARCH)
         commit = repo.references[followed(branch, revision)].peel(pygit2.Commit)
