@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests import real
-from tests.bench import fleet, large, processes, reverts, throughput
+from tests.bench import fleet, hub, large, processes, reverts, throughput
 from tests.e2e.world import World
 
 CLUSTER = "bench"
@@ -180,6 +180,7 @@ def idle(kube: real.ApiServer, seconds: float) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--json", default="bench.json", help="where to write the numbers (default: bench.json)")
+    parser.add_argument("--full", action="store_true", help="the hub with 10,000 clusters too: takes long")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, to see that it works")
     options = parser.parse_args()
     console = Console()
@@ -198,6 +199,8 @@ def main() -> None:
             step("apply throughput", lambda: [Row(**throughput.measure(plain, rounds=rounds))])
             beside = partial(fleet.simulated_speed, plain, folder / "simulated", rounds=rounds)
             step("the simulated API server beside a real one", partial(rows_of, beside))
+        sizes = hub.FULL if options.full else hub.QUICK
+        step("the hub alone", partial(rows_of, partial(hub.measure, sizes[: 1 if options.quick else None])))
         for count in fleets:
             many = partial(fleet.measure, folder / f"fleet-{count}", clusters=count, commits=commits)
             step(f"a commit to {count} clusters", partial(rows_of, many))

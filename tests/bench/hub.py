@@ -1,0 +1,249 @@
+"""The hub alone, without agents: rendering, composing, storing and serving slices for many clusters.
+
+Every cluster has 20 bundles of 30 objects (plain YAML, variables in one of ten), once with 100 sets of variables among
+all clusters and once with variables of its own for each. Each fleet is measured in a process of its own, so that its
+memory is its own. `python -m tests.bench.hub` measures this alone; with `--full` up to 10,000 clusters.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import anyio
+import anyio.to_thread
+import pygit2
+from aiohttp import web
+
+from hub import desired, housekeeping
+from hub.journal import Journal
+from hub.slices import compose, garbage, git_http, gitstore
+from hub.slices.git_protocol import FLUSH, packet
+from hub.slices.gitstore import GitStore
+from proto.ids import BundleName, ClusterName, Oid
+from proto.slices import BundleEntry
+from tests.bench import processes
+
+BUNDLES: Final = 20
+OBJECTS: Final = 30
+SETS: Final = 100
+FETCHES: Final = 1_000
+AT_ONCE: Final = 16
+NOW_S: Final = 1_700_000_000
+
+FLEET = "{apiVersion: flotilla.dev/v1alpha1, kind: Fleet, metadata: {name: bench}}\n"
+CLUSTER = """apiVersion: flotilla.dev/v1alpha1
+kind: Cluster
+metadata: {name: c-%d, labels: {tier: prod}}
+spec: {kubernetes: "1.36", variables: {region: "r-%d"}}
+---
+"""
+BUNDLE = """apiVersion: flotilla.dev/v1alpha1
+kind: Bundle
+metadata: {name: b-%d}
+spec: {targets: {matchLabels: {tier: prod}}, namespace: b-%d}
+"""
+OBJECT = """apiVersion: v1
+kind: ConfigMap
+metadata: {name: conf-%d}
+data:
+  text: %s
+  region: "%s"
+"""
+
+Running = dict[ClusterName, dict[BundleName, Oid]]
+
+
+class Slices:
+    """What a hub keeps, without the rollouts between a desired state and its slices."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mirror = folder / "fleet.git"
+        self.repo = pygit2.init_repository(str(self.mirror), bare=True)
+        self.store = GitStore.create(folder / "slices.git")
+        self.journal = Journal(folder / "journal.db")
+        self.running: Running = {}
+        self.tips: dict[ClusterName, compose.Composed] = {}
+        self._files: dict[str, str] = {}
+
+    def commit(self, files: Mapping[str, str]) -> Oid:
+        self._files |= files
+        oid, objects = gitstore.subtree({path: text.encode() for path, text in self._files.items()})
+        for kind, data in objects:
+            self.repo.odb.write({"blob": 3, "tree": 2}[kind], data)
+        who = pygit2.Signature("bench", "bench@example.org", NOW_S, 0)
+        return Oid(str(self.repo.create_commit(None, who, who, "bench", pygit2.Oid(hex=oid), [])))
+
+    async def take(self, commit: Oid) -> None:
+        """Render, and move every cluster that would change to it."""
+        wanted = await desired.desired(
+            commit, mirror=self.mirror, store=self.store, journal=self.journal, current=self.running
+        )
+        assert not wanted.failed, wanted.findings
+        changes: dict[ClusterName, dict[BundleName, Oid]] = {}
+        for bundle, by_cluster in wanted.subtrees.items():
+            for cluster, oid in by_cluster.items():
+                if self.running.get(cluster, {}).get(bundle) != oid:
+                    changes.setdefault(cluster, {})[bundle] = oid
+        await anyio.to_thread.run_sync(self._move, commit, changes)
+
+    def _move(self, commit: Oid, changes: Mapping[ClusterName, Mapping[BundleName, Oid]]) -> None:
+        made = {cluster: self._composed(cluster, commit, moved) for cluster, moved in changes.items()}
+        self.store.write([item for composed in made.values() for item in composed.objects])
+        self.tips |= made
+        for cluster, moved in changes.items():
+            self.running.setdefault(cluster, {}).update(moved)
+
+    def _composed(self, cluster: ClusterName, commit: Oid, moved: Mapping[BundleName, Oid]) -> compose.Composed:
+        before = self.tips.get(cluster)
+        made = compose.compose(
+            cluster=cluster,
+            seq=before.seq + 1 if before else 1,
+            parent=before.commit if before else None,
+            parent_time_s=before.time_s if before else 0,
+            current=before.manifest if before else None,
+            changes={name: BundleEntry(subtree=oid, revision=commit) for name, oid in moved.items()},
+            keys=self.store.keys,
+            time_s=NOW_S,
+        )
+        assert made is not None
+        return made
+
+    def megabytes(self) -> float:
+        return round(sum(self.store.pack_sizes) / 1e6, 2)
+
+
+def objects(bundle: int, text: str) -> dict[str, str]:
+    return {
+        f"bundles/b-{bundle}/{n:02d}.yaml": OBJECT % (n, text, "" if n % 10 else "${region}") for n in range(OBJECTS)
+    }
+
+
+def clusters(count: int, sets: int, *, first: str = "") -> dict[str, str]:
+    text = "".join(CLUSTER % (n, n % sets) for n in range(count))
+    return {"clusters/all.yaml": text.replace("r-0", first, 1) if first else text}
+
+
+async def timed(work: Callable[[], Awaitable[object]]) -> float:
+    started = time.monotonic()
+    await work()
+    return round(time.monotonic() - started, 2)
+
+
+async def measured(folder: Path, count: int, sets: int) -> dict[str, float]:
+    """The numbers of one fleet."""
+    hub = Slices(folder)
+    files = {"fleet.yaml": FLEET, **clusters(count, sets)}
+    for bundle in range(BUNDLES):
+        files |= {f"bundles/b-{bundle}/bundle.yaml": BUNDLE % (bundle, bundle), **objects(bundle, "one")}
+    first = hub.commit(files)
+    found = {"first_s": await timed(partial(hub.take, first))}
+    disk = hub.megabytes()
+    one_bundle = hub.commit({"bundles/b-0/01.yaml": OBJECT % (1, "two", "")})
+    found["one_bundle_s"] = await timed(partial(hub.take, one_bundle))
+    found["disk_mb"], found["disk_mb_for_one_bundle"] = disk, round(hub.megabytes() - disk, 2)
+    found["one_cluster_s"] = await timed(partial(hub.take, hub.commit(clusters(count, sets, first="r-changed"))))
+    found["nothing_s"] = await timed(partial(hub.take, hub.commit({"README.md": "nothing"})))
+    found["hub_mb"] = round(processes.memory_mb(os.getpid())[0], 1)
+    found["packs"] = len(hub.store.pack_sizes)
+    found["merge_s"] = await timed(partial(anyio.to_thread.run_sync, hub.store.repack))
+    await fetches(hub, found)
+    roots = [made.commit for made in hub.tips.values()]
+    found["needed_s"] = await timed(
+        lambda: anyio.to_thread.run_sync(garbage.gather, hub.store.path, roots, (), 0.0, housekeeping.LEAST_GARBAGE)
+    )
+    hub.journal.close()
+    return found
+
+
+async def fetches(hub: Slices, found: dict[str, float]) -> None:
+    """First fetches a second, over HTTP in this one process: clients' time is in it too."""
+
+    class Chain:
+        def __init__(self, cluster: str) -> None:
+            self.tip = hub.tips[ClusterName(cluster)].commit
+
+        def __contains__(self, commit: Oid) -> bool:
+            return commit == self.tip
+
+    application = web.Application()
+    application.add_routes(git_http.routes(hub.store, cluster_of=str, chain=Chain))
+    async with AsyncExitStack() as stack:
+        runner = web.AppRunner(application)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        client = await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}"))
+        names = list(hub.tips)
+        for what, asked in (
+            ("equal", [names[0]] * FETCHES),
+            ("different", [names[number % len(names)] for number in range(FETCHES)]),
+        ):
+            took = await timed(partial(_fetch_all, client, hub, asked))
+            found[f"fetches_per_s_{what}"] = round(FETCHES / took, 1)
+
+
+async def _fetch_all(client: aiohttp.ClientSession, hub: Slices, names: Iterable[ClusterName]) -> None:
+    todo = iter(names)
+
+    async def some() -> None:
+        for name in todo:
+            want = packet("command=fetch") + b"0001" + packet(f"want {hub.tips[name].commit}") + packet("done") + FLUSH
+            headers = {"Authorization": f"Bearer {name}", "Git-Protocol": "version=2"}
+            async with client.post(f"/git/{name}.git/git-upload-pack", data=want, headers=headers) as answer:
+                assert b"PACK" in await answer.read()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.start_soon(some)
+
+
+def measure(fleets: Iterable[tuple[int, int]]) -> list[dict[str, Any]]:
+    """A row of the table for each fleet of (clusters, sets of variables)."""
+    rows = []
+    for count, sets in fleets:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench.hub", "--one", str(count), str(sets)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        found = json.loads(done.stdout)
+        rows.append(
+            {
+                "what": f"hub, {count:,} clusters, {min(sets, count):,} sets of variables: first render",
+                "value": round(found["first_s"] * 1000 / count, 2),
+                "unit": "ms/cluster",
+                "detail": found,
+            }
+        )
+    return rows
+
+
+QUICK: Final = ((100, SETS), (1_000, SETS))
+FULL: Final = (*QUICK, (10_000, SETS), (1_000, 1_000), (10_000, 10_000))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.hub", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="up to 10,000 clusters, and each with its own variables")
+    parser.add_argument("--one", nargs=2, type=int, metavar=("CLUSTERS", "SETS"), help="one fleet, in this process")
+    options = parser.parse_args()
+    if options.one:
+        with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as folder:
+            print(json.dumps(anyio.run(measured, Path(folder), *options.one)))
+        return
+    print(json.dumps(measure(FULL if options.full else QUICK), indent=2))
+
+
+if __name__ == "__main__":
+    main()
