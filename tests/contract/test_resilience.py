@@ -172,7 +172,9 @@ async def test_an_agent_whose_lease_was_taken_stops_in_the_middle_of_its_pass(
             assert not await running.lease.once()
         assert cluster.requests["apply"] == writes
         assert kube.must("GET", path(namespace, "c0"))["data"]["color"] == "green"
-        assert any("held by agent another" in problem for problem in running.told.problems)
+        await until(
+            lambda: any("held by agent another" in problem for problem in running.told.problems), what="the problem"
+        )
 
         kube.edit(LEASE, {"spec": {"holderIdentity": None}})
         assert await running.lease.once()
