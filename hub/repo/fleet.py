@@ -29,7 +29,7 @@ What is broken stops only itself, and is named as far as it can be, so that it k
 | of a table, or a table that is not there           |                                                           |
 | a `bundle.yaml` at another depth                   | the bundle that it names, unless that is there            |
 
-Next: `targets`.
+Longer than other modules: what is broken in one file decides what may be believed of the others. Next: `targets`.
 """
 
 import re

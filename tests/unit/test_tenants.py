@@ -402,6 +402,12 @@ metadata: {name: root}
             "tenant team-a may not have ClusterRole.rbac.authorization.k8s.io: it is cluster-scoped",
             id="a definition that lies",
         ),
+        pytest.param(
+            "clusters: {}",
+            "apiVersion: example.org/v1\nkind: Database\nmetadata: {name: web}\n",
+            "may not have Database.example.org: it is a custom kind that may be cluster-scoped",
+            id="a custom kind",
+        ),
     ],
 )
 def test_check_tells_file_line_tenant_and_rule_of_an_object(
@@ -422,3 +428,33 @@ def test_check_tells_file_line_tenant_and_rule_of_an_object(
     (line,) = [line for line in result.output.splitlines() if "error:" in line]
     assert line.startswith("bundles/team-a/shop/web.yaml:")
     assert message in line
+
+
+DATABASES = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: databases.example.org}
+spec:
+  group: example.org
+  scope: Namespaced
+  names: {kind: Database, plural: databases}
+  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]
+---
+apiVersion: example.org/v1
+kind: Database
+metadata: {name: web}
+"""
+
+
+def test_a_custom_kind_is_namespaced_when_its_definition_beside_it_says_so(tmp_path: Path) -> None:
+    rules = "kinds: {allow: ['*', 'CustomResourceDefinition.*']}"
+    result = check(
+        tmp_path,
+        {
+            "fleet.yaml": stated(f"{{tenants: [{tenant(rules)}]}}"),
+            "clusters/all.yaml": CLUSTERS,
+            "bundles/team-a/shop/bundle.yaml": bundle(),
+            "bundles/team-a/shop/web.yaml": DATABASES,
+        },
+    )
+    assert result.exit_code == 0, result.output
