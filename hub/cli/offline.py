@@ -1,7 +1,8 @@
 """`flotilla render` and `flotilla check`: what a checkout of the fleet repo would do, without hub, cluster or network.
 
-Both read the files as they are on disk, committed or not, and go the hub's own way: `fleet` → `targets` → `render`.
-What is wrong with one bundle never hides the others; it goes to standard error and makes the exit code 1.
+Both read the files as they are on disk, committed or not (`render --at` those of a revision), and go the hub's own way:
+`fleet` → `targets` → `render`. What is wrong with one bundle never hides the others; it goes to standard error and
+makes the exit code 1.
 """
 
 import dataclasses
@@ -15,10 +16,10 @@ from typing import Any
 import click
 import yaml
 
-from hub.cli import progress, telling
+from hub.cli import progress, revisions, telling
 from hub.model import Finding, Fleet, RenderRequest
 from hub.render import build, checks
-from hub.repo import reading, sources, targets
+from hub.repo import reading, targets
 from proto.errors import FlotillaError, InvalidInput
 from proto.ids import ClusterName
 from proto.objects import ObjectKey, key_of
@@ -39,6 +40,7 @@ fleet_option = click.option(
 Examples:
   flotilla render --cluster eu-1
   flotilla render --cluster eu-1 --bundle shop --show-secrets | kubectl diff -f -
+  flotilla render --cluster eu-1 --at HEAD~1
   flotilla render --cluster eu-1 --output out/""",
 )
 @click.option("--cluster", required=True, metavar="NAME", help="The cluster to render for.")
@@ -46,15 +48,18 @@ Examples:
 @click.option(
     "--output", default="yaml", show_default=True, metavar="yaml|json|DIR/", help="The form, or a new folder."
 )
+@click.option("--at", default="", metavar="REV", help="A revision, instead of the files as they are on disk.")
 @click.option("--slice", "as_slice", is_flag=True, help="The exact files of the slice as JSON, with Flotilla's labels.")
 @click.option("--show-secrets", is_flag=True, help="Print the values in Secrets too; a folder always gets them.")
 @fleet_option
-def render(root: Path, cluster: str, bundles: tuple[str, ...], output: str, as_slice: bool, show_secrets: bool) -> None:
+def render(
+    root: Path, cluster: str, bundles: tuple[str, ...], output: str, at: str, as_slice: bool, show_secrets: bool
+) -> None:
     """Print every object that a cluster would run."""
     folder = Path(output) if output not in ("yaml", "json") else None
     if folder is not None and (not output.endswith("/") or (folder.exists() and any(folder.iterdir()))):
         raise click.UsageError(f"--output {output}: give yaml, json, or a new or empty folder that ends in '/'")
-    checkout = _Checkout(root)
+    checkout = _Checkout(root, at=at)
     checkout.narrow(cluster)
     requests = checkout.requests()
     _check_bundles(bundles, checkout.fleet, requests, cluster=cluster)
@@ -115,10 +120,10 @@ commands: tuple[click.Command, ...] = (render, check)
 
 
 class _Checkout:
-    """A fleet repo on disk, and what was found wrong with it so far."""
+    """A fleet repo on disk, or at a revision of its Git repository, and what was found wrong with it so far."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *, at: str = "") -> None:
+        self._tree, _ = revisions.tree_at(root, at)
         self._owners: dict[ClusterName, dict[str, str]] = defaultdict(dict)
         self._clashes: dict[tuple[str, str, str], list[ClusterName]] = defaultdict(list)
         self._found: list[Finding] = []
@@ -126,7 +131,7 @@ class _Checkout:
         self._wheres: dict[str, str] = {}
         try:
             with progress.noted(f"reading {root}"):
-                self.fleet, self._trees = reading.read(sources.FolderTree(root))
+                self.fleet, self._trees = reading.read(self._tree)
         except (InvalidInput, OSError) as error:
             raise click.ClickException(str(error)) from error
         self._found.extend(self.fleet.findings)
@@ -164,7 +169,7 @@ class _Checkout:
         about = f"bundle {bundle.name}"
         self._wheres[str(bundle.name)] = bundle.where
         try:
-            rendered = build.render_checkout(self._root, bundle.folder, request.inputs, bundle.name)
+            rendered = build.render_tree(self._tree, bundle.folder, request.inputs, bundle.name)
         except FlotillaError as error:
             self._failed[telling.finding_of(error, about=about)].extend(request.clusters)
             return None

@@ -197,19 +197,24 @@ def compared(root: Path, revisions: str) -> Comparison:
 
 def opened(root: Path, name: str) -> Revision:
     """The revision of that name, "" for the working tree. Raises Failed."""
+    tree, commit = tree_at(root, name)
+    return Revision(name or WORKING_TREE, tree, commit=commit)
+
+
+def tree_at(root: Path, name: str) -> tuple[sources.Tree, pygit2.Commit | None]:
+    """The files of the fleet repo at a revision, and its commit; "" is the working tree. Raises Failed."""
     if not name:
-        return Revision(WORKING_TREE, sources.FolderTree(root), commit=None)
+        return sources.FolderTree(root), None
     repo = repository(root)
     commit = commit_of(repo, name)
-    tree: Oid = Oid(str(commit.tree.id))
-    folder = folder_in(repo, root)
-    if folder:
+    tree = Oid(str(commit.tree.id))
+    if folder := folder_in(repo, root):
         try:
             tree = Oid(str(commit.tree[folder].id))
         except KeyError as error:
             raise Failed(f"{name} has no folder {folder!r}") from error
     try:
-        return Revision(name, sources.CommitTree(repo, tree), commit=commit)
+        return sources.CommitTree(repo, tree), commit
     except FlotillaError as error:
         raise Failed(str(error)) from error
 

@@ -326,6 +326,18 @@ def test_an_object_that_differs_on_every_cluster_is_shown_a_few_times(fleet: Pat
     assert diff(fleet, "--cluster", "c-8").stdout.count("c-8") == 3
 
 
+def test_a_revision_is_rendered_whatever_lies_on_disk(fleet: Path) -> None:
+    commit(fleet, {WEB: FLEET[WEB].replace("web:1", "web:2")})
+    write(fleet, {WEB: "not: [yaml"})
+    for revision, image in (("HEAD", "web:2"), ("HEAD~1", "web:1")):
+        result = run("render", "--cluster", "eu-1", "--at", revision, "--fleet", fleet)
+        assert result.exit_code == 0
+        assert f"image: {image}" in result.stdout
+    missing = run("render", "--cluster", "eu-1", "--at", "nope", "--fleet", fleet)
+    assert missing.exit_code == 2
+    assert "revision 'nope' is not in the repository" in missing.stderr
+
+
 def test_help_shows_examples() -> None:
     assert "Examples:\n    flotilla diff" in run("diff", "--help").output
 
