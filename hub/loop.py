@@ -3,7 +3,7 @@
 A turn takes what arrived (reports, a new desired state, commands, the clock), asks the pure rules (`waves`, `rollouts`)
 what to do, composes the slices, and then, in the design's order: (1) objects into the store, (2) one transaction, (3)
 refs, wake-ups, notices. Memory changes only after (2); a turn that fails before it changed nothing and is tried again
-with the next tick. Steps never call each other; this module alone knows the order.
+with the next tick. Steps never call each other; this module alone knows the order, and is longer than others for it.
 
 | what fails                                         | what stops                                                    |
 |----------------------------------------------------|---------------------------------------------------------------|

@@ -1,4 +1,4 @@
-"""`flotilla-hub`: starts the hub's parts and keeps them until SIGTERM.
+"""`flotilla-hub`: starts the hub's parts and keeps them until SIGTERM. Longer than other modules by its options.
 
 data folder:  journal.db   hard state            slices.git   what agents pull
               fleet.git    mirror of upstream    keys/        hub's own keys      admin.token   for commands

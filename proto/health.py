@@ -17,7 +17,8 @@ As there, a Job that runs and a Pod that failed are Current: what they were to b
 ReplicationController is judged like a ReplicaSet, an APIService by its condition Available, and a condition that names
 the generation that it is about counts only for that one (cert-manager has no other). NotFound comes from whoever looks
 for objects; Unknown is a phase of a Pod that we do not know. Here, and not in the agent, because `flotilla health`
-says the same words offline. Next: `health_checks` are a bundle's own rules.
+says the same words offline. Longer than other modules: it has one rule for each kind. Next: `health_checks` are a
+bundle's own rules.
 """
 
 import datetime

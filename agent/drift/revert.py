@@ -14,7 +14,8 @@ takes what others added over and applies once more; when that is refused, it is 
 
 What one repair undid is told as one drift for each writer. Drift that stays is told with the same id each time.
 Assumes that the caller has judged the event with `drift.suspicion`, limits how often this runs, and marks the object as
-having a write under way (`flight`). Next: `guard`.
+having a write under way (`flight`). Longer than other modules: its branches are one table of what an object may be.
+Next: `guard`.
 """
 
 import hashlib

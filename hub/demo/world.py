@@ -2,6 +2,7 @@
 
 Everything lives in one folder and on loopback, and is used as a person uses it: commits with git, the hub through its
 API, clusters through theirs, as somebody with kubectl does. Next: `story` plays with it, `view` looks at it.
+A little longer than other modules: four kinds of process, each with its start and end.
 """
 
 import json

@@ -14,7 +14,7 @@ and writes nothing outside its destination.
 | what `.flotillaignore` names, whatever it is         | left out, never looked at                       |
 
 `.flotillaignore` stands in the bundle's folder and has the syntax of `.gitignore`. Next: `fleet` reads the fleet's own
-files from here, `render.build` a bundle's folder.
+files from here, `render.build` a bundle's folder. Longer than other modules: each row of the table is a check here.
 """
 
 import os
