@@ -367,10 +367,18 @@ class _Case:
     def _is_repair(self, before: Mapping[str, Any], after: Mapping[str, Any], *, dry_run: bool = False) -> bool:
         """Whether our apply changed values, or would: by the values where they are known, else by what moved."""
         if not self._is_whole(before):
-            return drift.repaired(before, after, dry_run=dry_run) and drift.is_drift(before, after)
+            moved = drift.repaired(before, after, dry_run=dry_run) and drift.is_drift(before, after)
+            return moved or bool(self._relabelled(before, after))
         if before["metadata"].get("uid") != after["metadata"].get("uid"):
             return True
         return bool(values.difference(before, after, self.wanted))
+
+    def _relabelled(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Paths:
+        """The changed values among those that metadata shows, where it is all that we look at."""
+        if before["metadata"].get("uid") != after["metadata"].get("uid"):
+            return frozenset()
+        shown = ({"metadata": before["metadata"]}, {"metadata": after["metadata"]})
+        return values.difference(*shown, self.wanted)
 
     def _what(self, before: Mapping[str, Any], paths: Paths = frozenset(), *, several: bool = False) -> str:
         """`paths` is one of several parts of what was changed: a part is relabelled if a label of ours is in it."""
@@ -390,7 +398,7 @@ class _Case:
             moved = drift.gained(before, after) | drift.gained(after, before)
             changed = values.really_changed(moved, before, after)
         else:
-            changed = drift.changed(before, after)
+            changed = drift.changed(before, after) | self._relabelled(before, after)
         parts = drift.attribute(before, changed, instead=self._instead(before))
         if not changed and self._is_whole(before):
             # Where ownership tells nothing, only the values do, and not whose they are.

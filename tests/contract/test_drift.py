@@ -544,6 +544,23 @@ async def test_what_an_apply_under_our_own_name_added_is_drift(rig: Rig, kind: s
     assert wanted(await rig.live()) == before
 
 
+async def test_a_label_of_a_secret_is_told_when_all_else_that_moved_is_who_owns_what(rig: Rig) -> None:
+    data = {"password": "cHJvZA=="}
+    made = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "settings", "labels": {"app": "web"}}}
+    before = wanted(await rig.put(json.dumps({**made, "data": data})))
+    apply = "application/apply-patch+yaml"
+    rig.kube.must("PATCH", f"{rig.path}?fieldManager=applier", {**made, "data": data}, content_type=apply)
+    forged = json.loads(rig.desired)
+    del forged["data"]
+    forged["metadata"]["labels"]["app"] = "other"
+    async with rig.watching() as events:
+        rig.kube.must("PATCH", f"{rig.path}?fieldManager=flotilla&force=true", forged, content_type=apply)
+        report = await events.confirm(await events.suspicious())
+    assert report is not None
+    assert (report.what, report.fields, report.action) == ("changed", (".metadata.labels.app",), "reverted")
+    assert wanted(await rig.live()) == before
+
+
 async def test_an_event_from_before_our_last_write_is_not_told_again(rig: Rig) -> None:
     await rig.put(DEPLOYMENT)
     async with rig.watching() as events:
