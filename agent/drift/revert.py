@@ -398,7 +398,7 @@ class _Case:
             moved = drift.gained(before, after) | drift.gained(after, before)
             changed = values.really_changed(moved, before, after)
         else:
-            changed = drift.changed(before, after) | self._relabelled(before, after)
+            changed = drift.changed(before, after) or self._relabelled(before, after)
         parts = drift.attribute(before, changed, instead=self._instead(before))
         if not changed and self._is_whole(before):
             # Where ownership tells nothing, only the values do, and not whose they are.
