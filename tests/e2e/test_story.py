@@ -337,9 +337,9 @@ def test_an_unknown_kind_and_a_refused_object_are_named_and_stop_nothing_beside_
 
     def told() -> str:
         printed = world.cli("clusters", "canary")
-        return printed if "Widget" in printed and "Service/shop/refused" in printed else ""
+        return printed if all(word in printed for word in ("Widget", "Service/shop/refused", "99999")) else ""
 
-    assert "99999" in world.wait("both problems", told)
+    world.wait("both problems, with the cause", told)
     world.wait("the good one", lambda: get(world, "canary", "/api/v1/namespaces/shop/configmaps/good"))
     world.wait("the failure", lambda: "refused" in world.cli("rollouts", (world.rollout("odd", revision) or {})["id"]))
     gone = world.repo.commit("Without it", {"bundles/odd": None})
