@@ -398,9 +398,9 @@ class Loop:
                 self._reconciler.failures.pop(key, None)
             self._guard.resync(keys)
 
-    def _drifted(self, report: DriftReport) -> None:
+    def _drifted(self, key: ObjectKey, report: DriftReport) -> None:
         self._reporter.add_drift(report)
-        self._owner.drifted(report)
+        self._owner.drifted(key, report)
 
     # --- watches --------------------------------------------------------------------------------------------------
 

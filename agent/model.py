@@ -174,8 +174,8 @@ class ClusterApi(Protocol):
     """
 
     def acting_as(self, account: str) -> "ClusterApi":
-        """The same API server, asked as the ServiceAccount `namespace/name`; connections, discovery and credentials are
-        shared."""
+        """The same API server, asked as the ServiceAccount `namespace/name` ("": as the agent itself); connections,
+        discovery and credentials are shared."""
         ...
 
     async def resource(self, api_version: str, kind: str) -> Resource:

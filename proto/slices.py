@@ -159,6 +159,15 @@ def with_membership(obj: Mapping[str, Any], bundle: str) -> dict[str, Any]:
     return {**obj, "metadata": metadata}
 
 
+def without_membership(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `obj` as Git has it, for people: without the membership labels, and without labels if none are left."""
+    metadata = dict(obj["metadata"])
+    labels = metadata.pop("labels", None) or {}
+    if labels := {name: value for name, value in labels.items() if name not in (BUNDLE_LABEL, PART_OF_LABEL)}:
+        metadata["labels"] = labels
+    return {**obj, "metadata": metadata}
+
+
 def commit_message(
     *, cluster: str, seq: int, bundles: Sequence[tuple[str, str]], trailers: Sequence[tuple[str, str]]
 ) -> str:

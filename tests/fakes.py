@@ -65,7 +65,8 @@ class FakeCluster:
 
     def acting_as(self, account: str) -> "FakeCluster":
         """The same objects; `accounts` keeps who was asked for."""
-        self.accounts.append(account)
+        if account:
+            self.accounts.append(account)
         return self
 
     async def resource(self, api_version: str, kind: str) -> Resource:

@@ -47,9 +47,6 @@ PREDECESSORS: Final = frozenset(
 )
 """Managers whose word Git replaces when an object is adopted. Hand edits are not among them: they are additions."""
 
-LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
-"""It quotes the whole object, of a Secret its data; and a later `kubectl apply` would undo things by it."""
-
 _RANCHER: Final = "objectset.rio.cattle.io/"
 _LABEL_MARKERS: Final[Mapping[str, str]] = {
     "kustomize.toolkit.fluxcd.io/name": "Flux Kustomization",
@@ -81,10 +78,7 @@ def owner(live: Mapping[str, Any]) -> str:
         return f"inventory {inventory}"
     if any(name.startswith(_RANCHER) for name in (*labels, *notes)):
         return f"object set {_named(notes.get(_RANCHER + 'owner-namespace'), _rancher_name(labels, notes))}"
-    for reference in metadata.get("ownerReferences") or ():
-        if reference.get("controller"):
-            return f"{reference.get('kind')}/{reference.get('name')}"
-    return ""
+    return ownership.controller(live)
 
 
 def _named(namespace: str | None, name: str) -> str:
@@ -131,13 +125,13 @@ def takeover(
         {"op": "test", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},
         *_merged(live, own, taken),
     ]
-    noted = LAST_APPLIED in (live["metadata"].get("annotations") or {})
+    noted = ownership.LAST_APPLIED in (live["metadata"].get("annotations") or {})
     if noted and "kubectl-client-side-apply" in predecessors and _ANNOTATION not in ownership.owned(own):
-        patch.append({"op": "remove", "path": "/metadata/annotations/" + LAST_APPLIED.replace("/", "~1")})
+        patch.append({"op": "remove", "path": "/metadata/annotations/" + ownership.LAST_APPLIED.replace("/", "~1")})
     return patch if len(patch) > 1 else None
 
 
-_ANNOTATION: Final[FieldPath] = ("f:metadata", "f:annotations", f"f:{LAST_APPLIED}")
+_ANNOTATION: Final[FieldPath] = ("f:metadata", "f:annotations", f"f:{ownership.LAST_APPLIED}")
 
 
 def _merged(live: Mapping[str, Any], own: Mapping[str, Any], taken: Mapping[int, Paths]) -> list[dict[str, Any]]:

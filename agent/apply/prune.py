@@ -84,15 +84,12 @@ async def is_gone(api: ClusterApi, entry: Entry) -> bool:
 
 def not_ours(live: Mapping[str, Any]) -> str:
     """Pure: why an object of the inventory must not be touched any more, or ""."""
-    metadata = live["metadata"]
     if ownership.own_entry(live) is None:
         return "it is no longer applied by this agent"
     if not ownership.is_ours(live):
         return "it no longer carries the labels of a bundle"
-    for owner in metadata.get("ownerReferences") or ():
-        if owner.get("controller"):
-            return f"it belongs to {owner.get('kind')}/{owner.get('name')}"
-    return ""
+    controller = ownership.controller(live)
+    return f"it belongs to {controller}" if controller else ""
 
 
 def opted_out(metadata: Mapping[str, Any]) -> bool:

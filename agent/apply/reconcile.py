@@ -158,7 +158,7 @@ class Reconciler:
             account = bundle.policy.service_account
         else:
             account = plan.members.service_account if plan.members is not None else ""
-        return self._api.acting_as(account) if account else self._api
+        return self._api.acting_as(account)
 
     # --- one object: each returns the error that the API server answered with, None without ------------------------
 

@@ -80,7 +80,7 @@ class Guard:
         writing: Callable[[ObjectKey], AbstractAsyncContextManager[None]],
         may_write: Callable[[], bool],
         take_health: Callable[[Entry, Verdict], None],
-        told: Callable[[DriftReport], None],
+        told: Callable[[ObjectKey, DriftReport], None],
         tracing: Tracing,
         timestamp: Callable[[], str],
         wall_ns: Callable[[], int],
@@ -192,8 +192,7 @@ class Guard:
                 if stance.mode != mode:
                     self._suspects.hold(held, now=anyio.current_time(), wait_s=stance.wait_s)
                     return True
-            account = bundle.policy.service_account
-            api = self._api.acting_as(account) if account else self._api
+            api = self._api.acting_as(bundle.policy.service_account)
             if event is None:
                 seen_at = suspect.seen_at if suspect.insist else anyio.current_time()
                 suspect = replace(suspect, event=await revert.look(api, entry), seen_at=seen_at)
@@ -272,7 +271,7 @@ class Guard:
         for report in told:
             if report.action == "reverted" and not report.contested:
                 report = msgspec.structs.replace(report, first_seen=suspect.observed)
-            self._told(report)
+            self._told(entry.key, report)
             self._tracing.mark(
                 telemetry.SPAN_DRIFT,
                 rollout=bundle.rollout,

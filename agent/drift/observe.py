@@ -239,8 +239,7 @@ class Observer:
 
     def _find_again(self, key: ObjectKey, event: WatchEvent) -> None:
         live = event.object
-        owners = live["metadata"].get("ownerReferences") or ()
-        if not ownership.is_ours(live) or any(owner.get("controller") for owner in owners):
+        if not ownership.is_ours(live) or ownership.controller(live):
             return
         resource = event.resource
         api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version

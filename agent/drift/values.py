@@ -35,8 +35,6 @@ STANDING: Final = 5000
 RETOLD_S: Final = 300.0
 """Drift that stays and changes is told anew no more often."""
 
-LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
-
 _ABSENT: Any = object()
 _SENSITIVE = re.compile(
     r"pass(word|wd|phrase)|secret|token|credential|api[-_.]?key|access[-_.]?key|private[-_.]?key|encryption[-_.]?key"
@@ -128,7 +126,7 @@ def _field_value(key: ObjectKey, path: FieldPath, wanted: Any, live: Any) -> Fie
 def _is_secret(key: ObjectKey, path: FieldPath) -> bool:
     if key.gk == "Secret" and path[:1] not in (("f:metadata",), ("f:type",)):
         return True
-    if any(element.partition(":")[2] == LAST_APPLIED for element in path):
+    if any(element.partition(":")[2] == ownership.LAST_APPLIED for element in path):
         return True
     above, last = ("", "", *path)[-2:]
     if last == "f:value" and above.startswith("k:"):
@@ -146,7 +144,7 @@ def _has_secret(value: Any) -> bool:
         if isinstance(value.get("value"), str) and _SENSITIVE.search(str(value.get("name", ""))):
             return True
         return any(
-            name == LAST_APPLIED or (isinstance(below, str) and _sounds_secret(name)) or _has_secret(below)
+            name == ownership.LAST_APPLIED or (isinstance(below, str) and _sounds_secret(name)) or _has_secret(below)
             for name, below in value.items()
         )
     if isinstance(value, list):

@@ -18,6 +18,9 @@ Paths = frozenset[FieldPath]
 WIPED = "before-first-apply"
 """The manager that the API server invents for all live fields when someone emptied `managedFields`."""
 
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""An annotation that quotes the whole object, of a Secret its data; a later `kubectl apply` would undo things by it."""
+
 CONTROLLERS = frozenset(
     {
         "kube-controller-manager",
@@ -51,6 +54,12 @@ def is_ours(live: Mapping[str, Any]) -> bool:
     labels = live["metadata"].get("labels") or {}
     bundle = labels.get(BUNDLE_LABEL)
     return bundle is not None and labels.get(PART_OF_LABEL) == applyset_id(bundle) and own_entry(live) is not None
+
+
+def controller(live: Mapping[str, Any]) -> str:
+    """Pure: the object, as `Kind/name`, that controls this one by its owner references; "" when none does."""
+    owners = live["metadata"].get("ownerReferences") or ()
+    return next((f"{owner.get('kind')}/{owner.get('name')}" for owner in owners if owner.get("controller")), "")
 
 
 def foreign(obj: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -91,8 +91,11 @@ class Cluster:
             await connection.close()
 
     def acting_as(self, account: str) -> Self:
-        """The same API server, asked as the ServiceAccount `namespace/name`; connections, discovery and credentials are
-        shared. The API server adds the groups of the account by itself when none are named."""
+        """The same API server, asked as the ServiceAccount `namespace/name` ("": as the agent itself); connections,
+        discovery and credentials are shared. The API server adds the groups of the account by itself when none are
+        named."""
+        if not account:
+            return self
         namespace, _, name = account.partition("/")
         acting = copy.copy(self)
         acting._account = {"Impersonate-User": f"system:serviceaccount:{namespace}:{name}"}

@@ -190,7 +190,7 @@ class Fence:
             raise Transient(str(key), "is not written, because this agent does not hold the lease")
 
     def acting_as(self, account: str) -> "Fence":
-        return Fence(self._api.acting_as(account), self._lease)
+        return Fence(self._api.acting_as(account), self._lease) if account else self
 
     async def resource(self, api_version: str, kind: str) -> Resource:
         return await self._api.resource(api_version, kind)

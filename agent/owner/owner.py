@@ -207,8 +207,8 @@ class Owner:
             note = message if message.startswith(str(entry.key)) else f"{entry.key}: {message or result}"
             self._note(reason, note, bundle=entry.bundle, key=entry.key, warning=failed)
 
-    def drifted(self, report: DriftReport) -> None:
-        """Drift was told."""
+    def drifted(self, key: ObjectKey, report: DriftReport) -> None:
+        """Drift of this object was told."""
         if report.action not in _DRIFT:
             return
         reason, warning = _DRIFT[report.action]
@@ -221,7 +221,6 @@ class Owner:
         )
         error = f": {report.error}" if report.error else ""
         contested = ", contested" if report.contested else ""
-        key = next((key for key, entry in self._inventory.entries.items() if _is(key, entry, report)), None)
         self._note(reason, f"{what}; {done}{contested}{error}", bundle=report.bundle, key=key, warning=warning)
 
     def _note(
@@ -246,7 +245,3 @@ class Owner:
             self._events.note(
                 Event(reason=reason, action=reason, note=note, about=about, warning=warning, identity=(identity,))
             )
-
-
-def _is(key: ObjectKey, entry: Entry, report: DriftReport) -> bool:
-    return entry.bundle == report.bundle and key.name in report.object and str(key) == report.object

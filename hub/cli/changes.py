@@ -15,14 +15,11 @@ from typing import Any, Literal
 
 import orjson
 
+from hub.render import checks
 from proto.objects import ObjectKey, canonical
-from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, POLICY_FILE
+from proto.slices import POLICY_FILE, without_membership
 
-HIDDEN = "(hidden)"
 _NAMING_FIELDS = ("name", "mountPath", "containerPort", "port", "key", "ip", "topologyKey")
-_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-"""Holds a whole object as text, values of a Secret too."""
-_SECRET_FIELDS = ("data", "stringData", "binaryData")
 
 What = Literal["created", "changed", "removed"]
 
@@ -119,41 +116,22 @@ def object_changes(bundle: str, before: Mapping[str, bytes], after: Mapping[str,
             what: What = "created" if old is None else "removed"
             found.append(ObjectChange(bundle=bundle, key=key, what=what, body=body))
         else:
-            was, now = _without_membership(orjson.loads(old)), _without_membership(orjson.loads(new))
-            fields = tuple(_hidden(_fields(was, now, ""), secret=is_secret(was) or is_secret(now)))
+            was, now = without_membership(orjson.loads(old)), without_membership(orjson.loads(new))
+            fields = tuple(_hidden(_fields(was, now, ""), secret=checks.is_secret(was) or checks.is_secret(now)))
             found.append(ObjectChange(bundle=bundle, key=key, what="changed", fields=fields))
     return tuple(found)
 
 
 def readable(obj: dict[str, Any]) -> Mapping[str, Any]:
     """Pure: an object of a slice for people: without our labels, and without the values of a Secret."""
-    return masked(_without_membership(obj))
-
-
-def is_secret(obj: Mapping[str, Any]) -> bool:
-    """Pure: has it values that nobody may see?"""
-    return obj.get("kind") == "Secret" and obj.get("apiVersion") == "v1"
-
-
-def masked(obj: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Pure: the object, without the values of a Secret."""
-    if not is_secret(obj):
-        return obj
-    result = dict(obj)
-    for field in _SECRET_FIELDS:
-        if isinstance(result.get(field), Mapping):
-            result[field] = dict.fromkeys(result[field], HIDDEN)
-    annotations = obj["metadata"].get("annotations")
-    if annotations and _LAST_APPLIED in annotations:
-        result["metadata"] = {**obj["metadata"], "annotations": {**annotations, _LAST_APPLIED: HIDDEN}}
-    return result
+    return checks.without_values(without_membership(obj))
 
 
 def _hidden(fields: Iterable[FieldChange], *, secret: bool) -> Iterator[FieldChange]:
     for field in fields:
         top = field.path.partition(".")[0].partition("[")[0]
-        said = top == "metadata" and (_LAST_APPLIED in field.path or field.path == "metadata.annotations")
-        if secret and (said or top in _SECRET_FIELDS):
+        said = top == "metadata" and (checks.LAST_APPLIED in field.path or field.path == "metadata.annotations")
+        if secret and (said or top in checks.SECRET_FIELDS):
             yield FieldChange(path=field.path, before=_mask(field.before), after=_mask(field.after))
         else:
             yield field
@@ -161,16 +139,8 @@ def _hidden(fields: Iterable[FieldChange], *, secret: bool) -> Iterator[FieldCha
 
 def _mask(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return dict.fromkeys(value, HIDDEN)
-    return None if value is None else HIDDEN
-
-
-def _without_membership(obj: dict[str, Any]) -> dict[str, Any]:
-    metadata = dict(obj["metadata"])
-    labels = metadata.pop("labels", None) or {}
-    if labels := {k: v for k, v in labels.items() if k not in (BUNDLE_LABEL, PART_OF_LABEL)}:
-        metadata["labels"] = labels
-    return {**obj, "metadata": metadata}
+        return dict.fromkeys(value, checks.HIDDEN)
+    return None if value is None else checks.HIDDEN
 
 
 def same(before: Any, after: Any) -> bool:

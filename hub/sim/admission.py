@@ -10,7 +10,8 @@ from decimal import Decimal
 from typing import Any
 
 from hub.sim import normal, status
-from hub.sim.api import Api, Review
+from hub.sim.api import Api
+from hub.sim.review import Review
 from hub.sim.status import ApiError
 
 Matches = Callable[[Review], bool]

@@ -21,6 +21,7 @@ from hub.sim.fieldset import Paths
 from hub.sim.kinds import Kind, Kinds
 from hub.sim.managers import Claims, Writer
 from hub.sim.policies import Policies
+from hub.sim.review import Admission, Review
 from hub.sim.status import ApiError
 from hub.sim.store import Key, Record, Store
 
@@ -45,24 +46,6 @@ class Options:
     uid: str = ""
     resource_version: str = ""
     propagation: str = "Background"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Review:
-    """A write, as admission sees it. `object` is None for a deletion; `old` is None for a creation."""
-
-    operation: Literal["CREATE", "UPDATE", "DELETE"]
-    kind: Kind
-    key: Key
-    object: dict[str, Any] | None
-    old: Mapping[str, Any] | None
-    subresource: str
-    user: str
-    dry_run: bool
-
-
-Admission = Callable[[Review], dict[str, Any] | None]
-"""Returns the object as it shall be, None to leave it as it is; raises ApiError."""
 
 
 def wall_clock() -> str:

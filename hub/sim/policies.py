@@ -11,13 +11,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from hub.sim import status
+from hub.sim.review import Review
 from hub.sim.status import ApiError
 from hub.sim.store import Record, Store, Table
 
 if TYPE_CHECKING:
     from cel_expr_python.cel import Expression
-
-    from hub.sim.api import Review
 
 Json = Mapping[str, Any]
 

@@ -128,7 +128,7 @@ class Rig:
             writing=self._writing,
             may_write=lambda: self.leads,
             take_health=lambda entry, found: None,
-            told=self.told.append,
+            told=lambda key, report: self.told.append(report),
             tracing=Tracing("test", None),
             timestamp=lambda: f"at {self.wall_s:.0f}",
             wall_ns=lambda: int(self.wall_s * 1e9),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hub.demo import kubectl
+from hub import kubectl
 from tests import real
 from tests.e2e.world import BIN
 

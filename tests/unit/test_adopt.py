@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from agent.apply import adopt
+from agent.fields import ownership
 from proto.slices import membership_labels
 
 UPDATE = {"operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1"}
@@ -83,13 +84,13 @@ def test_what_is_to_be_left_stays_with_whoever_has_it() -> None:
 
 
 def test_what_kubectl_noted_goes_unless_git_says_it_itself() -> None:
-    noted = {"annotations": {adopt.LAST_APPLIED: "{}"}}
+    noted = {"annotations": {ownership.LAST_APPLIED: "{}"}}
     patch = adopt.takeover(obj(**noted), "v1")
     assert patch is not None
     assert patch[1:] == [
         {"op": "remove", "path": "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration"}
     ]
-    fields: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{adopt.LAST_APPLIED}": {}}}}
+    fields: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{ownership.LAST_APPLIED}": {}}}}
     own = {"manager": "flotilla", **UPDATE, "operation": "Apply", "fieldsV1": fields}
     assert adopt.takeover(obj(own, **noted), "v1") is None
 

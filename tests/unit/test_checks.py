@@ -345,3 +345,13 @@ def test_our_own_fleets_have_nothing_to_tell(fleet: str) -> None:
     result = CliRunner().invoke(main, ["check", "--fleet", str(ROOT / "deploy" / fleet)])
     assert result.exit_code == 0
     assert "warning" not in result.output
+
+
+def test_what_kubectl_noted_of_a_secret_is_hidden_with_its_values_and_other_objects_are_left_as_they_are() -> None:
+    noted = {"metadata": {"name": "s", "annotations": {checks.LAST_APPLIED: '{"data":{"a":"eA=="}}', "b": "c"}}}
+    secret = {"apiVersion": "v1", "kind": "Secret", **noted, "data": {"a": "eA=="}}
+    shown = checks.without_values(secret)
+    assert "eA==" not in repr(shown)
+    assert shown["metadata"]["annotations"]["b"] == "c"
+    config = {"apiVersion": "v1", "kind": "ConfigMap", **noted, "data": {"a": "eA=="}}
+    assert checks.without_values(config) == config

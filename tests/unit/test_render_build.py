@@ -370,13 +370,14 @@ def test_people_see_no_membership_labels_and_namespaces_first(tmp_path: Path) ->
 
 def test_a_checkout_and_its_clusters_share_builds_but_not_variables(tmp_path: Path) -> None:
     root = written(tmp_path, {"bundles/shop/a.yaml": CONFIG.replace("k: v", "k: '${v}'")})
+    tree = sources.FolderTree(root)
     values = [
-        only(build.render_checkout(root, "bundles/shop", inputs(variables={"v": text}), "shop"))["data"]["k"]
+        only(build.render_tree(tree, "bundles/shop", inputs(variables={"v": text}), "shop"))["data"]["k"]
         for text in ("one", "two", "one")
     ]
     assert values == ["one", "two", "one"]
     (root / "bundles/shop/a.yaml").write_text(CONFIG)
-    assert only(build.render_checkout(root, "bundles/shop", inputs(), "shop"))["data"]["k"] == "v"
+    assert only(build.render_tree(sources.FolderTree(root), "bundles/shop", inputs(), "shop"))["data"]["k"] == "v"
 
 
 def test_what_is_ignored_is_no_manifest_of_a_folder(tmp_path: Path) -> None:
@@ -387,7 +388,7 @@ def test_what_is_ignored_is_no_manifest_of_a_folder(tmp_path: Path) -> None:
         ".flotillaignore": "ci/\nx\n",
     }
     written(tmp_path / "bundles/shop", files)
-    assert len(objects(build.render_checkout(tmp_path, "bundles/shop", inputs(), "shop"))) == 1
+    assert len(objects(build.render_tree(sources.FolderTree(tmp_path), "bundles/shop", inputs(), "shop"))) == 1
 
 
 def test_the_temporary_folder_is_removed_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,10 +398,10 @@ def test_the_temporary_folder_is_removed_whatever_happens(tmp_path: Path, monkey
     root = written(tmp_path / "fleet", {"bundles/good/a.yaml": CONFIG, "bundles/bad/a.yaml": "a: [b"})
     (root / "bundles/evil").mkdir()
     (root / "bundles/evil/l").symlink_to("/etc/passwd")
-    build.render_checkout(root, "bundles/good", inputs(), "good")
+    build.render_tree(sources.FolderTree(root), "bundles/good", inputs(), "good")
     for name in ("bad", "evil", "none"):
         with pytest.raises(InvalidInput, match=f"^bundle {name}: bundles/{name}"):
-            build.render_checkout(root, f"bundles/{name}", inputs(), name)
+            build.render_tree(sources.FolderTree(root), f"bundles/{name}", inputs(), name)
     assert list(scratch.iterdir()) == []
 
 
@@ -413,7 +414,7 @@ def test_a_commit_renders_like_its_checkout(tmp_path: Path) -> None:
     who = pygit2.Signature("A", "a@x", 0, 0)
     commit = repo.create_commit("HEAD", who, who, "all", repo.index.write_tree(), [])
     there = build.render_request(root / ".git", str(commit), "bundles/shop", inputs(), "shop")
-    assert there == build.render_checkout(root, "bundles/shop", inputs(), "shop")
+    assert there == build.render_tree(sources.FolderTree(root), "bundles/shop", inputs(), "shop")
     assert sources.CommitTree(repo, str(commit)).tree_id("bundles/shop") == sources.FolderTree(root).tree_id(
         "bundles/shop"
     )
