@@ -34,8 +34,9 @@ class Resync:
         """The object to confirm now, if there is one, and in how many seconds to ask again."""
         for name in self._due.keys() - bundles.keys():
             del self._due[name]
-        for name in bundles.keys() - self._due.keys():
-            self._due[name] = now + self._every_s * self._jitter()
+        for name in bundles:
+            if name not in self._due:
+                self._due[name] = now + self._every_s * self._jitter()
         waiting = {name for name, _ in self._queue}
         for name, due_at in self._due.items():
             if due_at <= now and name not in waiting:
