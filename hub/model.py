@@ -108,6 +108,54 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GitSource:
+    """A folder of another Git repository: one of `branch`, `tag` (a name, or a range such as "~1.4") and `commit`."""
+
+    url: str
+    branch: str = ""
+    tag: str = ""
+    commit: str = ""
+    path: str = ""
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelmSource:
+    """A chart of a Helm repository (the URL above its `index.yaml`); `version` is one, or a range such as "^1.2"."""
+
+    repository: str
+    chart: str
+    version: str
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OciSource:
+    """An artifact, or a chart, of an OCI registry: `url` is `oci://host/repository`; one of `tag` (a name, or a range
+    such as "~1.4") and `digest` (`sha256:…`); `path` is a folder in it."""
+
+    url: str
+    tag: str = ""
+    digest: str = ""
+    path: str = ""
+    credentials: str = ""
+
+
+External = GitSource | HelmSource | OciSource
+"""A source outside the fleet repo. `credentials` names what the hub's settings hold; they are never in Git."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """What an external source was resolved to: `revision` for people (a version, a tag, a commit), `digest` what it is
+    by content (a commit id, or `sha256:…`), `tree` its files as a Git tree in the hub's store of sources."""
+
+    revision: str
+    digest: str
+    tree: Oid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """`folder` is the bundle's folder in the fleet repo; `source` a path inside it ("" is the folder itself).
     `pin_first_render`: what a chart rendered first stays until its inputs change."""
