@@ -31,6 +31,7 @@ from agent.kube.cluster import Cluster, backoff
 from agent.kube.lease import Lease
 from agent.loop import Loop
 from agent.owner.directives import DirectiveStore
+from agent.stream.git_host import Login
 from agent.stream.hub_client import HubClient
 from agent.stream.identity import Identity
 from agent.stream.receive import Receiver
@@ -202,7 +203,8 @@ async def run(options: Options, holder: str) -> None:
 
             async def fetch() -> bool:
                 url = f"{options.hub.rstrip('/')}/git/{options.cluster}.git"
-                return await receiver.fetch(url, hub.token if hub is not None else "")
+                token = hub.token if hub is not None else ""
+                return await receiver.fetch(url, Login(user=options.cluster, password=token) if token else None)
 
             lease = Lease(cluster, holder=holder, timestamp=_timestamp)
             loop = Loop(

@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 from pygit2.enums import ObjectType
 
-from agent.stream import receive
-from agent.stream.receive import Receiver
+from agent.stream import receive, slice_store
+from agent.stream.git_host import Login
+from agent.stream.receive import Receiver, Rewound
 from hub.slices import git_http
 from hub.slices.gitstore import GitStore
 from proto import slices, wire
@@ -25,6 +26,7 @@ from proto.messages import GitObject, WakeUp
 from proto.objects import ObjectKey, blob_id, canonical, git_id, tree_bytes
 
 Files = dict[str, bytes]
+GOOD = Login(user="eu-1", password="good")
 
 WEB = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"}}
 WEB_KEY = ObjectKey(group="apps", kind="Deployment", namespace="shop", name="web")
@@ -366,7 +368,21 @@ async def test_a_rewind_is_refused_with_the_remedy(upstream: Upstream, receiver:
     await receiver.fetch(upstream.url)
     upstream.publish(first.commit)
 
-    with pytest.raises(ProtocolError, match=r"was rewound.*journal\.db and slices\.git"):
+    with pytest.raises(Rewound, match=r"was rewound.*journal\.db and slices\.git"):
+        await receiver.fetch(upstream.url)
+    assert receiver.desired().seq == 2
+
+
+async def test_a_forged_checkpoint_that_names_a_commit_left_behind_is_refused(
+    upstream: Upstream, receiver: Receiver
+) -> None:
+    first = upstream.move({"shop": bundle(a=1)})
+    upstream.move({"shop": bundle(a=2)})
+    await receiver.fetch(upstream.url)
+    message = slices.commit_message(cluster="eu-1", seq=9, bundles=[], trailers=[("Predecessor", first.commit)])
+    upstream.commit(upstream.slice_tree({}, seq=9), parent="", message=message)
+
+    with pytest.raises(ProtocolError, match="was rewound"):
         await receiver.fetch(upstream.url)
     assert receiver.desired().seq == 2
 
@@ -457,7 +473,7 @@ async def test_a_git_host_that_gives_nothing_out_changes_nothing(
 
     async with git_host(answer) as url:
         with pytest.raises(error, match="slice of cluster eu-1") as raised:
-            await receiver.fetch(url, "s3cret")
+            await receiver.fetch(url, Login(user="eu-1", password="s3cret"))
         with pytest.raises(error):
             await receiver.fetch(url)
 
@@ -517,24 +533,24 @@ async def test_the_hub_itself_is_a_git_host(
     receiver = Receiver(tmp_path / "state", "eu-1")
     async with hub_with(upstream, []) as (url, stock):
         with pytest.raises(ProtocolError, match="there is no ref"):
-            await receiver.fetch(url, "good")
+            await receiver.fetch(url, GOOD)
         with pytest.raises(Refused, match=r"status 401.*connected to the hub"):
-            await receiver.fetch(url, "bad")
-        with pytest.raises(Refused, match=r"status 403.*cluster eu-1's"):
-            await receiver.fetch(url.replace("eu-1", "eu-2"), "good")
+            await receiver.fetch(url, Login(user="eu-1", password="bad"))
+        with pytest.raises(Refused, match=r"status 403.*this cluster's"):
+            await receiver.fetch(url.replace("eu-1", "eu-2"), GOOD)
 
         upstream.move({"shop": bundle(a=1)})
         stock()
-        assert await receiver.fetch(url, "good")
-        assert not await receiver.fetch(url, "good")
+        assert await receiver.fetch(url, GOOD)
+        assert not await receiver.fetch(url, GOOD)
 
         with monkeypatch.context() as eager:
-            eager.setattr(receive, "REPACK_FROM", -1)
+            eager.setattr(slice_store, "REPACK_FROM", -1)
             assert await receiver.offer(upstream.move({"shop": bundle(a=2)}))
         stock()
         back = upstream.move({"shop": bundle(a=1)})
         stock()
-        assert await receiver.fetch(url, "good"), "with what the repack dropped"
+        assert await receiver.fetch(url, GOOD), "with what the repack dropped"
         assert receiver.desired().commit == back.commit
     assert [receiver.blob(oid) for oid in receiver.desired().bundles["shop"].objects.values()] == [canonical(1)]
 
@@ -575,10 +591,10 @@ import base64, sys
 from functools import partial
 from pathlib import Path
 import anyio
-from agent.stream import receive
+from agent.stream import receive, slice_store
 from proto import wire
 
-receive.REPACK_FROM = 3
+slice_store.REPACK_FROM = 3
 receiver = receive.Receiver(Path(sys.argv[1]), "eu-1")
 print("open", flush=True)
 for line in Path(sys.argv[2]).read_text().split():
@@ -674,11 +690,11 @@ async def test_a_full_disk_is_an_error_and_the_old_slice_stays(
         def write(self, *_: object) -> None:
             raise OSError(28, "No space left on device")
 
-    whole = receiver._repo
-    monkeypatch.setattr(receiver, "_repo", Full(whole))
+    whole = receiver._store.repo
+    monkeypatch.setattr(receiver._store, "repo", Full(whole))
     with pytest.raises(Transient, match=r"No space left on device.*give it space"):
         await receiver.offer(second)
-    monkeypatch.setattr(receiver, "_repo", whole)
+    monkeypatch.setattr(receiver._store, "repo", whole)
 
     assert receiver.desired().seq == 1
     assert await receiver.offer(second)
@@ -687,7 +703,7 @@ async def test_a_full_disk_is_an_error_and_the_old_slice_stays(
 async def test_a_store_that_grew_is_packed_anew_and_goes_on(
     upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "REPACK_FROM", 2)
+    monkeypatch.setattr(slice_store, "REPACK_FROM", 2)
     receiver = Receiver(tmp_path / "state", "eu-1")
     for number in range(30):
         assert await receiver.offer(upstream.move({"shop": bundle(a=number)}))
@@ -710,7 +726,7 @@ async def test_a_way_back_to_objects_that_a_repack_dropped_is_fetched_from_scrat
     receiver = Receiver(tmp_path / "state", "eu-1")
     await receiver.offer(upstream.move({"shop": bundle(a=1)}))
     with monkeypatch.context() as eager:
-        eager.setattr(receive, "REPACK_FROM", -1)
+        eager.setattr(slice_store, "REPACK_FROM", -1)
         await receiver.offer(upstream.move({"shop": bundle(a=2)}))
 
     back = upstream.move({"shop": bundle(a=1)})
@@ -725,12 +741,12 @@ async def test_a_way_back_to_objects_that_a_repack_dropped_is_fetched_from_scrat
 async def test_a_repack_that_fails_costs_nothing(
     upstream: Upstream, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "REPACK_FROM", -1)
+    monkeypatch.setattr(slice_store, "REPACK_FROM", -1)
 
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agent.stream.receive.os.replace", no_space)
+    monkeypatch.setattr("agent.stream.slice_store.os.replace", no_space)
     assert await receiver.offer(upstream.move({"shop": bundle(a=1)}))
     assert receiver.desired().seq == 1
     assert Receiver(tmp_path / "state", "eu-1").desired().seq == 1
