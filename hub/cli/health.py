@@ -137,7 +137,7 @@ def _checks(name: str, problems: list[str]) -> Sequence[HealthCheck]:
         if value.get("kind") == "Bundle" and isinstance(spec, Mapping):
             findings: list[Finding] = []
             section = Section(document, findings, value=spec, path=("spec",), fields=spec.keys())
-            found = kinds.checks(section)
+            found = kinds.health_checks(section)
             problems += [str(finding) for finding in findings]
             return () if findings else found
     problems.append(f"{name}: has no Bundle (kind: Bundle, with a spec)")

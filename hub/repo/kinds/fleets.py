@@ -1,0 +1,111 @@
+"""Fleet: variables, checks, tenants and signers. Pure. Next: `fleet` reads everything else by them."""
+
+from typing import Literal
+
+from hub.model import Checks, Fleet, Rights, Selector, Tenant
+from hub.repo import signers, tenants
+from hub.repo.kinds.common import ACCOUNT, METADATA
+from hub.repo.schema import Section, nearest
+from proto.errors import InvalidInput
+
+_SECRETS: tuple[Literal["refuse", "warn", "allow"], ...] = ("refuse", "warn", "allow")
+_VALIDATION: tuple[Literal["off", "warn", "error"], ...] = ("off", "warn", "error")
+
+
+def fleet(root: Section) -> Fleet:
+    """What a Fleet says itself: variables, checks, tenants and signers."""
+    root.section("metadata", METADATA).name(what="fleet", required=False)
+    fields = ("variables", "secrets", "validation", "tenants", "requireTenant", "signers")
+    spec = root.section("spec", fields, not_yet=("defaults",))
+    return Fleet(
+        variables=spec.variables(),
+        checks=Checks(
+            secrets=spec.choice("secrets", _SECRETS, default="warn"),
+            validation=spec.choice("validation", _VALIDATION, default="warn"),
+        ),
+        tenants=_tenants(spec),
+        require_tenant=spec.flag("requireTenant", default=False),
+        signers=_signers(spec),
+    )
+
+
+def _signers(spec: Section) -> tuple[str, ...]:
+    found = spec.texts("signers")
+    for index, text in enumerate(found):
+        try:
+            signers.read(text, what="signer")
+        except InvalidInput as error:
+            spec.problem(error.cause, "signers", index, remedy=error.remedy)
+    return found
+
+
+def _tenants(spec: Section) -> tuple[Tenant, ...]:
+    found: list[Tenant] = []
+    fields = ("name", "folder", "kinds", "namespaces", "clusters", "serviceAccount", "rollouts", "secrets")
+    for section in spec.sections("tenants", fields):
+        name, account = section.name(what="tenant"), section.text("serviceAccount")
+        kind_rules = section.section("kinds", ("allow", "deny"))
+        tenant = Tenant(
+            name=name,
+            folder=_tenant_folder(section),
+            rights=Rights(
+                tenant=name,
+                allow=_kind_patterns(kind_rules, "allow"),
+                deny=_kind_patterns(kind_rules, "deny") or (),
+                namespaces=_rule(section, "namespaces"),
+            ),
+            clusters=(
+                section.selector("clusters", why="which clusters the tenant may have")
+                if section.states("clusters")
+                else Selector()
+            ),
+            rollouts=_rule(section, "rollouts"),
+            service_account=account,
+            secrets=section.choice("secrets", _SECRETS, default="warn") if section.has("secrets") else "",
+        )
+        for index, pattern in enumerate(tenant.rights.namespaces or ()):
+            if tenants.NAMESPACE_PATTERN.fullmatch(pattern) is None:
+                remedy = "write a namespace, or a pattern such as team-a-*"
+                section.problem(f"is {pattern[:80]!r}", "namespaces", index, remedy=remedy)
+        if section.states("serviceAccount") and not all(ACCOUNT.fullmatch(part) for part in account.split("/", 1)):
+            remedy = "write the account's name, or namespace/name"
+            section.problem(f"{account[:80]!r} is not an account", "serviceAccount", remedy=remedy)
+        for field, value in (("name", name), ("folder", tenant.folder)):
+            if value and any(value == getattr(other, field) for other in found):
+                section.problem(f"{value!r} is that of an earlier tenant", field, remedy="give it another one")
+        found.append(tenant)
+    return tuple(found)
+
+
+def _tenant_folder(section: Section) -> str:
+    folder = section.text("folder").rstrip("/")
+    parts = folder.split("/")
+    if not section.has("folder"):
+        section.problem("is missing", "folder", remedy="write where its bundles are, such as bundles/team-a")
+    elif parts[0] != "bundles" or not all(part.strip(".") for part in parts):
+        section.problem(f"is {folder[:200]!r}", "folder", remedy="write a folder in bundles/, such as bundles/team-a")
+    return folder
+
+
+def _rule(section: Section, name: str) -> tuple[str, ...] | None:
+    """A list that restricts: None without it. A null would restrict nothing where somebody meant something."""
+    if section.states(name) and not section.has(name):
+        section.problem("is empty", name, remedy="list what is allowed, [] for nothing, or remove the field for all")
+    return section.texts(name) if section.has(name) else None
+
+
+def _kind_patterns(section: Section, name: str) -> tuple[str, ...] | None:
+    patterns = _rule(section, name)
+    for index, pattern in enumerate(patterns or ()):
+        if tenants.KIND_PATTERN.fullmatch(pattern) is None:
+            remedy = "write Kind.group, such as Deployment.apps or *.example.org; core kinds have no group"
+            section.problem(f"{pattern[:80]!r} is not a pattern of kinds", name, index, remedy=remedy)
+        elif not {".", "*"} & set(pattern) and pattern not in tenants.CORE_KINDS:
+            near = nearest(pattern, tenants.CORE_KINDS)
+            section.problem(
+                f"{pattern[:80]!r} has no group and is no core kind",
+                name,
+                index,
+                remedy=near or f"write {pattern[:80]}.group, such as Deployment.apps, or {pattern[:80]}.*",
+            )
+    return patterns
