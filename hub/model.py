@@ -186,28 +186,118 @@ class Amount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WavePolicy:
-    """One wave as the policy says it; `offline_budget` None takes the rollout's rule."""
+class Window:
+    """When a week allows moves, or denies them: `spans` are (start, end) in minutes of the local week of `zone`, from
+    Monday 00:00 on, the end not in them; one that begins later than it ends goes over Sunday. `text` is for people."""
+
+    deny: bool
+    spans: tuple[tuple[int, int], ...]
+    zone: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freeze:
+    """From `start_s` to `end_s` (Unix seconds) no move starts on the clusters that `select` matches."""
 
     name: str
-    select: Selector
+    start_s: float
+    end_s: float
+    reason: str = ""
+    select: Selector = Selector()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """So many different people have to agree, of `by` if it names any; a word older than `expires_s` (0: never) no
+    longer counts when the gate is still shut."""
+
+    approvers: int = 1
+    by: tuple[str, ...] = ()
+    expires_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricCheck:
+    """A PromQL query of which every sample has to be within `above` and `below` (exclusive), for `for_s` on end. No
+    sample is no success. `server` names a Prometheus of the hub's settings."""
+
+    query: str
+    server: str = ""
+    above: float | None = None
+    below: float | None = None
+    for_s: float = 0.0
+    interval_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpCheck:
+    """A GET of `url` that has to answer with one of `status`, for `for_s` on end."""
+
+    url: str
+    status: tuple[int, ...] = (200,)
+    for_s: float = 0.0
+    interval_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleDone:
+    """Another bundle's rollout has finished, or has finished `wave`."""
+
+    bundle: BundleName
+    wave: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What has to be so before a wave opens, or after it before the next one does. Exactly one of the checks is set.
+    Not passed within `timeout_s` (0: never) of what could be asked it has failed."""
+
+    name: str
+    when: Literal["before", "after"] = "before"
+    timeout_s: float = 0.0
+    approval: Approval | None = None
+    metric: MetricCheck | None = None
+    http: HttpCheck | None = None
+    done: BundleDone | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WavePolicy:
+    """One wave as the policy says it. Its clusters are those of `clusters` and those that `select` matches (an empty
+    list and None: all that are left), of these no more than `share` of what is left, in the order of the label
+    `order_by`, then by name. `offline_budget` None takes the rollout's rule, `max_unavailable` None is no limit."""
+
+    name: str
+    select: Selector | None = None
+    clusters: tuple[str, ...] = ()
+    share: Amount | None = None
+    order_by: str = ""
     max_concurrent: Amount = Amount(value=100, percent=True)
     soak_s: float = 0.0
     allow_empty: bool = False
     min_proof: Amount = Amount(value=50, percent=True)
     offline_budget: Amount | None = None
+    max_unavailable: Amount | None = None
+    gates: tuple[Gate, ...] = ()
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailurePolicy:
+    """`budget` is of each wave, `total` of the whole rollout (None: no other limit)."""
+
     budget: Amount = Amount(value=0)
+    total: Amount | None = None
     deadline_s: float = 600.0
     action: Literal["rollback", "pause", "continue"] = "rollback"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutPolicy:
-    """`offline_budget` None is the default rule: 0 in the first wave, 10 % after it."""
+    """`offline_budget` None is the default rule: 0 in the first wave, 10 % after it. `fixes` says whether a newer
+    commit may replace a rollout that has failures, and pass `maxConcurrent` on clusters where the bundle is sick.
+    `removal_approval`: a removal from more than so many of the fleet's clusters needs a person's word."""
 
     name: str
     waves: tuple[WavePolicy, ...] = ()
@@ -215,6 +305,9 @@ class RolloutPolicy:
     offline_after_s: float = 300.0
     offline_budget: Amount | None = None
     supersede: Literal["queue", "replace"] = "queue"
+    fixes: Literal["wait", "jump"] = "wait"
+    windows: tuple[Window, ...] = ()
+    removal_approval: Amount = Amount(value=10, percent=True)
     where: str = ""
 
 
@@ -322,6 +415,9 @@ class Wave:
     offline_budget: int
     failure_budget: int
     allow_empty: bool = False
+    max_unavailable: int | None = None
+    gates: tuple[Gate, ...] = ()
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,14 +448,19 @@ class Rollout:
     offline_after_s: float
     depends_on: tuple[BundleName, ...] = ()
     supersede: Literal["queue", "replace"] = "queue"
+    failure_total: int | None = None
+    fixes: Literal["wait", "jump"] = "wait"
+    windows: tuple[Window, ...] = ()
     elsewhere: Mapping[BundleName, Mapping[ClusterName, Oid]] = field(default_factory=dict)
     """What its bundles were wanted as on clusters that had nothing to change: a hold needs it (`waves.refused`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """Where one cluster is in a rollout. `seq` is that of its move (forward or back); `reason` is for people."""
+    """Where one cluster is in a rollout. `seq` is that of its move (forward or back); `reason` is for people; `wave` is
+    the index of its wave."""
 
+    wave: int = 0
     phase: MemberPhase = MemberPhase.PENDING
     seq: int = 0
     moved_at: float = 0.0
@@ -373,7 +474,43 @@ class Member:
     resumed_at: float = 0.0
     skipped: bool = False
     """LEFT by a person's word: a rollout of its own brings the change when this one is over (rule 12)."""
+    beyond: bool = False
+    """Its move passed the limits, because its bundle was sick or by a person's word (rules 2, 18)."""
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """A person agreed; `at` in Unix seconds."""
+
+    actor: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateState:
+    """How one gate stands. Evidence from before `since` does not count; `true_since` and `last_at` are when evidence
+    was first and last good on end (0: it is not); `text` is the last word for people."""
+
+    since: float
+    true_since: float = 0.0
+    last_at: float = 0.0
+    votes: tuple[Vote, ...] = ()
+    waived: bool = False
+    failed: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How many members of a wave are in which phase; `excused` of the failed count against nothing, `beyond` of those
+    in flight count against no limit; before the place `first` in the wave nobody is pending."""
+
+    phases: Mapping[MemberPhase, int]
+    excused: int = 0
+    beyond: int = 0
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,6 +523,12 @@ class State:
     """Index of the wave that is open; equals `len(waves)` when all are done."""
     members: Mapping[ClusterName, Member] = field(default_factory=dict)
     wave_opened_at: float = 0.0
+    gates: Mapping[str, GateState] = field(default_factory=dict)
+    """Of the gates that were asked so far, by `gates.key`."""
+    emergency: str = ""
+    """Who sent it straight to all, and why (rule 18); "" as a rule."""
+    tallies: tuple[Tally, ...] = ()
+    """Of each wave: counted once, then kept up to date, so that no event costs the size of the fleet."""
     reason: str = ""
     updated_at: float = 0.0
 
@@ -401,6 +544,12 @@ class ClusterView:
     seq: int = 0
     bundles: Mapping[BundleName, BundleReport] = field(default_factory=dict)
     suspended: Mapping[BundleName, str] = field(default_factory=dict)
+    cordoned: str = ""
+    """Who took the cluster out of all rollouts, and why; "" as a rule."""
+    held: str = ""
+    """Why this rollout may not move it now, though it may later: a freeze, a dependency, too many changes at once."""
+    unavailable: bool = False
+    """It is in flight in another rollout, or something on it is not Current."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,16 +572,33 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """A person's word, with a reason; `cluster` is whom `skip` leaves out."""
+class Evidence:
+    """What a gate's check found; it was asked at `asked_at`, and an answer to an older question may come later."""
 
-    verb: Literal["pause", "resume", "abort", "rollback", "skip"]
+    gate: str
+    verdict: Literal["good", "bad", "error"]
+    text: str
+    asked_at: float
+
+
+Verb = Literal[
+    "pause", "resume", "abort", "rollback", "skip", "approve", "reject", "skip-wave", "promote", "retry", "emergency"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A person's word, with a reason; `cluster` is whom `skip` leaves out, `gate` what is approved or rejected ("": the
+    one that waits)."""
+
+    verb: Verb
     actor: str
     reason: str
     cluster: str = ""
+    gate: str = ""
 
 
-Event = Reported | Tick | Left | Command
+Event = Reported | Tick | Left | Evidence | Command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -475,4 +641,11 @@ class Notice:
     wave: str = ""
 
 
-Effect = Move | MarkGood | Hold | Notice
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeAt:
+    """Time alone may change the rollout at `at`: give it a tick then."""
+
+    at: float
+
+
+Effect = Move | MarkGood | Hold | Notice | WakeAt

@@ -18,7 +18,7 @@ from hub.cli import progress, revisions, risks, telling
 from hub.cli.revisions import Comparison, Pair
 from hub.cli.risks import Step
 from hub.model import ABSENT, Finding, RenderRequest, Rollout, Wave
-from hub.rollout import waves
+from hub.rollout import resolve, waves
 from hub.slices import gitstore
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
@@ -240,7 +240,7 @@ def _policy(rollout: Rollout, comparison: Comparison) -> str:
         side = comparison.after if name in comparison.after.fleet.bundles else comparison.before
         policy = waves.policy_of(side.fleet, name)
         clusters = comparison.after.fleet.clusters
-        if policy and waves.resolve(policy, members=rollout.targets.keys(), clusters=clusters) == rollout.waves:
+        if policy and resolve.resolve(policy, members=rollout.targets.keys(), clusters=clusters) == rollout.waves:
             return policy.name
     return ""
 

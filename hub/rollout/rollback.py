@@ -18,11 +18,11 @@ def begin(turn: Turn, reason: str) -> None:
 
 def proceed(turn: Turn) -> None:
     """Pure: send back as many as there is room for; when nobody is left, end."""
-    going = sum(member.phase is M.REVERTING for member in turn.members.values())
-    room = rollback_limit(turn.rollout.waves) - going
-    for cluster in _order(turn)[: max(room, 0)]:
-        _send(turn, cluster)
-    if not any(member.phase in MOVED or member.phase is M.REVERTING for member in turn.members.values()):
+    room = rollback_limit(turn.rollout.waves) - turn.count_all(M.REVERTING)
+    if room > 0 and turn.count_all(*MOVED):
+        for cluster in _order(turn)[:room]:
+            _send(turn, cluster)
+    if not turn.count_all(*MOVED, M.REVERTING):
         _end(turn)
 
 
@@ -40,10 +40,15 @@ def reported(turn: Turn, cluster: ClusterName) -> None:
 
 def tick(turn: Turn) -> None:
     """Pure: deadlines, then the next ones."""
+    deadline_s = turn.rollout.deadline_s
     for cluster, member in list(turn.members.items()):
-        if member.phase is M.REVERTING and turn.settled and turn.now - member.moved_at > turn.rollout.deadline_s:
+        if member.phase is not M.REVERTING:
+            continue
+        if not turn.settled or turn.now - member.moved_at <= deadline_s:
+            turn.wake(max(member.moved_at + deadline_s, turn.settle_until) + 0.001)
+        else:
             why = turn.suspended(cluster)
-            reason = f"not back after {turn.rollout.deadline_s:.0f} s" + (f", suspended: {why}" if why else "")
+            reason = f"not back after {deadline_s:.0f} s" + (f", suspended: {why}" if why else "")
             turn.put(cluster, M.REVERT_FAILED, reason=reason)
             turn.note("cluster-revert-failed", f"{cluster} is {reason}", cluster=cluster)
     proceed(turn)
@@ -69,6 +74,7 @@ def _send(turn: Turn, cluster: ClusterName) -> None:
         return
     was_good = turn.members[cluster].phase is M.PROVEN
     turn.put(cluster, M.REVERTING, seq=turn.view[cluster].next_seq, moved_at=turn.now, reason="")
+    turn.wake(turn.now + turn.rollout.deadline_s + 0.001)
     wave = turn.wave_of(cluster).name
     turn.effects.append(Move(cluster=cluster, rollout=turn.rollout.id, wave=wave, subtrees=before, back=True))
     if was_good:

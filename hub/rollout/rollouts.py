@@ -4,7 +4,9 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
 
  1. A wave opens when each wave before it is done. Done: nobody pending or in flight, no more offline than its budget,
     and proof from `min_proof`. Once done it stays done.
- 2. In flight is MOVING or SOAKING; a move starts only while fewer than `max_concurrent` of its wave are in flight.
+ 2. In flight is MOVING or SOAKING; a move starts only while fewer than `max_concurrent` of its wave are in flight, and
+    while a limit of `max_unavailable` clusters of the wave, in flight anywhere or sick, leaves one to spare. Under
+    `fixes: jump` a cluster on which the bundle is sick passes the first of these limits, and does not count in it.
  3. Proof is what `proof.judge` calls so. A cluster then soaks: Current reports at most two heartbeats apart in the
     hub's time. A longer gap or any other word starts the soak again, the third time is a failure, and only a report
     that arrives after the soak's end ends it. Without soak the proof is enough.
@@ -12,8 +14,9 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
     from the last Current report once there was one).
  5. Who was sick before its move fails by no report, only by the deadline, and is then not held against the budget; nor
     is it proof. Once it was Current it counts like any other.
- 6. More failures in a wave than its budget, or so many that `min_proof` can no longer be reached, act: rollback, pause
-    or continue. Resuming after a pause, like `continue`, lowers what rule 1 needs by those that failed.
+ 6. More failures in a wave than its budget, more in all than the whole's, or so many that `min_proof` can no longer be
+    reached, act: rollback, pause or continue. Resuming after a pause, like `continue`, lowers what rule 1 needs by
+    those that failed.
  7. Who proves after it failed is soaked and counted again when there is room (not in the fleet-wide rollback).
  8. Offline is who was silent for `offline_after_s` when its turn came. Back again it is pending, in its wave's room
     even when later waves are open. After completion too: then it fails alone, with a notice.
@@ -28,13 +31,24 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
 13. Where a bundle of it is suspended, from here or in the cluster, nothing counts: no move, proof, failure or deadline;
     the wave waits and says so. Once resumed its deadline counts from then, and its soak starts again, not as a reset.
     A rollback waits for nobody: a suspended cluster is sent back, and fails to be back by the deadline.
+14. Nothing starts forward in a freeze or outside the rollout's windows; nor on a cluster that is held: by a freeze or
+    window of its own, by a dependency that moves first, by too many changes at once. Who is held waits as PENDING,
+    without a clock. Who is cordoned is OFFLINE until a person lets it back.
+15. A wave opens when its gates before it are open, all at one moment, and is done when those after it are. A gate
+    begins when all before it is done, and evidence from before that, or grown old, does not count; nor does what was
+    found before the wave's last proof.
+16. A gate that fails (rejected, or not passed in its time) acts as a failure over the budget does. One that cannot be
+    asked holds the wave, says so, and fails nothing.
+17. A person may open gates and end soaks (promote), leave a cluster or a wave out, and try what failed again.
+18. An emergency goes to all clusters at once: no wave, gate, window, freeze, soak or limit, and no rollback by itself.
 
 A decision depends on its arguments alone, so one that was lost before it was journaled is made again, and none moves
-a cluster that the journal calls moved: only PENDING members are moved. Left out here: the pause of all rollouts when
-a fifth of the clusters vanish, gates, windows, `blocked`.
+a cluster that the journal calls moved: only PENDING members are moved. An event costs what it touches, not the size of
+the fleet: members are copied when they change, waves counted as they do, and `WakeAt` says when a tick is due.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 
 from hub.model import (
     FINAL,
@@ -42,31 +56,24 @@ from hub.model import (
     Command,
     Effect,
     Event,
+    Evidence,
     Left,
-    MarkGood,
     Member,
     MemberPhase,
-    Move,
     Phase,
     Reported,
     Rollout,
     State,
     Tick,
-    Wave,
+    WakeAt,
 )
-from hub.rollout import rollback, suspension, transitions
-from hub.rollout.proof import Verdict, judge, sick, why_failed
+from hub.rollout import commands, forward, gates, rollback, suspension, transitions
+from hub.rollout import turn as turns
 from hub.rollout.transitions import BACK, IN_FLIGHT, UNMOVED, IllegalEvent
 from hub.rollout.turn import Turn
 from proto.ids import ClusterName, RolloutId
 
 P, M = Phase, MemberPhase
-
-MAX_RESETS = 3
-"""A soak that starts for the fourth time is a cluster that flaps."""
-HEARTBEATS_APART = 2
-"""One report may be lost before a soak counts as interrupted."""
-
 
 # --- the engine's doors -------------------------------------------------------------------------------------------
 
@@ -74,13 +81,17 @@ HEARTBEATS_APART = 2
 def start(rollout: Rollout, now: float) -> State:
     """Pure: the first state of a rollout. It is paused when a wave is empty that must not be."""
     reason = empty_wave_reason(rollout)
-    return State(
+    members = {cluster: Member(wave=index) for index, wave in enumerate(rollout.waves) for cluster in wave.clusters}
+    state = State(
         rollout=rollout,
         phase=P.PAUSED if reason else P.RUNNING,
-        members={cluster: Member() for cluster in rollout.targets},
+        members=members,
+        tallies=turns.tallies(rollout, members),
         reason=reason,
         updated_at=now,
     )
+    transitions.check(state, {})
+    return state
 
 
 def decide(
@@ -91,14 +102,16 @@ def decide(
     *,
     heartbeat_s: float,
     settle_until: float = 0.0,
+    frozen: str = "",
 ) -> tuple[State, tuple[Effect, ...]]:
     """Pure: what `event` makes of `state`. When nothing changes, the very same `state` comes back.
 
-    `view` holds every member that has not left; `settle_until` is two heartbeats after the hub's start. Reports, ticks
-    and leavers change nothing in a rollout that is not `alive`. Raises IllegalEvent for a command that does not fit
+    `view` holds every member that has not left; `settle_until` is two heartbeats after the hub's start; `frozen` is why
+    nothing may start in the whole fleet. Reports, ticks, evidence and leavers change nothing in a rollout that is not
+    `alive`. Raises IllegalEvent for a command that does not fit
     the phase and for a cluster that is no member, BrokenInvariant for a bug; nothing was changed then.
     """
-    turn = Turn.of(state, view=view, now=now, heartbeat_s=heartbeat_s, settle_until=settle_until)
+    turn = Turn.of(state, view=view, now=now, heartbeat_s=heartbeat_s, settle_until=settle_until, frozen=frozen)
     if isinstance(event, Reported | Left) and event.cluster not in state.members:
         raise IllegalEvent(f"rollout {state.rollout.id}", f"has no member {event.cluster}")
     if not alive(state) and not isinstance(event, Command):
@@ -108,12 +121,14 @@ def decide(
             suspension.heed(turn, [cluster])
             _reported(turn, cluster)
         case Tick():
-            suspension.heed(turn, turn.members)
             _tick(turn)
         case Left(cluster=cluster):
             _left(turn, cluster)
+        case Evidence():
+            if gates.take(turn, event):
+                forward.advance(turn)
         case Command():
-            _commanded(turn, event)
+            commands.carry_out(turn, event)
     return _finish(turn)
 
 
@@ -130,6 +145,19 @@ def alive(state: State) -> bool:
     if state.phase is P.COMPLETED:
         return any(member.phase in UNMOVED or member.phase in IN_FLIGHT for member in state.members.values())
     return state.phase not in FINAL
+
+
+def concerns(state: State, cluster: ClusterName) -> bool:
+    """Pure: may a report of this cluster change the rollout? Most of what clusters say concerns none."""
+    member = state.members.get(cluster)
+    if member is None or member.phase in (M.PROVEN, M.LEFT):
+        return False
+    if member.phase is not M.PENDING:
+        return True
+    if state.phase is not P.COMPLETED and member.wave > state.wave and not state.emergency:
+        return False
+    wave, tally = state.rollout.waves[member.wave], state.tallies[member.wave]
+    return transitions.flying(tally) < wave.max_concurrent or state.rollout.fixes == "jump" or bool(state.emergency)
 
 
 def stalled(state: State) -> bool:
@@ -168,235 +196,41 @@ def _reported(turn: Turn, cluster: ClusterName) -> None:
     phase = turn.members[cluster].phase
     if phase in IN_FLIGHT:
         if turn.phase is not P.ROLLING_BACK and not turn.members[cluster].suspended:
-            _hear(turn, cluster)
+            forward.hear(turn, cluster)
     elif phase is M.FAILED:
         if turn.phase in (P.RUNNING, P.PAUSED) and not turn.suspended(cluster):
-            _hear_failed(turn, cluster)
-    elif phase is M.OFFLINE:
-        _advance(turn)
+            forward.hear_failed(turn, cluster)
+    elif phase in UNMOVED:
+        if turn.phase in (P.RUNNING, P.COMPLETED):
+            forward.look(turn, cluster)
+        forward.advance(turn)
     elif phase in BACK:
         rollback.reported(turn, cluster)
 
 
 def _tick(turn: Turn) -> None:
+    for index in range(len(turn.rollout.waves)):
+        if turn.count(index, M.PENDING, *IN_FLIGHT):
+            suspension.heed(turn, turn.rollout.waves[index].clusters)
     if turn.phase is P.ROLLING_BACK:
         rollback.tick(turn)
         return
-    deadline_s, overdue = turn.rollout.deadline_s, []
-    for cluster, member in turn.members.items():
-        since = max(member.last_current_at or member.moved_at, member.resumed_at)
-        if member.phase in IN_FLIGHT and not member.suspended and turn.settled and turn.now - since > deadline_s:
-            overdue.append(cluster)
-            silent = "" if turn.view[cluster].last_seen > since else ", silent all the time"
-            _fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
-    _act(turn, overdue)
-    _advance(turn)
+    forward.overdue(turn)
+    forward.advance(turn)
+    if turn.phase in (P.RUNNING, P.COMPLETED) and forward.look_around(turn):
+        forward.advance(turn)
 
 
 def _left(turn: Turn, cluster: ClusterName) -> None:
     if turn.members[cluster].phase is M.LEFT:
         return
     turn.note("cluster-left", f"{cluster} left rollout {turn.rollout.id}", cluster=cluster)
-    _leave(turn, cluster, "left")
-
-
-def _leave(turn: Turn, cluster: ClusterName, reason: str, *, skipped: bool = False) -> None:
-    """Drop a member out of every count (rule 12)."""
-    turn.put(cluster, M.LEFT, reason=reason, skipped=skipped)
-    if turn.phase is P.ROLLING_BACK:
-        rollback.proceed(turn)
-        return
-    wave = turn.wave_of(cluster)
-    if wave not in turn.rollout.waves[turn.wave :]:
-        return
-    stay = [other for other in wave.clusters if turn.members[other].phase is not M.LEFT]
-    last = wave is turn.rollout.waves[-1]
-    if not stay and not last and not wave.allow_empty and turn.phase is P.RUNNING:
-        turn.enter(P.PAUSED, f"wave {wave.name} lost its last cluster before it was done")
-        turn.note("paused", f"rollout {turn.rollout.id}: {turn.reason}", wave=wave.name)
-    # Without the leaver, failures that the budget allowed may be all that is known of the wave.
-    _act(turn, [other for other in stay if turn.members[other].phase is M.FAILED])
-    _advance(turn)
-
-
-def _commanded(turn: Turn, command: Command) -> None:
-    if not command.reason:
-        raise IllegalEvent(f"rollout {turn.rollout.id}", f"{command.verb} needs a reason")
-    by = f"{command.actor}: {command.reason}"
-    allowed = {"pause": (P.RUNNING,), "resume": (P.PAUSED,)}.get(command.verb, (P.RUNNING, P.PAUSED))
-    if turn.phase not in allowed:
-        cause = f"is {turn.phase}: cannot {command.verb}"
-        raise IllegalEvent(f"rollout {turn.rollout.id}", cause, f"it must be {' or '.join(allowed)}")
-    match command.verb:
-        case "pause":
-            turn.enter(P.PAUSED, by)
-            turn.note("paused", f"rollout {turn.rollout.id} is paused by {by}")
-        case "resume":
-            turn.enter(P.RUNNING, "")
-            turn.note("resumed", f"rollout {turn.rollout.id} is resumed by {by}")
-            _advance(turn)
-        case "abort":
-            turn.enter(P.ABORTED, by)
-            turn.note("aborted", f"rollout {turn.rollout.id} is aborted by {by}: every cluster stays where it is")
-            rollback.hold(turn, f"aborted by {by}")
-        case "rollback":
-            rollback.begin(turn, by)
-        case "skip":
-            skipped = ClusterName(command.cluster)
-            member = turn.members.get(skipped)
-            if member is None or (member.phase not in UNMOVED and member.phase not in IN_FLIGHT):
-                cause = f"is {member.phase if member else 'not'} in rollout {turn.rollout.id}"
-                raise IllegalEvent(f"cluster {skipped}", cause, "skip who is pending, offline or in flight")
-            turn.note("cluster-skipped", f"{skipped} is skipped by {by}", cluster=skipped)
-            _leave(turn, skipped, f"skipped by {by}", skipped=True)
-
-
-# --- forward ------------------------------------------------------------------------------------------------------
-
-
-def _advance(turn: Turn) -> None:
-    """Open what may open, move what there is room for, and end when nothing is left (rules 1, 2, 8)."""
-    waves = turn.rollout.waves
-    if turn.phase is P.COMPLETED:
-        for wave in waves:
-            _fill(turn, wave)
-    while turn.phase is P.RUNNING and turn.wave < len(waves):
-        wave = waves[turn.wave]
-        if not turn.wave_opened_at:
-            turn.wave_opened_at = turn.now
-            if turn.wave == 0:
-                turn.note("rollout-started", f"rollout {turn.rollout.id} goes to {len(turn.members)} clusters")
-            turn.note("wave-opened", f"wave {wave.name} of rollout {turn.rollout.id} is open", wave=wave.name)
-        for opened in waves[: turn.wave + 1]:
-            _fill(turn, opened)
-        turn.reason = transitions.waits_for(turn.members, wave)
-        if turn.reason:
-            return
-        turn.wave, turn.wave_opened_at = turn.wave + 1, 0.0
-    if turn.phase is P.RUNNING:
-        turn.enter(P.COMPLETED, "")
-        phases = [member.phase for member in turn.members.values()]
-        told = ", ".join(f"{n} {p}" for p in (M.PROVEN, M.FAILED, M.OFFLINE, M.LEFT) if (n := phases.count(p)))
-        turn.note("rollout-completed", f"rollout {turn.rollout.id} is completed: {told or 'no cluster'}")
-
-
-def _fill(turn: Turn, wave: Wave) -> None:
-    room = _room(turn, wave)
-    for cluster in wave.clusters:
-        phase = turn.members[cluster].phase
-        if phase not in UNMOVED:
-            continue
-        if turn.heard(cluster):
-            if phase is M.OFFLINE:
-                turn.put(cluster, M.PENDING, reason="")
-                suspension.heed(turn, [cluster])
-            if room > 0 and not turn.suspended(cluster):
-                _move(turn, cluster, wave)
-                room -= 1
-        elif phase is M.PENDING and turn.silent(cluster):
-            turn.put(cluster, M.OFFLINE, reason=f"silent for more than {turn.rollout.offline_after_s:.0f} s")
-            turn.note("cluster-offline", f"{cluster} is offline and gets its move later", cluster=cluster)
-
-
-def _room(turn: Turn, wave: Wave) -> int:
-    return wave.max_concurrent - sum(turn.members[cluster].phase in IN_FLIGHT for cluster in wave.clusters)
-
-
-def _move(turn: Turn, cluster: ClusterName, wave: Wave) -> None:
-    target, seen = turn.rollout.targets[cluster], turn.view[cluster]
-    turn.put(cluster, M.MOVING, seq=seen.next_seq, moved_at=turn.now, sick_before=sick(target, seen), reason="")
-    turn.effects.append(Move(cluster=cluster, rollout=turn.rollout.id, wave=wave.name, subtrees=target.after))
-
-
-def _hear(turn: Turn, cluster: ClusterName) -> None:
-    """A report of a cluster in flight (rules 3, 4, 5)."""
-    member = turn.members[cluster]
-    soaking = member.phase is M.SOAKING
-    verdict = judge(turn.rollout.targets[cluster].after, turn.view[cluster], seq=member.seq)
-    if verdict is Verdict.PROOF:
-        _hear_proof(turn, cluster)
-    elif verdict is Verdict.BAD and turn.settled and not transitions.excused(member):
-        why = why_failed(turn.rollout.targets[cluster].after, turn.view[cluster])
-        _fail(turn, cluster, ("Failed while it soaked" if soaking else "Failed") + (f": {why}" if why else ""))
-    elif soaking and member.soak_from:
-        _reset(turn, cluster, soak_from=0.0)
-    if turn.members[cluster].phase is M.FAILED:
-        _act(turn, [cluster])
-    if turn.members[cluster].phase is not member.phase:
-        _advance(turn)
-
-
-def _hear_failed(turn: Turn, cluster: ClusterName) -> None:
-    """A report of a cluster that failed before: it may prove after all (rule 7)."""
-    member = turn.members[cluster]
-    if member.resets >= MAX_RESETS or _room(turn, turn.wave_of(cluster)) < 1:
-        return
-    if judge(turn.rollout.targets[cluster].after, turn.view[cluster], seq=member.seq) is Verdict.PROOF:
-        _hear_proof(turn, cluster)
-        _advance(turn)
-
-
-def _hear_proof(turn: Turn, cluster: ClusterName) -> None:
-    member, now = turn.members[cluster], turn.now
-    soak_s = turn.wave_of(cluster).soak_s
-    if member.phase is not M.SOAKING:
-        turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now, reason="")
-        if not soak_s:
-            _prove(turn, cluster)
-    elif not member.soak_from:
-        turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now)
-    elif now - member.last_current_at > HEARTBEATS_APART * turn.heartbeat_s:
-        _reset(turn, cluster, soak_from=now)
-    elif now >= member.soak_from + soak_s and turn.settled:
-        _prove(turn, cluster)
-    else:
-        turn.put(cluster, M.SOAKING, last_current_at=now)
-
-
-def _reset(turn: Turn, cluster: ClusterName, *, soak_from: float) -> None:
-    """Start a soak again. What the hub's own absence cut is not the cluster's fault (rule 11)."""
-    member = turn.members[cluster]
-    ours = member.last_current_at < turn.settle_until
-    resets = member.resets if ours else member.resets + 1
-    last = soak_from or member.last_current_at
-    turn.put(cluster, M.SOAKING, soak_from=soak_from, last_current_at=last, resets=resets)
-    if resets >= MAX_RESETS and not ours:
-        _fail(turn, cluster, f"its soak was interrupted {resets} times")
-
-
-def _prove(turn: Turn, cluster: ClusterName) -> None:
-    turn.put(cluster, M.PROVEN, reason="")
-    turn.effects.append(MarkGood(cluster=cluster, subtrees=turn.rollout.targets[cluster].after))
-    turn.note("cluster-proven", f"{cluster} is proven in rollout {turn.rollout.id}", cluster=cluster)
-
-
-def _fail(turn: Turn, cluster: ClusterName, reason: str) -> None:
-    turn.put(cluster, M.FAILED, reason=reason)
-    turn.note("cluster-failed", f"{cluster} failed in rollout {turn.rollout.id}: {reason}", cluster=cluster)
-
-
-def _act(turn: Turn, failed: Sequence[ClusterName]) -> None:
-    """What new failures lead to (rule 6). Those of a catch-up after completion lead to nothing (rule 8)."""
-    for cluster in failed:
-        wave = turn.wave_of(cluster)
-        if turn.phase is P.COMPLETED or transitions.excused(turn.members[cluster]) or _within_budget(turn, wave):
-            continue
-        why = f"{cluster} failed in wave {wave.name}: {turn.members[cluster].reason}"
-        if turn.rollout.action == "rollback":
-            rollback.begin(turn, why)
-        elif turn.rollout.action == "pause" and turn.phase is P.RUNNING:
-            turn.enter(P.PAUSED, why)
-            turn.note("paused", f"rollout {turn.rollout.id} is paused: {why}", wave=wave.name)
-        return
-
-
-def _within_budget(turn: Turn, wave: Wave) -> bool:
-    failed = transitions.failures(turn.members, wave)
-    present = sum(turn.members[cluster].phase is not M.LEFT for cluster in wave.clusters)
-    return failed <= wave.failure_budget and present - failed >= min(wave.min_proof, present)
+    commands.leave(turn, cluster, "left")
 
 
 def _finish(turn: Turn) -> tuple[State, tuple[Effect, ...]]:
     state = turn.result()
-    transitions.check(state, turn.view)
+    transitions.check(state, turn.view, turn.changed)
+    if turn.wake_at < math.inf:
+        turn.effects.append(WakeAt(at=turn.wake_at))
     return state, tuple(turn.effects)

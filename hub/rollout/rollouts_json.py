@@ -1,10 +1,12 @@
 """Rollout states and policies as bytes for the journal, with a format number. Nothing is lost on the way back."""
 
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 
 from hub.model import RolloutPolicy, State
+from hub.rollout import turn
 from proto.errors import Permanent, UnsupportedVersion
 
 FORMAT = 1
@@ -25,7 +27,14 @@ def to_json(value: State | RolloutPolicy) -> bytes:
 
 def from_json(data: bytes) -> State:
     """Pure: the state in `data`. Raises UnsupportedVersion for a newer format, Permanent for what is none."""
-    return _read(data, State)
+    state = _read(data, State)
+    if len(state.tallies) == len(state.rollout.waves):
+        return state
+    # A state from before waves were counted: its members do not know their wave either.
+    members = dict(state.members)
+    for index, wave in enumerate(state.rollout.waves):
+        members.update({cluster: replace(members[cluster], wave=index) for cluster in wave.clusters})
+    return replace(state, members=members, tallies=turn.tallies(state.rollout, members))
 
 
 def policy_from_json(data: bytes) -> RolloutPolicy:

@@ -28,10 +28,12 @@ def heed(turn: Turn, clusters: Iterable[ClusterName]) -> None:
 
 def stands_still(state: State) -> bool:
     """Pure: is every cluster of the open waves done, offline, suspended, or waiting for the room of one that is?"""
-    for wave in state.rollout.waves[: state.wave + 1]:
+    for wave, tally in zip(state.rollout.waves[: state.wave + 1], state.tallies, strict=False):
+        if not any(tally.phases.get(phase) for phase in (M.PENDING, *IN_FLIGHT)):
+            continue
         members = [state.members[cluster] for cluster in wave.clusters]
         flying = [member for member in members if member.phase in IN_FLIGHT]
         waiting = any(member.phase is M.PENDING and not member.suspended for member in members)
         if not all(member.suspended for member in flying) or (waiting and len(flying) < wave.max_concurrent):
             return False
-    return transitions.waits_for(state.members, state.rollout.waves[state.wave]) != ""
+    return transitions.waits_for(state.members, state.rollout.waves[state.wave], state.tallies[state.wave]) != ""

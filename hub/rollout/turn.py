@@ -1,32 +1,43 @@
 """One call of `rollouts.decide`: a working copy of the state, what is known, and the effects so far.
 
-It makes transitions by the tables and decides nothing. `rollouts` moves it forward, `rollback` back.
+It makes transitions by the tables and decides nothing. Nothing is copied before it changes, and each wave is counted as
+it changes, so that an event costs what it touches and not the size of the fleet. `forward` moves it forward, `rollback`
+back.
 """
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hub.model import ClusterView, Effect, Member, MemberPhase, Notice, Phase, Rollout, State, Wave
-from hub.rollout.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent
+from hub.model import ClusterView, Effect, GateState, Member, MemberPhase, Notice, Phase, Rollout, State, Tally, Wave
+from hub.rollout.transitions import IN_FLIGHT, MEMBER, PHASE, BrokenInvariant, IllegalEvent, excused
 from proto.ids import ClusterName
 
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
     """`state` is what the turn began with; `phase` and what follows are what becomes of it. `view` holds every member
-    that has not left."""
+    that has not left; `frozen` is why no move may start anywhere now."""
 
     state: State
     view: Mapping[ClusterName, ClusterView]
     now: float
     heartbeat_s: float
     settle_until: float
+    frozen: str
     phase: Phase
     wave: int
     wave_opened_at: float
+    emergency: str
     reason: str
-    members: dict[ClusterName, Member]
+    members: Mapping[ClusterName, Member]
+    tallies: list[Tally]
+    gates: Mapping[str, GateState]
+    changed: dict[ClusterName, Member] = field(default_factory=dict)
+    """Who was changed, and what it was before."""
+    wake_at: float = math.inf
     effects: list[Effect] = field(default_factory=list)
 
     @classmethod
@@ -38,6 +49,7 @@ class Turn:
         now: float,
         heartbeat_s: float = 0.0,
         settle_until: float = 0.0,
+        frozen: str = "",
     ) -> "Turn":
         return cls(
             state=state,
@@ -45,11 +57,15 @@ class Turn:
             now=now,
             heartbeat_s=heartbeat_s,
             settle_until=settle_until,
+            frozen=frozen,
             phase=state.phase,
             wave=state.wave,
             wave_opened_at=state.wave_opened_at,
+            emergency=state.emergency,
             reason=state.reason,
-            members=dict(state.members),
+            members=state.members,
+            tallies=list(state.tallies),
+            gates=state.gates,
         )
 
     @property
@@ -63,15 +79,30 @@ class Turn:
 
     def result(self) -> State:
         """The new state, or the old one itself when nothing changed."""
-        made = replace(
-            self.state,
+        old = self.state
+        changed = (
+            self.changed
+            or self.phase is not old.phase
+            or self.wave != old.wave
+            or self.wave_opened_at != old.wave_opened_at
+            or self.emergency != old.emergency
+            or self.reason != old.reason
+            or self.gates is not old.gates
+        )
+        if not changed:
+            return old
+        return replace(
+            old,
             phase=self.phase,
             wave=self.wave,
             wave_opened_at=self.wave_opened_at,
+            emergency=self.emergency,
             reason=self.reason,
             members=self.members,
+            tallies=tuple(self.tallies),
+            gates=self.gates,
+            updated_at=self.now,
         )
-        return self.state if made == self.state else replace(made, updated_at=self.now)
 
     def put(self, cluster: ClusterName, phase: MemberPhase, **changes: Any) -> None:
         """Put one member into `phase`, which the table has to allow; staying in a phase is no transition."""
@@ -81,7 +112,30 @@ class Turn:
                 cause = f"{cluster} cannot go from {member.phase} to {phase}"
                 raise BrokenInvariant(f"rollout {self.rollout.id}", cause)
             changes.setdefault("suspended", False)
-        self.members[cluster] = replace(member, phase=phase, **changes)
+        made = replace(member, phase=phase, **changes)
+        if made == member:
+            return
+        if not self.changed:
+            self.members = dict(self.members)
+        assert isinstance(self.members, dict)
+        self.changed.setdefault(cluster, member)
+        self.members[cluster] = made
+        self.tallies[member.wave] = _counted(self.tallies[member.wave], member, made)
+
+    def start_at(self, wave: int, first: int) -> None:
+        """Nobody before this place of the wave is pending."""
+        self.tallies[wave] = replace(self.tallies[wave], first=first)
+
+    def put_gate(self, key: str, state: GateState | None) -> None:
+        """What a gate came to; None forgets it."""
+        if state is None:
+            self.gates = {other: found for other, found in self.gates.items() if other != key}
+        elif self.gates.get(key) != state:
+            self.gates = {**self.gates, key: state}
+
+    def wake(self, at: float) -> None:
+        """Time alone may change something at `at`."""
+        self.wake_at = min(self.wake_at, at)
 
     def enter(self, phase: Phase, reason: str) -> None:
         """Put the rollout into `phase`, which the table has to allow."""
@@ -97,11 +151,21 @@ class Turn:
         )
 
     def wave_of(self, cluster: ClusterName) -> Wave:
-        return next(wave for wave in self.rollout.waves if cluster in wave.clusters)
+        return self.rollout.waves[self.members[cluster].wave]
+
+    def count(self, wave: int, *phases: MemberPhase) -> int:
+        """How many members of the wave are in one of `phases`."""
+        found = self.tallies[wave].phases
+        return sum(found.get(phase, 0) for phase in phases)
+
+    def count_all(self, *phases: MemberPhase) -> int:
+        return sum(self.count(index, *phases) for index in range(len(self.tallies)))
 
     def suspended(self, cluster: ClusterName) -> str:
         """Who suspended a bundle of the rollout on the cluster, and why; "" when none is."""
         told = self.view[cluster].suspended
+        if not told:
+            return ""
         return next((told[bundle] for bundle in self.rollout.targets[cluster].after if told.get(bundle)), "")
 
     def heard(self, cluster: ClusterName) -> bool:
@@ -111,5 +175,42 @@ class Turn:
 
     def silent(self, cluster: ClusterName) -> bool:
         """Was it silent for so long, while the hub was listening, that it is offline?"""
-        since = max(self.view[cluster].last_seen, self.settle_until)
-        return self.settled and self.now - since > self.rollout.offline_after_s
+        return self.settled and self.now - self.silent_since(cluster) > self.rollout.offline_after_s
+
+    def silent_since(self, cluster: ClusterName) -> float:
+        return max(self.view[cluster].last_seen, self.settle_until)
+
+
+def tallies(rollout: Rollout, members: Mapping[ClusterName, Member]) -> tuple[Tally, ...]:
+    """Pure: every wave counted from its members."""
+    found = []
+    for wave in rollout.waves:
+        those = [members[cluster] for cluster in wave.clusters]
+        found.append(
+            Tally(
+                phases=dict(Counter(member.phase for member in those)),
+                excused=sum(_is_excused(member) for member in those),
+                beyond=sum(_is_beyond(member) for member in those),
+            )
+        )
+    return tuple(found)
+
+
+def _counted(tally: Tally, before: Member, after: Member) -> Tally:
+    phases = dict(tally.phases)
+    phases[before.phase] -= 1
+    phases[after.phase] = phases.get(after.phase, 0) + 1
+    return Tally(
+        phases={phase: n for phase, n in phases.items() if n},
+        excused=tally.excused + _is_excused(after) - _is_excused(before),
+        beyond=tally.beyond + _is_beyond(after) - _is_beyond(before),
+        first=0 if after.phase is MemberPhase.PENDING and before.phase is not MemberPhase.PENDING else tally.first,
+    )
+
+
+def _is_excused(member: Member) -> bool:
+    return member.phase is MemberPhase.FAILED and excused(member)
+
+
+def _is_beyond(member: Member) -> bool:
+    return member.beyond and member.phase in IN_FLIGHT

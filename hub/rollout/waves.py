@@ -2,8 +2,7 @@
 
 `plan_rollouts` compares what the fleet repo wants with what was decided so far. It is called for each new revision,
 when a hold is released, and when `rollouts.frees` says that a rollout stands in the way no more; with nothing to do it
-returns nothing, so that calling it once more is harmless. `resolve` turns a policy into waves of real clusters. Next:
-`rollouts` (moves them).
+returns nothing, so that calling it once more is harmless. Next: `rollouts` (moves them).
 
 | a bundle is to change, and                       | then                                                        |
 |--------------------------------------------------|-------------------------------------------------------------|
@@ -15,6 +14,8 @@ returns nothing, so that calling it once more is harmless. `resolve` turns a pol
 | is rolling back, paused, or moving under `queue` | it waits; the newest revision is planned when that is over  |
 | is moving under `replace`, nobody soaks, and no  | the older rollout is replaced                               |
 | move in flight is still wanted                   |                                                             |
+| is sick, and a fix may jump the queue            | the older rollout is replaced                               |
+| has moved nobody yet, for a gate or a window     | the older rollout is replaced                               |
 | its rollout can only wait (`rollouts.stalled`)   | the older rollout is replaced, under `queue` too            |
 | its rollout waits since its start for an empty   | the older rollout is replaced, if only its waves differ too |
 | wave                                             |                                                             |
@@ -28,22 +29,21 @@ from dataclasses import dataclass, replace
 from hub.model import (
     ABSENT,
     DEFAULT_POLICY,
-    Amount,
+    Approval,
     Cluster,
     Fleet,
+    Gate,
     MemberPhase,
     Notice,
     Phase,
     Rollout,
     RolloutPolicy,
-    Selector,
     State,
     Target,
     Wave,
-    WavePolicy,
 )
-from hub.repo import targets
-from hub.rollout import exchange, rollouts
+from hub.rollout import exchange, rollouts, transitions
+from hub.rollout.resolve import resolve, share
 from hub.rollout.transitions import IN_FLIGHT, UNMOVED
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.objects import ObjectKey
@@ -51,11 +51,9 @@ from proto.objects import ObjectKey
 P, M = Phase, MemberPhase
 Subtrees = Mapping[BundleName, Mapping[ClusterName, Oid]]
 
-REST = WavePolicy(name="rest", select=Selector())
-"""The last wave: the clusters that no wave of the policy selects."""
-FIRST_OFFLINE_BUDGET = Amount(value=0)
-OFFLINE_BUDGET = Amount(value=10, percent=True)
-"""A first wave without its clusters proves nothing; in later ones a few must not stop everybody."""
+REMOVAL_LEAST = 5
+"""In a smaller fleet every removal would be a large share, and need a word."""
+REMOVAL_GATE = "removal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,12 +288,14 @@ def _waits_for(older: State, wants: Subtrees) -> str:
     )
     if older.phase is P.ROLLING_BACK:
         return f"rollout {name} is being rolled back"
+    begun = any(phase not in UNMOVED and phase is not M.LEFT for tally in older.tallies for phase in tally.phases)
+    jumps = older.rollout.fixes == "jump" and any(transitions.failures(tally) for tally in older.tallies)
     everybody_left = all(member.phase is M.LEFT for member in older.members.values())
-    if everybody_left or _held_empty(older) or rollouts.stalled(older):
+    if everybody_left or _held_empty(older) or rollouts.stalled(older) or jumps:
         return ""
     if older.phase is P.PAUSED:
         return f"rollout {name} is paused: {older.reason}"
-    if older.rollout.supersede == "replace" and not needed:
+    if (older.rollout.supersede == "replace" and not needed) or not begun:
         return ""
     return f"rollout {name} is under way"
 
@@ -348,6 +348,7 @@ def _rollout(
     joining = all(not current.get(cluster) for cluster in after) and all(
         any(completed.get(bundle, {}).values()) for bundle in todo
     )
+    resolved = resolve(policy, members=after.keys(), clusters=_takes_part(fleet))
     depends_on = {b for bundle in todo if bundle in fleet.bundles for b in fleet.bundles[bundle].depends_on}
     return Rollout(
         id=RolloutId(""),
@@ -356,51 +357,30 @@ def _rollout(
         revision=Oid(""),
         made_at=0.0,
         targets={c: Target(before=before[c], after=after[c]) for c in sorted(after)},
-        waves=resolve(policy, members=after.keys(), clusters=_takes_part(fleet)),
+        waves=_with_word(resolved, after, policy, fleet),
         deadline_s=policy.failure.deadline_s,
         action="continue" if joining else policy.failure.action,
         offline_after_s=policy.offline_after_s,
         depends_on=tuple(sorted(depends_on - todo.keys())),
         supersede=policy.supersede,
+        failure_total=None if policy.failure.total is None else share(policy.failure.total, len(after)),
+        fixes=policy.fixes,
+        windows=policy.windows,
     )
 
 
-def resolve(
-    policy: RolloutPolicy, *, members: Collection[ClusterName], clusters: Mapping[ClusterName, Cluster]
+def _with_word(
+    waves: tuple[Wave, ...],
+    after: Mapping[ClusterName, Mapping[BundleName, Oid]],
+    policy: RolloutPolicy,
+    fleet: Fleet,
 ) -> tuple[Wave, ...]:
-    """Pure: the waves of `policy` with those of `clusters` that are `members`, each in the first wave that selects it.
-
-    A wave whose clusters have nothing to change is left out. One that selects no cluster of the fleet stays, empty,
-    and keeps the rollout from starting, unless it may be empty.
-    """
-    waves: list[Wave] = []
-    open_ = sorted(members)
-    for wave in (*policy.waves, REST):
-        chosen = [name for name in open_ if targets.matches(wave.select, clusters[name].labels)]
-        open_ = [name for name in open_ if name not in set(chosen)]
-        mistyped = not any(targets.matches(wave.select, cluster.labels) for cluster in clusters.values())
-        if chosen or (mistyped and wave is not REST and not wave.allow_empty):
-            first = not any(earlier.clusters for earlier in waves)
-            waves.append(_wave(wave, policy, chosen, first=first))
-    return tuple(waves)
-
-
-def _wave(wave: WavePolicy, policy: RolloutPolicy, chosen: list[ClusterName], *, first: bool) -> Wave:
-    """Rule 3: concurrency rounds down but not below 1, budgets round down; proof rounds up, at least one."""
-    size = len(chosen)
-    offline = wave.offline_budget or policy.offline_budget or (FIRST_OFFLINE_BUDGET if first else OFFLINE_BUDGET)
-    proof = wave.min_proof
-    return Wave(
-        name=wave.name,
-        clusters=tuple(chosen),
-        max_concurrent=max(1, _share(wave.max_concurrent, size)),
-        soak_s=wave.soak_s,
-        min_proof=min(size, max(1, -(-size * proof.value // 100) if proof.percent else proof.value)),
-        offline_budget=_share(offline, size),
-        failure_budget=_share(policy.failure.budget, size),
-        allow_empty=wave.allow_empty,
-    )
-
-
-def _share(amount: Amount, size: int) -> int:
-    return size * amount.value // 100 if amount.percent else amount.value
+    """The waves of a removal from a large part of the fleet, with a gate for a person's word before the first."""
+    removed = sum(not any(subtrees.values()) for subtrees in after.values())
+    everybody = len(fleet.clusters)
+    if everybody < REMOVAL_LEAST or removed <= share(policy.removal_approval, everybody) or not waves:
+        return waves
+    if any(gate.approval is not None for gate in waves[0].gates):
+        return waves
+    gate = Gate(name=REMOVAL_GATE, approval=Approval())
+    return (replace(waves[0], gates=(*waves[0].gates, gate)), *waves[1:])

@@ -24,12 +24,15 @@ from hub.model import (
     Rollout,
     RolloutPolicy,
     State,
+    Tally,
     Target,
     Tick,
+    WakeAt,
     Wave,
 )
 from hub.rollout import rollouts, rollouts_json
 from hub.rollout.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent, check
+from hub.rollout.turn import tallies
 from proto.errors import Permanent, UnsupportedVersion
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, Health
@@ -83,6 +86,7 @@ class Hub:
         self.settle_until = 0.0
         self.state = rollouts.start(made, self.now)
         self.effects: list[Effect] = []
+        self.wakes: list[float] = []
         bundles = {SHOP: word(runs, health)} if runs else {}
         self.view = {c: ClusterView(next_seq=8, last_seen=self.now, seq=7, bundles=bundles) for c in made.targets}
 
@@ -91,6 +95,9 @@ class Hub:
         self.state, made = rollouts.decide(
             self.state, event, self.view, self.now, heartbeat_s=HEARTBEAT_S, settle_until=self.settle_until
         )
+        self.wakes += [effect.at for effect in made if isinstance(effect, WakeAt)]
+        made = tuple(effect for effect in made if not isinstance(effect, WakeAt))
+        check(self.state, self.view)
         for effect in made:
             if isinstance(effect, Move):
                 view = self.view[effect.cluster]
@@ -991,6 +998,7 @@ def test_every_phase_is_in_the_tables() -> None:
         pytest.param(
             {"c1": Member(phase=MemberPhase.PROVEN, seq=4), "phase": Phase.ROLLED_BACK}, "e", id="left behind"
         ),
+        pytest.param({"tallies": (Tally(phases={}), Tally(phases={}))}, "a", id="miscounted"),
         pytest.param(
             {"c1": Member(phase=MemberPhase.REVERT_FAILED, seq=4), "phase": Phase.ROLLED_BACK}, "e", id="hushed up"
         ),
@@ -998,9 +1006,12 @@ def test_every_phase_is_in_the_tables() -> None:
 )
 def test_check_finds_a_broken_invariant(changes: dict[str, Any], rule: str) -> None:
     hub = Hub(rollout(wave("one", "c1", "c2", max_concurrent=1), wave("two", "c3")))
-    members = {ClusterName(name): value for name, value in changes.items() if isinstance(value, Member)}
+    was = hub.state.members
+    named = {ClusterName(name): value for name, value in changes.items() if isinstance(value, Member)}
+    members = {**was, **{name: replace(member, wave=was[name].wave) for name, member in named.items()}}
     others = {name: value for name, value in changes.items() if not isinstance(value, Member)}
-    state = replace(hub.state, **{"members": {**hub.state.members, **members}, **others})
+    counted = tallies(hub.state.rollout, members)
+    state = replace(hub.state, **{"members": members, "tallies": counted, **others})
     with pytest.raises(BrokenInvariant, match=f"invariant {rule}"):
         check(state, hub.view)
 

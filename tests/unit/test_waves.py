@@ -25,7 +25,8 @@ from hub.model import (
     Tick,
     WavePolicy,
 )
-from hub.rollout import rollouts, waves
+from hub.rollout import resolve, rollouts, waves
+from hub.rollout.turn import tallies
 from hub.rollout.waves import Planned
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
@@ -106,7 +107,8 @@ def under_way(phase: Phase = Phase.RUNNING, planned: Planned | None = None, **me
     state = rollouts.start(rollout, 1000.0)
     moving = {ClusterName("c1"): Member(phase=MemberPhase.MOVING, seq=4, moved_at=1000.0)}
     named = {ClusterName(name): member for name, member in members.items()}
-    return replace(state, phase=phase, members={**state.members, **moving, **named}, wave_opened_at=1000.0)
+    every = {c: replace(m, wave=state.members[c].wave) for c, m in {**state.members, **moving, **named}.items()}
+    return replace(state, phase=phase, members=every, tallies=tallies(rollout, every), wave_opened_at=1000.0)
 
 
 # --- members, targets, waves ---
@@ -182,7 +184,7 @@ def test_last_good_absent_is_an_answer_and_not_a_gap() -> None:
     ],
 )
 def test_max_concurrent_of_a_wave(amount: Amount, size: int, expected: int) -> None:
-    assert resolve(WavePolicy(name="w", select=Selector(), max_concurrent=amount), size).max_concurrent == expected
+    assert resolved(WavePolicy(name="w", select=Selector(), max_concurrent=amount), size).max_concurrent == expected
 
 
 @pytest.mark.parametrize(
@@ -196,13 +198,13 @@ def test_max_concurrent_of_a_wave(amount: Amount, size: int, expected: int) -> N
     ],
 )
 def test_proof_that_a_wave_needs(amount: Amount, size: int, expected: int) -> None:
-    assert resolve(WavePolicy(name="w", select=Selector(), min_proof=amount), size).min_proof == expected
+    assert resolved(WavePolicy(name="w", select=Selector(), min_proof=amount), size).min_proof == expected
 
 
-def resolve(policy: WavePolicy, size: int) -> Any:
+def resolved(policy: WavePolicy, size: int) -> Any:
     """The only wave of a policy in a fleet of `size` clusters."""
     clusters = dict(cluster(f"c{n}") for n in range(size))
-    (wave,) = waves.resolve(RolloutPolicy(name="p", waves=(policy,)), members=clusters.keys(), clusters=clusters)
+    (wave,) = resolve.resolve(RolloutPolicy(name="p", waves=(policy,)), members=clusters.keys(), clusters=clusters)
     return wave
 
 
@@ -210,7 +212,7 @@ def budgets(policy: RolloutPolicy) -> list[tuple[int, int]]:
     """(offline, failure) of each wave, in a fleet of a wave with 20 clusters and a rest with 29."""
     clusters = dict(cluster(f"c{n:02}", first=str(n < 20)) for n in range(49))
     first = WavePolicy(name="first", select=selects(first="True"))
-    made = waves.resolve(replace(policy, waves=(first,)), members=clusters.keys(), clusters=clusters)
+    made = resolve.resolve(replace(policy, waves=(first,)), members=clusters.keys(), clusters=clusters)
     return [(wave.offline_budget, wave.failure_budget) for wave in made]
 
 
@@ -226,7 +228,7 @@ def test_failure_budgets_round_down() -> None:
 
 def test_a_wave_of_its_own_budget_keeps_it() -> None:
     own = WavePolicy(name="w", select=Selector(), offline_budget=Amount(value=3))
-    assert resolve(own, 10).offline_budget == 3
+    assert resolved(own, 10).offline_budget == 3
 
 
 # --- what does not change ---

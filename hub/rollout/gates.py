@@ -1,0 +1,216 @@
+"""Gates of a wave: who agreed, what was measured, and whether that is enough (rules 14 to 16 of `rollouts`).
+
+Nothing here asks anybody: people's words come as commands, what checks found comes as `Evidence`, told by whoever asks
+for the gates that `asked` names. Evidence that was asked for before the gate's turn never counts, nor does any that has
+grown old: a gate opens on what is so now, after the last proof before it.
+
+| a check's answer | what follows                                                                                     |
+|------------------|--------------------------------------------------------------------------------------------------|
+| good             | passes once good answers reach over `for_s`, none more than two intervals after the one before  |
+| bad              | begins again; past `timeout_s` the gate has failed                                               |
+| error            | begins again, its time too: what cannot be asked holds the wave, and fails nothing               |
+| none lately      | begins again                                                                                     |
+"""
+
+import math
+
+from hub.model import Command, Evidence, Gate, GateState, Phase, State, Vote, Wave
+from hub.rollout.transitions import IllegalEvent
+from hub.rollout.turn import Turn
+
+DONE_INTERVAL_S = 5.0
+"""How often a gate that waits for another bundle's rollout is looked at."""
+_APART = 2
+"""One answer may be lost before those after it begin anew."""
+
+
+def key(wave: Wave, gate: Gate) -> str:
+    """Pure: the name of a gate in its rollout."""
+    return f"{wave.name}/{gate.name}"
+
+
+def asked(state: State) -> dict[str, Gate]:
+    """Pure: the gates of which a check is to be asked now, by key. Those of people are not among them."""
+    return {name: gate for name, gate in _waiting(state).items() if gate.approval is None}
+
+
+def awaits_people(state: State) -> dict[str, Gate]:
+    """Pure: the gates that wait for people's words, by key."""
+    return {name: gate for name, gate in _waiting(state).items() if gate.approval is not None}
+
+
+def _waiting(state: State) -> dict[str, Gate]:
+    """Those at which the rollout is now and that are neither waived nor failed."""
+    if state.phase is not Phase.RUNNING or state.wave == len(state.rollout.waves):
+        return {}
+    wave, side = state.rollout.waves[state.wave], "after" if state.wave_opened_at else "before"
+    found = {key(wave, gate): gate for gate in wave.gates if gate.when == side}
+    return {name: gate for name, gate in found.items() if _waits(state.gates.get(name))}
+
+
+def interval_s(gate: Gate) -> float:
+    """Pure: how often its check is to be asked."""
+    check = gate.metric or gate.http
+    return check.interval_s if check is not None else DONE_INTERVAL_S
+
+
+def shut(turn: Turn, wave: Wave, side: str) -> str:
+    """Pure: which gates on this side of the wave keep it, and why; "" when all are open. Those that nobody asked for
+    before begin now."""
+    told = []
+    for gate in wave.gates:
+        if gate.when != side:
+            continue
+        found = turn.gates.get(key(wave, gate))
+        if found is None:
+            found = GateState(since=turn.now)
+            turn.put_gate(key(wave, gate), found)
+            text = f"rollout {turn.rollout.id} waits at gate {key(wave, gate)}: {_wanted(gate)}"
+            turn.note("gate-waits", text, wave=wave.name)
+        if not _passed(gate, found, turn.now):
+            told.append(f"gate {key(wave, gate)}: {found.text or _wanted(gate)}")
+            if gate.timeout_s:
+                turn.wake(found.since + gate.timeout_s + 0.001)
+    return "; ".join(told)
+
+
+def overdue(turn: Turn, wave: Wave, side: str) -> str:
+    """Pure: which gate on this side has failed, and why; "" when none."""
+    for gate in wave.gates:
+        found = turn.gates.get(key(wave, gate))
+        if gate.when != side or found is None or _passed(gate, found, turn.now):
+            continue
+        if found.failed:
+            return f"gate {key(wave, gate)}: {found.text}"
+        if gate.timeout_s and turn.now - found.since > gate.timeout_s:
+            why = f"not passed within {gate.timeout_s:.0f} s: {found.text or _wanted(gate)}"
+            turn.put_gate(key(wave, gate), GateState(since=found.since, votes=found.votes, failed=True, text=why))
+            return f"gate {key(wave, gate)}: {why}"
+    return ""
+
+
+def waive(turn: Turn, wave: Wave, side: str, why: str) -> bool:
+    """Pure: open all gates on this side by a person's word, or by the rollout's own; False when none was shut."""
+    any_shut = False
+    for gate in wave.gates:
+        if gate.when == side:
+            found = turn.gates.get(key(wave, gate)) or GateState(since=turn.now)
+            if not _passed(gate, found, turn.now):
+                any_shut = True
+                turn.put_gate(
+                    key(wave, gate), GateState(since=found.since, votes=found.votes, waived=True, text=f"waived: {why}")
+                )
+    return any_shut
+
+
+def forget(turn: Turn, wave: Wave, side: str = "", *, only_failed: bool = False) -> None:
+    """Pure: let gates begin anew when it is their turn (of both sides without `side`)."""
+    for gate in wave.gates:
+        found = turn.gates.get(key(wave, gate))
+        if found is not None and side in ("", gate.when) and not found.waived and (found.failed or not only_failed):
+            turn.put_gate(key(wave, gate), None)
+
+
+def take(turn: Turn, evidence: Evidence) -> bool:
+    """Pure: what a check found; False when it counts for nothing, since it is late, early or not asked for."""
+    gate, found = asked(turn.state).get(evidence.gate), turn.gates.get(evidence.gate)
+    if gate is None or found is None or not max(found.since, found.last_at) <= evidence.asked_at <= turn.now:
+        return False
+    text = evidence.text
+    if evidence.verdict == "good":
+        goes_on = found.true_since and evidence.asked_at - found.last_at <= _APART * interval_s(gate)
+        since = found.true_since if goes_on else evidence.asked_at
+        made = GateState(since=found.since, true_since=since, last_at=evidence.asked_at, text=text)
+    elif evidence.verdict == "bad":
+        made = GateState(since=found.since, text=text)
+    else:
+        made = GateState(since=evidence.asked_at, text=f"cannot be asked: {text}")
+        if found.text != made.text:
+            turn.note("gate-error", f"gate {evidence.gate} of rollout {turn.rollout.id} cannot be asked: {text}")
+    turn.put_gate(evidence.gate, made)
+    return True
+
+
+def approve(turn: Turn, command: Command) -> None:
+    """Pure: one more person agrees. Raises IllegalEvent when no gate waits for this one."""
+    name, gate = _meant(turn, command)
+    assert gate.approval is not None
+    if gate.approval.by and command.actor not in gate.approval.by:
+        cause = f"{command.actor} is not among those who may approve: {', '.join(gate.approval.by)}"
+        raise IllegalEvent(f"gate {name}", cause, "ask one of them")
+    found = turn.gates[name]
+    votes = (
+        *(vote for vote in found.votes if vote.actor != command.actor),
+        Vote(actor=command.actor, reason=command.reason, at=turn.now),
+    )
+    have, need = len(_valid(gate, votes, turn.now)), gate.approval.approvers
+    text = f"approved by {', '.join(vote.actor for vote in votes)}" + (f", {have} of {need}" if need > 1 else "")
+    turn.put_gate(name, GateState(since=found.since, votes=votes, text=text))
+    turn.note("approved", f"gate {name} of rollout {turn.rollout.id} is {text}: {command.reason}")
+
+
+def reject(turn: Turn, command: Command) -> None:
+    """Pure: a person says no: the gate has failed. Raises IllegalEvent when no gate waits for this one."""
+    name, _ = _meant(turn, command)
+    text = f"rejected by {command.actor}: {command.reason}"
+    turn.put_gate(name, GateState(since=turn.gates[name].since, failed=True, text=text))
+    turn.note("rejected", f"gate {name} of rollout {turn.rollout.id} is {text}")
+
+
+def wake(turn: Turn, wave: Wave, side: str) -> None:
+    """Pure: when words that were given grow old."""
+    for gate in wave.gates:
+        found = turn.gates.get(key(wave, gate))
+        if gate.when == side and found is not None and gate.approval is not None and gate.approval.expires_s:
+            for vote in _valid(gate, found.votes, turn.now):
+                turn.wake(vote.at + gate.approval.expires_s + 0.001)
+
+
+def _waits(found: GateState | None) -> bool:
+    return found is not None and not found.waived and not found.failed
+
+
+def _passed(gate: Gate, found: GateState, now: float) -> bool:
+    if found.waived or found.failed:
+        return found.waived
+    if gate.approval is not None:
+        return len(_valid(gate, found.votes, now)) >= gate.approval.approvers
+    if not found.true_since or now - found.last_at > _APART * interval_s(gate):
+        return False
+    check = gate.metric or gate.http
+    return found.last_at - found.true_since >= (check.for_s if check is not None else 0.0)
+
+
+def _valid(gate: Gate, votes: tuple[Vote, ...], now: float) -> list[Vote]:
+    assert gate.approval is not None
+    expires_s = gate.approval.expires_s or math.inf
+    return [vote for vote in votes if now - vote.at <= expires_s]
+
+
+def _meant(turn: Turn, command: Command) -> tuple[str, Gate]:
+    waiting = awaits_people(turn.state)
+    chosen = {name: gate for name, gate in waiting.items() if command.gate in ("", name, gate.name)}
+    thing = f"rollout {turn.rollout.id}"
+    if not chosen:
+        cause = f"has no gate {command.gate} that waits" if command.gate else "waits at no gate for a person's word"
+        raise IllegalEvent(thing, cause, f"these wait: {', '.join(waiting)}" if waiting else "see 'flotilla rollouts'")
+    if len(chosen) > 1:
+        raise IllegalEvent(thing, f"waits at {len(chosen)} gates", f"name one of {', '.join(chosen)}")
+    return next(iter(chosen.items()))
+
+
+def _wanted(gate: Gate) -> str:
+    """What the gate asks for, for people."""
+    if gate.approval is not None:
+        many = gate.approval.approvers
+        who = f" of {', '.join(gate.approval.by)}" if gate.approval.by else ""
+        return f"needs the word of {'a person' if many == 1 else f'{many} people'}{who}"
+    if gate.metric is not None:
+        bounds = [f"above {gate.metric.above:g}"] if gate.metric.above is not None else []
+        bounds += [f"below {gate.metric.below:g}"] if gate.metric.below is not None else []
+        how = f" for {gate.metric.for_s:.0f} s" if gate.metric.for_s else ""
+        return f"{gate.metric.query} has to be {' and '.join(bounds)}{how}"
+    if gate.http is not None:
+        return f"{gate.http.url} has to answer {' or '.join(map(str, gate.http.status))}"
+    assert gate.done is not None
+    return f"bundle {gate.done.bundle} has to finish" + (f" wave {gate.done.wave}" if gate.done.wave else "")
