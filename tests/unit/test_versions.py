@@ -60,18 +60,8 @@ def test_the_newest_version_of_a_range_is_found(asked: str, found: str | None) -
 
 
 def test_versions_are_ordered_as_semver_says() -> None:
-    rising = [
-        "1.0.0-1",
-        "1.0.0-2",
-        "1.0.0-11",
-        "1.0.0-alpha",
-        "1.0.0-alpha.1",
-        "1.0.0-alpha.beta",
-        "1.0.0-beta",
-        "1.0.0",
-        "1.0.1",
-        "1.1.0",
-    ]
+    words = ["alpha", "alpha.1", "alpha.beta", "beta", "beta.2", "beta.11", "rc.1"]
+    rising = [*(f"1.0.0-{pre}" for pre in ["1", "2", "11", *words]), "1.0.0", "1.0.1", "1.1.0"]
     for index in range(1, len(rising) + 1):
         assert versions.newest("*-0", rising[:index]) == rising[index - 1]
 
