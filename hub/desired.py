@@ -21,7 +21,7 @@ from hub.journal import Journal
 from hub.model import ABSENT, Finding, Fleet, RenderRequest
 from hub.render import build
 from hub.repo import reading, sources, targets
-from hub.slices import gitstore
+from hub.slices import compose, trees
 from hub.slices.gitstore import GitStore
 from proto.errors import FlotillaError, Transient
 from proto.ids import BundleName, ClusterName, Oid
@@ -173,6 +173,8 @@ def clashes(
             compositions.setdefault(_composition(cluster, subtrees, staying.get(cluster, {}), refused), cluster)
         found: dict[BundleName, Finding] = {}
         for composition, cluster in compositions.items():
+            if compose.disjoint(tuple(keys(oid) for _, oid in composition)):
+                continue
             for loser, finding in _clashes_on(cluster, composition, current.get(cluster, {}), keys, where):
                 if loser in subtrees and loser not in refused:
                     found.setdefault(loser, finding)
@@ -270,7 +272,7 @@ def _render(mirror: Path, commit: Oid, batch: Sequence[RenderRequest]) -> _Rende
         except FlotillaError as error:
             refused[request.key] = error
             continue
-        subtrees[request.key], new = gitstore.subtree(made.files)
+        subtrees[request.key], new = trees.subtree(made.files)
         objects |= dict.fromkeys(new)
         warnings += made.warnings
     return _Rendered(
