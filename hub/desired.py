@@ -74,7 +74,7 @@ async def desired(
 
     Raises Transient or Permanent only when the commit cannot be read at all; what is wrong inside it is in `findings`.
     """
-    fleet, requests = await worker.run(_read, mirror, commit, what=f"fleet repo at {commit:.12}")
+    fleet, requests = await worker.run(_read, mirror, commit, what=f"fleet repo at {commit:.12}", sees=(mirror,))
     known = await anyio.to_thread.run_sync(_known, journal, store, [request.key for request in requests])
     findings = list(fleet.findings)
     failed: set[BundleName] = {BundleName(name) for name in fleet.broken_bundles}

@@ -97,7 +97,7 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
 def workers_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """What workers do is done in this process: faster, where nothing dies of it."""
 
-    async def run(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+    async def run(function: Callable[..., Any], *arguments: Any, what: str, **_: Any) -> Any:
         return function(*arguments)
 
     monkeypatch.setattr(worker, "run", run)
