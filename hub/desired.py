@@ -87,7 +87,9 @@ async def desired(
         try:
             theirs = {oid for request in batch for oid in definitions.ids(request)}
             known_definitions = await anyio.to_thread.run_sync(_read_all, store, theirs) if theirs else {}
-            made = await worker.run(_render, mirror, commit, batch, known_definitions, what=f"bundle {name}")
+            made = await worker.run(
+                _render, mirror, commit, batch, known_definitions, what=f"bundle {name}", sees=(mirror,)
+            )
             await anyio.to_thread.run_sync(store.write, made.objects)
             rows = [(key, name, subtree, commit, notes) for key, (subtree, notes) in made.made.items()]
             await anyio.to_thread.run_sync(journal.remember_renders, rows)
