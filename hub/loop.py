@@ -292,8 +292,7 @@ class Loop:
         for state in order:
             events: list[Event] = [event for event in turn.seen if event.cluster in state.members]
             try:
-                for event in (*events, Tick()):
-                    self._meet(turn, state.rollout.id, event)
+                self._meet(turn, state.rollout.id, *events, Tick())
             except Exception as error:
                 self._hold_up(turn, state.rollout.id, error)
         for item, asked in turn.commands:
@@ -314,20 +313,22 @@ class Loop:
             log.warning("%s", text, exc_info=None if told is error else error)
             turn.events.append(EventRow(time_s=turn.now, kind="clash", rollout=rollout, text=text))
 
-    def _meet(self, turn: Outcome, rollout: RolloutId, event: Event) -> None:
+    def _meet(self, turn: Outcome, rollout: RolloutId, *events: Event) -> None:
         state = turn.states.get(rollout)
         if state is None or not rollouts.alive(state):
-            if isinstance(event, Command):
+            if any(isinstance(event, Command) for event in events):
                 raise InvalidInput(f"rollout {rollout}", "is not under way", "see 'flotilla rollouts'")
             return
-        view = self.live.views(state.members, self._next_seq(), turn.suspended)
+        if turn.views is None:
+            turn.views = self.live.views(self._next_seq, turn.suspended)
         turn.states[rollout], effects = rollouts.decide(
-            state, event, view, turn.now, heartbeat_s=self._heartbeat_s, settle_until=self._settle_until
+            state, events, turn.views, turn.now, heartbeat_s=self._heartbeat_s, settle_until=self._settle_until
         )
         turn.effects.setdefault(rollout, []).extend(effects)
 
-    def _next_seq(self) -> dict[ClusterName, int]:
-        return {cluster: row.seq + 1 for cluster, row in self.slices.items()}
+    def _next_seq(self, cluster: ClusterName) -> int:
+        row = self.slices.get(cluster)
+        return row.seq + 1 if row else 1
 
     def _start(self, turn: Outcome, desired: Desired) -> None:
         """Make the rollouts that the desired state asks for and that may begin now; each takes its first step."""
@@ -407,7 +408,10 @@ class Loop:
 
     def _keep(self, turn: Outcome, decision: Decision) -> None:
         """Memory after a turn that is stored."""
-        before, self.states = self.states, {id_: s for id_, s in turn.states.items() if rollouts.alive(s)}
+        before, self.states = (
+            self.states,
+            {id_: s for id_, s in turn.states.items() if s is self.states.get(id_) or rollouts.alive(s)},
+        )
         self._stuck = {id_: text for id_, text in self._stuck.items() if id_ in turn.undone}
         self.desired = turn.desired
         self._policies = turn.policies if turn.policies is not None else self._policies

@@ -1,4 +1,4 @@
-"""The engine of rollouts: `decide(state, event, …) -> (state, effects)`, pure. The loop journals both together.
+"""The engine of rollouts: `decide(state, events, …) -> (state, effects)`, pure. The loop journals both together.
 
 Rules, by the numbers the code refers to (the design's rules of a rollout say why):
 
@@ -43,7 +43,6 @@ from hub.model import (
     Effect,
     Event,
     Left,
-    MarkGood,
     Member,
     MemberPhase,
     Move,
@@ -54,18 +53,13 @@ from hub.model import (
     Tick,
     Wave,
 )
-from hub.rollout import rollback, suspension, transitions
-from hub.rollout.proof import Verdict, judge, sick, why_failed
-from hub.rollout.transitions import BACK, IN_FLIGHT, UNMOVED, IllegalEvent
+from hub.rollout import reports, rollback, suspension, transitions
+from hub.rollout.proof import sick
+from hub.rollout.transitions import IN_FLIGHT, UNMOVED, IllegalEvent
 from hub.rollout.turn import Turn
 from proto.ids import ClusterName, RolloutId
 
 P, M = Phase, MemberPhase
-
-MAX_RESETS = 3
-"""A soak that starts for the fourth time is a cluster that flaps."""
-HEARTBEATS_APART = 2
-"""One report may be lost before a soak counts as interrupted."""
 
 
 # --- the engine's doors -------------------------------------------------------------------------------------------
@@ -85,28 +79,40 @@ def start(rollout: Rollout, now: float) -> State:
 
 def decide(
     state: State,
-    event: Event,
+    events: Sequence[Event],
     view: Mapping[ClusterName, ClusterView],
     now: float,
     *,
     heartbeat_s: float,
     settle_until: float = 0.0,
 ) -> tuple[State, tuple[Effect, ...]]:
-    """Pure: what `event` makes of `state`. When nothing changes, the very same `state` comes back.
+    """Pure: what `events`, in their order, make of `state`. When nothing changes, the very same `state` comes back.
 
+    Room that reports give is filled once, after all of them: a thousand together cost one look at the waves.
     `view` holds every member that has not left; `settle_until` is two heartbeats after the hub's start. Reports, ticks
     and leavers change nothing in a rollout that is not `alive`. Raises IllegalEvent for a command that does not fit
     the phase and for a cluster that is no member, BrokenInvariant for a bug; nothing was changed then.
     """
     turn = Turn.of(state, view=view, now=now, heartbeat_s=heartbeat_s, settle_until=settle_until)
-    if isinstance(event, Reported | Left) and event.cluster not in state.members:
-        raise IllegalEvent(f"rollout {state.rollout.id}", f"has no member {event.cluster}")
-    if not alive(state) and not isinstance(event, Command):
-        return state, ()
+    for event in events:
+        if isinstance(event, Reported | Left) and event.cluster not in state.members:
+            raise IllegalEvent(f"rollout {state.rollout.id}", f"has no member {event.cluster}")
+    lives = alive(state)
+    for event in events:
+        if not isinstance(event, Reported):
+            _use_room(turn)
+        over = turn.phase in FINAL and turn.phase is not P.COMPLETED
+        if isinstance(event, Command) or (lives and not over):
+            _meet(turn, event)
+    _use_room(turn)
+    return _finish(turn)
+
+
+def _meet(turn: Turn, event: Event) -> None:
     match event:
         case Reported(cluster=cluster):
             suspension.heed(turn, [cluster])
-            _reported(turn, cluster)
+            reports.heard(turn, cluster)
         case Tick():
             suspension.heed(turn, turn.members)
             _tick(turn)
@@ -114,7 +120,16 @@ def decide(
             _left(turn, cluster)
         case Command():
             _commanded(turn, event)
-    return _finish(turn)
+
+
+def _use_room(turn: Turn) -> None:
+    """What reports made possible: the next clusters forward, or back."""
+    if turn.has_room:
+        turn.has_room = False
+        if turn.phase is P.ROLLING_BACK:
+            rollback.proceed(turn)
+        else:
+            _advance(turn)
 
 
 def supersede(state: State, now: float, *, by: RolloutId) -> tuple[State, tuple[Effect, ...]]:
@@ -143,7 +158,7 @@ def stalled(state: State) -> bool:
 def frees(before: State, after: State) -> bool:
     """Pure: may something that waited for this rollout start now? Then it is time to plan again: the rollout ended or
     was paused or resumed, or came to a standstill, or nobody soaks in it any more."""
-    return (
+    return before is not after and (
         before.phase is not after.phase
         or stalled(after) is not stalled(before)
         or (_soaks(before) and not _soaks(after))
@@ -164,32 +179,20 @@ def empty_wave_reason(rollout: Rollout) -> str:
 # --- events -------------------------------------------------------------------------------------------------------
 
 
-def _reported(turn: Turn, cluster: ClusterName) -> None:
-    phase = turn.members[cluster].phase
-    if phase in IN_FLIGHT:
-        if turn.phase is not P.ROLLING_BACK and not turn.members[cluster].suspended:
-            _hear(turn, cluster)
-    elif phase is M.FAILED:
-        if turn.phase in (P.RUNNING, P.PAUSED) and not turn.suspended(cluster):
-            _hear_failed(turn, cluster)
-    elif phase is M.OFFLINE:
-        _advance(turn)
-    elif phase in BACK:
-        rollback.reported(turn, cluster)
-
-
 def _tick(turn: Turn) -> None:
     if turn.phase is P.ROLLING_BACK:
         rollback.tick(turn)
         return
     deadline_s, overdue = turn.rollout.deadline_s, []
     for cluster, member in turn.members.items():
+        if member.phase not in IN_FLIGHT or member.suspended or not turn.settled:
+            continue
         since = max(member.last_current_at or member.moved_at, member.resumed_at)
-        if member.phase in IN_FLIGHT and not member.suspended and turn.settled and turn.now - since > deadline_s:
+        if turn.now - since > deadline_s:
             overdue.append(cluster)
             silent = "" if turn.view[cluster].last_seen > since else ", silent all the time"
-            _fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
-    _act(turn, overdue)
+            reports.fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
+    reports.act(turn, overdue)
     _advance(turn)
 
 
@@ -215,7 +218,7 @@ def _leave(turn: Turn, cluster: ClusterName, reason: str, *, skipped: bool = Fal
         turn.enter(P.PAUSED, f"wave {wave.name} lost its last cluster before it was done")
         turn.note("paused", f"rollout {turn.rollout.id}: {turn.reason}", wave=wave.name)
     # Without the leaver, failures that the budget allowed may be all that is known of the wave.
-    _act(turn, [other for other in stay if turn.members[other].phase is M.FAILED])
+    reports.act(turn, [other for other in stay if turn.members[other].phase is M.FAILED])
     _advance(turn)
 
 
@@ -281,7 +284,7 @@ def _advance(turn: Turn) -> None:
 
 
 def _fill(turn: Turn, wave: Wave) -> None:
-    room = _room(turn, wave)
+    room = reports.room(turn, wave)
     for cluster in wave.clusters:
         phase = turn.members[cluster].phase
         if phase not in UNMOVED:
@@ -298,105 +301,14 @@ def _fill(turn: Turn, wave: Wave) -> None:
             turn.note("cluster-offline", f"{cluster} is offline and gets its move later", cluster=cluster)
 
 
-def _room(turn: Turn, wave: Wave) -> int:
-    return wave.max_concurrent - sum(turn.members[cluster].phase in IN_FLIGHT for cluster in wave.clusters)
-
-
 def _move(turn: Turn, cluster: ClusterName, wave: Wave) -> None:
     target, seen = turn.rollout.targets[cluster], turn.view[cluster]
     turn.put(cluster, M.MOVING, seq=seen.next_seq, moved_at=turn.now, sick_before=sick(target, seen), reason="")
     turn.effects.append(Move(cluster=cluster, rollout=turn.rollout.id, wave=wave.name, subtrees=target.after))
 
 
-def _hear(turn: Turn, cluster: ClusterName) -> None:
-    """A report of a cluster in flight (rules 3, 4, 5)."""
-    member = turn.members[cluster]
-    soaking = member.phase is M.SOAKING
-    verdict = judge(turn.rollout.targets[cluster].after, turn.view[cluster], seq=member.seq)
-    if verdict is Verdict.PROOF:
-        _hear_proof(turn, cluster)
-    elif verdict is Verdict.BAD and turn.settled and not transitions.excused(member):
-        why = why_failed(turn.rollout.targets[cluster].after, turn.view[cluster])
-        _fail(turn, cluster, ("Failed while it soaked" if soaking else "Failed") + (f": {why}" if why else ""))
-    elif soaking and member.soak_from:
-        _reset(turn, cluster, soak_from=0.0)
-    if turn.members[cluster].phase is M.FAILED:
-        _act(turn, [cluster])
-    if turn.members[cluster].phase is not member.phase:
-        _advance(turn)
-
-
-def _hear_failed(turn: Turn, cluster: ClusterName) -> None:
-    """A report of a cluster that failed before: it may prove after all (rule 7)."""
-    member = turn.members[cluster]
-    if member.resets >= MAX_RESETS or _room(turn, turn.wave_of(cluster)) < 1:
-        return
-    if judge(turn.rollout.targets[cluster].after, turn.view[cluster], seq=member.seq) is Verdict.PROOF:
-        _hear_proof(turn, cluster)
-        _advance(turn)
-
-
-def _hear_proof(turn: Turn, cluster: ClusterName) -> None:
-    member, now = turn.members[cluster], turn.now
-    soak_s = turn.wave_of(cluster).soak_s
-    if member.phase is not M.SOAKING:
-        turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now, reason="")
-        if not soak_s:
-            _prove(turn, cluster)
-    elif not member.soak_from:
-        turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now)
-    elif now - member.last_current_at > HEARTBEATS_APART * turn.heartbeat_s:
-        _reset(turn, cluster, soak_from=now)
-    elif now >= member.soak_from + soak_s and turn.settled:
-        _prove(turn, cluster)
-    else:
-        turn.put(cluster, M.SOAKING, last_current_at=now)
-
-
-def _reset(turn: Turn, cluster: ClusterName, *, soak_from: float) -> None:
-    """Start a soak again. What the hub's own absence cut is not the cluster's fault (rule 11)."""
-    member = turn.members[cluster]
-    ours = member.last_current_at < turn.settle_until
-    resets = member.resets if ours else member.resets + 1
-    last = soak_from or member.last_current_at
-    turn.put(cluster, M.SOAKING, soak_from=soak_from, last_current_at=last, resets=resets)
-    if resets >= MAX_RESETS and not ours:
-        _fail(turn, cluster, f"its soak was interrupted {resets} times")
-
-
-def _prove(turn: Turn, cluster: ClusterName) -> None:
-    turn.put(cluster, M.PROVEN, reason="")
-    turn.effects.append(MarkGood(cluster=cluster, subtrees=turn.rollout.targets[cluster].after))
-    turn.note("cluster-proven", f"{cluster} is proven in rollout {turn.rollout.id}", cluster=cluster)
-
-
-def _fail(turn: Turn, cluster: ClusterName, reason: str) -> None:
-    turn.put(cluster, M.FAILED, reason=reason)
-    turn.note("cluster-failed", f"{cluster} failed in rollout {turn.rollout.id}: {reason}", cluster=cluster)
-
-
-def _act(turn: Turn, failed: Sequence[ClusterName]) -> None:
-    """What new failures lead to (rule 6). Those of a catch-up after completion lead to nothing (rule 8)."""
-    for cluster in failed:
-        wave = turn.wave_of(cluster)
-        if turn.phase is P.COMPLETED or transitions.excused(turn.members[cluster]) or _within_budget(turn, wave):
-            continue
-        why = f"{cluster} failed in wave {wave.name}: {turn.members[cluster].reason}"
-        if turn.rollout.action == "rollback":
-            rollback.begin(turn, why)
-        elif turn.rollout.action == "pause" and turn.phase is P.RUNNING:
-            turn.enter(P.PAUSED, why)
-            turn.note("paused", f"rollout {turn.rollout.id} is paused: {why}", wave=wave.name)
-        return
-
-
-def _within_budget(turn: Turn, wave: Wave) -> bool:
-    failed = transitions.failures(turn.members, wave)
-    present = sum(turn.members[cluster].phase is not M.LEFT for cluster in wave.clusters)
-    return failed <= wave.failure_budget and present - failed >= min(wave.min_proof, present)
-
-
 def _finish(turn: Turn) -> tuple[State, tuple[Effect, ...]]:
     state = turn.result()
-    transitions.check(state, turn.view)
+    if state is not turn.state:
+        transitions.check(state, turn.view)
     return state, tuple(turn.effects)

@@ -28,6 +28,9 @@ class Turn:
     reason: str
     members: dict[ClusterName, Member]
     effects: list[Effect] = field(default_factory=list)
+    has_room: bool = False
+    """A report came that others may have waited for."""
+    _waves: dict[ClusterName, Wave] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -97,7 +100,9 @@ class Turn:
         )
 
     def wave_of(self, cluster: ClusterName) -> Wave:
-        return next(wave for wave in self.rollout.waves if cluster in wave.clusters)
+        if not self._waves:
+            self._waves.update((name, wave) for wave in self.rollout.waves for name in wave.clusters)
+        return self._waves[cluster]
 
     def suspended(self, cluster: ClusterName) -> str:
         """Who suspended a bundle of the rollout on the cluster, and why; "" when none is."""
