@@ -1,27 +1,31 @@
 """From a commit of the fleet repo to what every cluster should run: load, render what is new, refuse what clashes.
 
-Rendering goes by content: a request whose key was rendered before costs one look-up. A bundle that does not render, or
-that claims an object of another bundle, is `failed` with a finding that names file, cluster and cause; it keeps what
-it runs, and every other bundle goes on. Everything rendered is in the store before this returns: a rollout's last
-wave gets the very bits that its first proved. Heavy work runs in worker processes. Next: `waves` (what to roll out).
+Rendering goes by content: a request whose key was rendered before costs one look-up, and what was said of it then is
+kept with it, so that warnings are told as long as they hold. A bundle that uses custom kinds of other bundles is
+rendered again with their definitions (`repo.definitions`). A bundle that does not render, or that claims an object of
+another bundle, is `failed` with a finding that names file, cluster and cause; it keeps what it runs, and every other
+bundle goes on. Everything rendered is in the store before this returns: a rollout's last wave gets the very bits that
+its first proved. Heavy work runs in worker processes. Next: `waves` (what to roll out).
 """
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from hub import worker
 from hub.journal import Journal
-from hub.model import ABSENT, Finding, Fleet, RenderRequest
+from hub.model import ABSENT, Finding, Fleet, Notes, RenderRequest
 from hub.render import build
-from hub.repo import reading, sources, targets
-from hub.slices import gitstore
+from hub.repo import definitions, reading, sources, targets
+from hub.repo import fleet as fleet_loader
+from hub.slices import compose, trees
 from hub.slices.gitstore import GitStore
 from proto.errors import FlotillaError, Transient
 from proto.ids import BundleName, ClusterName, Oid
@@ -51,10 +55,9 @@ class Desired:
 class _Rendered:
     """Requests of one bundle: what each key rendered to, or why it did not; `objects` are those of all subtrees."""
 
-    subtrees: Mapping[str, Oid] = field(default_factory=dict)
+    made: Mapping[str, tuple[Oid, Notes]] = field(default_factory=dict)
     refused: Mapping[str, FlotillaError] = field(default_factory=dict)
     objects: tuple[tuple[str, bytes], ...] = ()
-    warnings: tuple[str, ...] = ()
     started_s: float = 0.0
     ended_s: float = 0.0
 
@@ -71,7 +74,7 @@ async def desired(
 
     Raises Transient or Permanent only when the commit cannot be read at all; what is wrong inside it is in `findings`.
     """
-    fleet, requests = await worker.run(_read, mirror, commit, what=f"fleet repo at {commit:.12}")
+    fleet, requests = await worker.run(_read, mirror, commit, what=f"fleet repo at {commit:.12}", sees=(mirror,))
     known = await anyio.to_thread.run_sync(_known, journal, store, [request.key for request in requests])
     findings = list(fleet.findings)
     failed: set[BundleName] = {BundleName(name) for name in fleet.broken_bundles}
@@ -82,9 +85,13 @@ async def desired(
     async def render(batch: Sequence[RenderRequest]) -> None:
         name = batch[0].bundle.name
         try:
-            made = await worker.run(_render, mirror, commit, batch, what=f"bundle {name}")
+            theirs = {oid for request in batch for oid in definitions.ids(request)}
+            known_definitions = await anyio.to_thread.run_sync(_read_all, store, theirs) if theirs else {}
+            made = await worker.run(
+                _render, mirror, commit, batch, known_definitions, what=f"bundle {name}", sees=(mirror,)
+            )
             await anyio.to_thread.run_sync(store.write, made.objects)
-            rows = [(key, name, subtree, commit) for key, subtree in made.subtrees.items()]
+            rows = [(key, name, subtree, commit, notes) for key, (subtree, notes) in made.made.items()]
             await anyio.to_thread.run_sync(journal.remember_renders, rows)
         except Transient as error:
             busy.append(error)
@@ -95,31 +102,39 @@ async def desired(
                     await render([request])
                 return
             made = _Rendered(refused={batch[0].key: error})
-        known.update(made.subtrees)
+        known.update(made.made)
         for request in batch:
             if refusal := made.refused.get(request.key):
                 failed.add(name)
                 findings.append(_not_rendered(request, refusal))
-        findings.extend(
-            Finding(where=batch[0].bundle.where, message=text, severity="warning", about=f"bundle {name}")
-            for text in made.warnings
-        )
-        if made.subtrees:
+        if made.made:
             start, end = spans.get(name, (made.started_s, made.ended_s))
             spans[name] = (min(start, made.started_s), max(end, made.ended_s))
 
-    async with anyio.create_task_group() as tasks:
-        unknown = (request for request in requests if request.key not in known)
-        for name, group in itertools.groupby(unknown, key=lambda request: request.bundle.name):
-            while batch := tuple(itertools.islice(group, BATCH)):
-                tasks.start_soon(render, batch, name=f"render {name}")
+    async def render_all(requests: Iterable[RenderRequest]) -> None:
+        async with anyio.create_task_group() as tasks:
+            unknown = (request for request in requests if request.key not in known)
+            for name, group in itertools.groupby(unknown, key=lambda request: request.bundle.name):
+                while batch := tuple(itertools.islice(group, BATCH)):
+                    tasks.start_soon(render, batch, name=f"render {name}")
+        if busy:  # the hub's trouble, not the bundle's: the whole is tried again
+            raise busy[0]
 
-    if busy:  # the hub's trouble, not the bundle's: the whole is tried again
-        raise busy[0]
+    await render_all(requests)
+    notes = {key: said for key, (_, said) in known.items()}
+    kept = await anyio.to_thread.run_sync(_kept, journal, current, failed)
+    settled = definitions.settled(requests, notes, kept=kept, renderer=build.RENDERER_VERSION)
+    again = [request for request in settled if request.key not in notes and request.bundle.name not in failed]
+    known.update(await anyio.to_thread.run_sync(_known, journal, store, [request.key for request in again]))
+    await render_all(again)
+    requests = settled
+    for request in requests:
+        if request.bundle.name not in failed:
+            findings += _warnings(request, known[request.key][1], fleet)
     subtrees: dict[BundleName, dict[ClusterName, Oid]] = {name: {} for name in fleet.bundles if name not in failed}
     for request in requests:
         if request.bundle.name in subtrees:
-            subtrees[request.bundle.name].update(dict.fromkeys(request.clusters, known[request.key]))
+            subtrees[request.bundle.name].update(dict.fromkeys(request.clusters, known[request.key][0]))
     every = {oid for wanted in subtrees.values() for oid in wanted.values()}
     every |= {oid for running in current.values() for oid in running.values()}
     owned = await anyio.to_thread.run_sync(lambda: {oid: store.keys(oid) for oid in every})
@@ -136,7 +151,7 @@ async def desired(
         fleet=fleet,
         subtrees={name: value for name, value in subtrees.items() if name not in clashing},
         failed=frozenset(failed | clashing.keys()),
-        findings=tuple(dict.fromkeys((*findings, *clashing.values()))),  # many clusters say the same
+        findings=fleet_loader.bounded((*dict.fromkeys((*findings, *clashing.values())),)),  # many clusters say the same
         rendered_s=spans,
     )
 
@@ -173,6 +188,8 @@ def clashes(
             compositions.setdefault(_composition(cluster, subtrees, staying.get(cluster, {}), refused), cluster)
         found: dict[BundleName, Finding] = {}
         for composition, cluster in compositions.items():
+            if compose.disjoint(tuple(keys(oid) for _, oid in composition)):
+                continue
             for loser, finding in _clashes_on(cluster, composition, current.get(cluster, {}), keys, where):
                 if loser in subtrees and loser not in refused:
                     found.setdefault(loser, finding)
@@ -224,9 +241,31 @@ def _has(
     return bool(oid) and key in keys(oid)
 
 
-def _known(journal: Journal, store: GitStore, keys: list[str]) -> dict[str, Oid]:
+def _known(journal: Journal, store: GitStore, keys: list[str]) -> dict[str, tuple[Oid, Notes]]:
     """What was rendered before and is still in the store."""
-    return {key: subtree for key, subtree in journal.renders(keys).items() if store.has(subtree)}
+    return {key: found for key, found in journal.renders(keys).items() if store.has(found[0])}
+
+
+def _read_all(store: GitStore, oids: Iterable[Oid]) -> dict[Oid, bytes]:
+    return {oid: store.read(oid) for oid in oids}
+
+
+def _kept(
+    journal: Journal, current: Mapping[ClusterName, Mapping[BundleName, Oid]], failed: Collection[BundleName]
+) -> dict[ClusterName, list[Notes]]:
+    """What was said of the subtrees that stay on each cluster, since their bundles do not render."""
+    staying = {c: [oid for name, oid in sorted(now.items()) if name in failed] for c, now in current.items()}
+    notes = journal.notes_of({oid for oids in staying.values() for oid in oids})
+    return {cluster: [notes[oid] for oid in oids if oid in notes] for cluster, oids in staying.items() if oids}
+
+
+def _warnings(request: RenderRequest, notes: Notes, fleet: Fleet) -> Iterator[Finding]:
+    """What holds of a request that rendered, now or before."""
+    bundle = request.bundle
+    if not notes.warnings:
+        return
+    for text in notes.told(msgspec.to_builtins(targets.checks_for(bundle, fleet))):
+        yield Finding(where=bundle.where, message=text, severity="warning", about=f"bundle {bundle.name}")
 
 
 def _where(fleet: Fleet) -> Callable[[str], str]:
@@ -255,29 +294,26 @@ def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...]]:
     return fleet, targets.render_requests(fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
 
 
-def _render(mirror: Path, commit: Oid, batch: Sequence[RenderRequest]) -> _Rendered:
+def _render(
+    mirror: Path, commit: Oid, batch: Sequence[RenderRequest], known_definitions: Mapping[Oid, bytes]
+) -> _Rendered:
     """In a worker process: requests of one bundle to the objects of their subtrees."""
     started_s = time.time()
-    subtrees: dict[str, Oid] = {}
+    made: dict[str, tuple[Oid, Notes]] = {}
     refused: dict[str, FlotillaError] = {}
     objects: dict[tuple[str, bytes], None] = {}
-    warnings: list[str] = []
     for request in batch:
+        bundle = request.bundle
         try:
-            made = build.render_request(mirror, commit, request.bundle.folder, request.inputs, request.bundle.name)
+            rendered = build.render_request(
+                mirror, commit, bundle.folder, request.inputs, bundle.name, known_definitions
+            )
         except Transient:
             raise
         except FlotillaError as error:
             refused[request.key] = error
             continue
-        subtrees[request.key], new = gitstore.subtree(made.files)
+        subtree, new = trees.subtree(rendered.files)
+        made[request.key] = subtree, rendered.notes
         objects |= dict.fromkeys(new)
-        warnings += made.warnings
-    return _Rendered(
-        subtrees=subtrees,
-        refused=refused,
-        objects=tuple(objects),
-        warnings=tuple(warnings),
-        started_s=started_s,
-        ended_s=time.time(),
-    )
+    return _Rendered(made=made, refused=refused, objects=tuple(objects), started_s=started_s, ended_s=time.time())

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from hub.model import Notes
 from proto.errors import FlotillaError, Permanent, Refused, Transient
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.slices import SliceManifest
@@ -73,9 +74,19 @@ CREATE TABLE directives(
     value REAL NOT NULL, PRIMARY KEY(kind, cluster, bundle)
 ) STRICT;
 """
-_SCHEMAS = (_TABLES, _DIRECTIVES)
+_NOTES = """
+CREATE TABLE notes(id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT;
+ALTER TABLE renders ADD COLUMN notes INTEGER;
+CREATE INDEX renders_by_notes ON renders(notes) WHERE notes IS NOT NULL;
+CREATE TRIGGER notes_go_with_their_renders AFTER DELETE ON renders
+WHEN old.notes IS NOT NULL AND NOT EXISTS (SELECT 1 FROM renders WHERE notes = old.notes)
+BEGIN DELETE FROM notes WHERE id = old.notes; END;
+"""
+"""Many clusters' renders say the same, so each text is there once."""
+_SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES)
 """What each schema version adds to the one before; a released one never changes."""
 SCHEMA = len(_SCHEMAS)
+_SILENT = Notes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -408,21 +419,38 @@ class Journal:
 
     # --- rendered subtrees ----------------------------------------------------------------------------------------
 
-    def renders(self, keys: Iterable[str]) -> dict[str, Oid]:
-        """Which of the render keys were rendered before, and to what."""
-        asked = orjson.dumps(list(keys)).decode()
-        rows = self._read("SELECT key, subtree FROM renders WHERE key IN (SELECT value FROM json_each(?))", asked)
-        return {key: Oid(subtree) for key, subtree in rows}
+    def renders(self, keys: Iterable[str]) -> dict[str, tuple[Oid, Notes]]:
+        """Which of the render keys were rendered before, to what, and with what notes; those of a hub that kept none
+        are empty."""
+        return self._renders("key", keys)
 
-    def remember_renders(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
-        """Rows of (key, bundle, subtree, revision). Their objects are in the store already. A key that was rendered
-        again, since the store had lost its subtree, takes the new one: a chart may render differently each time."""
+    def notes_of(self, subtrees: Iterable[str]) -> dict[Oid, Notes]:
+        """The notes of subtrees, as far as anybody rendered them; those of one of the renders that gave each."""
+        return dict(self._renders("subtree", subtrees).values())
+
+    def _renders(self, column: str, values: Iterable[str]) -> dict[str, tuple[Oid, Notes]]:
+        asked = orjson.dumps(list(values)).decode()
+        rows = self._read(
+            f"SELECT key, subtree, notes FROM renders WHERE {column} IN (SELECT value FROM json_each(?))", asked
+        )
+        said = orjson.dumps(list({notes for _, _, notes in rows if notes is not None})).decode()
+        texts = self._read("SELECT id, text FROM notes WHERE id IN (SELECT value FROM json_each(?))", said)
+        notes = {id_: msgspec.json.decode(text, type=Notes) for id_, text in texts}
+        return {key: (Oid(subtree), notes.get(id_, _SILENT)) for key, subtree, id_ in rows}
+
+    def remember_renders(self, rows: Sequence[tuple[str, str, str, str, Notes]]) -> None:
+        """Rows of (key, bundle, subtree, revision, notes). Their objects are in the store already. A key that was
+        rendered again, since the store had lost its subtree, takes the new one: a chart may render differently each
+        time."""
+        texts = {key: msgspec.json.encode(notes).decode() for key, *_, notes in rows if notes != _SILENT}
         with _ours(self._path), self._transaction() as db:
             self._check_epoch(db)
-            again = "ON CONFLICT(key) DO UPDATE SET subtree=excluded.subtree, revision=excluded.revision"
+            db.executemany("INSERT OR IGNORE INTO notes(text) VALUES(?)", [(text,) for text in set(texts.values())])
+            again = "subtree=excluded.subtree, revision=excluded.revision, notes=excluded.notes"
             db.executemany(
-                f"INSERT INTO renders VALUES(?,?,?,?) {again} WHERE subtree != excluded.subtree",
-                rows,
+                "INSERT INTO renders VALUES(?,?,?,?,(SELECT id FROM notes WHERE text=?))"
+                f" ON CONFLICT(key) DO UPDATE SET {again} WHERE subtree != excluded.subtree OR notes IS NULL",
+                [(key, bundle, subtree, revision, texts.get(key)) for key, bundle, subtree, revision, _ in rows],
             )
 
     def revision_of(self, subtree: str) -> str:

@@ -48,6 +48,7 @@ from hub.model import (
     RolloutPolicy,
     State,
     Tick,
+    WakeAt,
 )
 from hub.outcome import Clash, Outcome
 from hub.rollout import rollouts, rollouts_json, waves
@@ -66,6 +67,8 @@ JUMP_S = 30.0
 INPUTS_KEPT = 1000
 """A full queue makes agents wait for their acknowledgement, which slows them down to what the hub can take."""
 
+LOOK_S = 60.0
+"""Each rollout is looked at so often, though nothing says that time alone can change it: a belt beside the braces."""
 WAITING_S = 5.0
 """How often a bundle that waits for another rollout asks whether it may begin."""
 
@@ -111,6 +114,8 @@ class Loop:
         """When to look for rollouts that may begin, if nothing says so before."""
         self._stuck: dict[RolloutId, str] = {}
         """Why a rollout takes no step, as it was told last."""
+        self._wakes: dict[RolloutId, float] = {}
+        """When time alone may change a rollout; one that is missing is looked at in the next turn."""
         self._unpublished: set[ClusterName] = set()
         self._policies = msgspec.json.decode(journal.meta("policies", "{}"), type=dict[BundleName, RolloutPolicy])
         """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
@@ -245,6 +250,7 @@ class Loop:
         if now < self._turned_at or now - self._turned_at > JUMP_S:
             log.warning("the clock went from %.0f to %.0f: waiting for agents to be heard", self._turned_at, now)
             self._settle_until = now + 2 * self._heartbeat_s
+            self._wakes.clear()
             self.live.not_after(now)
         self._turned_at = now
 
@@ -289,11 +295,15 @@ class Loop:
     def _decide(self, turn: Outcome) -> None:
         """Each living rollout meets each event that concerns it: rollbacks first, then the oldest."""
         order = sorted(turn.states.values(), key=lambda s: (s.phase is not Phase.ROLLING_BACK, s.rollout.number))
+        told = {event.cluster: event for event in turn.seen}
         for state in order:
-            events: list[Event] = [event for event in turn.seen if event.cluster in state.members]
+            events: list[Event] = [event for name, event in told.items() if rollouts.concerns(state, name)]
+            if turn.directives or turn.now >= self._wakes.get(state.rollout.id, 0.0):
+                events.append(Tick())
+            if not events:
+                continue
             try:
-                for event in (*events, Tick()):
-                    self._meet(turn, state.rollout.id, event)
+                self._meet(turn, state.rollout.id, *events)
             except Exception as error:
                 self._hold_up(turn, state.rollout.id, error)
         for item, asked in turn.commands:
@@ -314,20 +324,25 @@ class Loop:
             log.warning("%s", text, exc_info=None if told is error else error)
             turn.events.append(EventRow(time_s=turn.now, kind="clash", rollout=rollout, text=text))
 
-    def _meet(self, turn: Outcome, rollout: RolloutId, event: Event) -> None:
+    def _meet(self, turn: Outcome, rollout: RolloutId, *events: Event) -> None:
         state = turn.states.get(rollout)
         if state is None or not rollouts.alive(state):
-            if isinstance(event, Command):
+            if any(isinstance(event, Command) for event in events):
                 raise InvalidInput(f"rollout {rollout}", "is not under way", "see 'flotilla rollouts'")
             return
-        view = self.live.views(state.members, self._next_seq(), turn.suspended)
+        if turn.views is None:
+            turn.views = self.live.views(self._next_seq, turn.suspended)
         turn.states[rollout], effects = rollouts.decide(
-            state, event, view, turn.now, heartbeat_s=self._heartbeat_s, settle_until=self._settle_until
+            state, events, turn.views, turn.now, heartbeat_s=self._heartbeat_s, settle_until=self._settle_until
         )
-        turn.effects.setdefault(rollout, []).extend(effects)
+        turn.effects.setdefault(rollout, []).extend(effect for effect in effects if not isinstance(effect, WakeAt))
+        ticked = any(isinstance(event, Tick) for event in events)
+        since = turn.now + LOOK_S if ticked else turn.wakes.get(rollout, self._wakes.get(rollout, 0.0))
+        turn.wakes[rollout] = min([since, *(effect.at for effect in effects if isinstance(effect, WakeAt))])
 
-    def _next_seq(self) -> dict[ClusterName, int]:
-        return {cluster: row.seq + 1 for cluster, row in self.slices.items()}
+    def _next_seq(self, cluster: ClusterName) -> int:
+        row = self.slices.get(cluster)
+        return row.seq + 1 if row else 1
 
     def _start(self, turn: Outcome, desired: Desired) -> None:
         """Make the rollouts that the desired state asks for and that may begin now; each takes its first step."""
@@ -407,8 +422,14 @@ class Loop:
 
     def _keep(self, turn: Outcome, decision: Decision) -> None:
         """Memory after a turn that is stored."""
-        before, self.states = self.states, {id_: s for id_, s in turn.states.items() if rollouts.alive(s)}
+        before, self.states = (
+            self.states,
+            {id_: s for id_, s in turn.states.items() if s is self.states.get(id_) or rollouts.alive(s)},
+        )
         self._stuck = {id_: text for id_, text in self._stuck.items() if id_ in turn.undone}
+        self._wakes = {id_: at for id_, at in {**self._wakes, **turn.wakes}.items() if id_ in self.states}
+        for id_ in turn.undone:
+            self._wakes.pop(id_, None)
         self.desired = turn.desired
         self._policies = turn.policies if turn.policies is not None else self._policies
         self._plan_at = 0.0 if turn.plan_again else turn.plan_at

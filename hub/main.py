@@ -33,7 +33,8 @@ from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
-from hub.repo import signers, sync
+from hub.repo import signers
+from hub.repo.remote import Ssh
 from hub.repo.verification import NOBODY_LOOKS, Mode, Verification
 from hub.slices import git_http
 from hub.slices.gitstore import GitStore
@@ -64,7 +65,7 @@ class Hub:
         otlp: str = "",
         webhook_secrets: tuple[bytes, ...] = (),
         revision: str = "",
-        ssh: sync.Ssh | None = None,
+        ssh: Ssh | None = None,
         trust: Verification = NOBODY_LOOKS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -380,7 +381,7 @@ def main(
         raise click.UsageError("--ssh-key-file and --ssh-known-hosts-file go together")
     ssh = None
     if ssh_key_file and ssh_known_hosts_file:
-        ssh = sync.Ssh(key=ssh_key_file, known_hosts=ssh_known_hosts_file)
+        ssh = Ssh(key=ssh_key_file, known_hosts=ssh_known_hosts_file)
     if trusted_signers and verify_commits == "off":
         raise click.UsageError("--trusted-signers needs --verify-commits warn or enforce")
     tls = None

@@ -366,6 +366,22 @@ class RenderRequest:
     key: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """What a render said beside its files. `warnings`: policy (a field of `Checks`, "" for what is always told) →
+    texts, whatever the policy says at the moment. `defines`: kind (`Thing.example.org`) → blob id of its definition;
+    `uses`: the custom kinds that it has objects of and no definition."""
+
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    defines: Mapping[str, Oid] = field(default_factory=dict)
+    uses: tuple[str, ...] = ()
+
+    def told(self, words: Mapping[str, str]) -> tuple[str, ...]:
+        """Pure: the warnings that the policies `words` let through."""
+        silent = {what for what, word in words.items() if word in ("allow", "off")}
+        return tuple(text for what, texts in self.warnings.items() if what not in silent for text in texts)
+
+
 # --- rollouts -----------------------------------------------------------------------------------------------------
 
 ABSENT = Oid("")
@@ -390,6 +406,9 @@ FINAL = frozenset({Phase.COMPLETED, Phase.ROLLED_BACK, Phase.ROLLBACK_FAILED, Ph
 
 class MemberPhase(StrEnum):
     """Of one cluster in a rollout."""
+
+    __hash__ = str.__hash__
+    """Without Enum's own, which runs Python code: a turn looks at ten thousand members many times."""
 
     PENDING = "pending"
     MOVING = "moving"

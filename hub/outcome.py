@@ -5,7 +5,7 @@ at one moment merge into one); `decision` makes the one transaction. Nothing her
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -17,6 +17,7 @@ from hub.inputs import Input, ToRollout
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, RolloutRow, SliceRow
 from hub.model import (
     ABSENT,
+    ClusterView,
     Effect,
     Hold,
     MarkGood,
@@ -51,8 +52,12 @@ class Outcome:
     directives: dict[DirectiveKey, DirectiveRow | None] = field(default_factory=dict)
     """What people asked of agents, or took back (None), in this turn."""
     suspended: Mapping[ClusterName, Mapping[BundleName, str]] = field(default_factory=dict)
+    views: Mapping[ClusterName, ClusterView] | None = None
+    """What is known of each cluster, once somebody asked."""
     events: list[EventRow] = field(default_factory=list)
     effects: dict[RolloutId, list[Effect]] = field(default_factory=dict)
+    wakes: dict[RolloutId, float] = field(default_factory=dict)
+    """When each rollout that was looked at has to be looked at again (Unix seconds)."""
     policies: dict[BundleName, RolloutPolicy] | None = None
     plan_at: float = math.inf
     plan_again: bool = False
@@ -165,10 +170,12 @@ def decision(
 ) -> Decision:
     """Pure: all that the turn decided, as rows; `states` and `slices` are those before it."""
     changed = [state for id_, state in outcome.states.items() if state is not states.get(id_)]
-    moves = outcome.all_of(Move)
+    moves: dict[ClusterName, list[Move]] = {}
+    for move in sorted(outcome.all_of(Move), key=lambda move: move.rollout):
+        moves.setdefault(move.cluster, []).append(move)
     return Decision(
         rollouts=[_rollout_row(state) for state in changed],
-        moves=[_move_row(made, cluster, slices.get(cluster), moves) for cluster, made in composed.items()],
+        moves=[_move_row(made, cluster, slices.get(cluster), moves[cluster]) for cluster, made in composed.items()],
         good=[(good.cluster, name, oid) for good in outcome.all_of(MarkGood) for name, oid in good.subtrees.items()],
         completed=[
             (bundle, cluster, subtree)
@@ -193,9 +200,7 @@ def _was_completed(before: State | None) -> bool:
     return before is not None and before.phase is Phase.COMPLETED
 
 
-def _move_row(
-    made: compose.Composed, cluster: ClusterName, before: SliceRow | None, moves: Collection[Move]
-) -> MoveRow:
+def _move_row(made: compose.Composed, cluster: ClusterName, before: SliceRow | None, moves: Iterable[Move]) -> MoveRow:
     return MoveRow(
         cluster=cluster,
         seq=made.seq,
@@ -205,8 +210,7 @@ def _move_row(
         manifest=made.manifest,
         causes=tuple(
             (bundle, subtree, move.rollout, move.wave)
-            for move in sorted(moves, key=lambda move: move.rollout)
-            if move.cluster == cluster
+            for move in moves
             for bundle, subtree in sorted(move.subtrees.items())
         ),
     )

@@ -18,6 +18,7 @@ import anyio
 from hub import worker
 from hub.desired import Desired
 from hub.repo import sync
+from hub.repo.remote import Ssh
 from hub.repo.verification import NOBODY_LOOKS, Verification
 from proto.errors import FlotillaError
 from proto.ids import Oid
@@ -40,7 +41,7 @@ class Upstream:
         mirror: Path,
         poll_s: float,
         revision: str = "",
-        ssh: sync.Ssh | None = None,
+        ssh: Ssh | None = None,
         trust: Verification = NOBODY_LOOKS,
         render: Callable[[Oid], Awaitable[Desired]],
         take: Callable[[Desired], Awaitable[None]],

@@ -5,7 +5,7 @@ clusters × bundles, each bundle's problem objects by the agent's own limit. Tim
 (decides with it) and `api` (shows it).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hub.model import ClusterView
@@ -28,6 +28,8 @@ class LiveCluster:
     agent_version: str = ""
     drift_total: int = 0
     last_drift: float = 0.0
+    suspended: Mapping[BundleName, str] = field(default_factory=dict)
+    """The bundles that are suspended in the cluster itself, and why."""
 
 
 class Live:
@@ -50,6 +52,8 @@ class Live:
             live.bundles.pop(BundleName(name), None)
         for name, bundle in report.bundles.items():
             live.bundles[BundleName(name)] = bundle
+        if report.full or report.removed or report.bundles:
+            live.suspended = {name: word.suspended for name, word in live.bundles.items() if word.suspended}
         live.problems = report.problems
         live.kubernetes_version = report.kubernetes_version or live.kubernetes_version
         live.agent_version = report.agent_version or live.agent_version
@@ -64,24 +68,44 @@ class Live:
 
     def views(
         self,
-        clusters: Iterable[ClusterName],
-        next_seq: Mapping[ClusterName, int],
+        next_seq: Callable[[ClusterName], int],
         suspended: Mapping[ClusterName, Mapping[BundleName, str]],
-    ) -> dict[ClusterName, ClusterView]:
-        """What `rollouts.decide` may know of `clusters`; `next_seq` defaults to 1 for a cluster without a slice.
-        `suspended` is what people here suspended; what is suspended in a cluster its agent says."""
-        found = {}
-        for cluster in clusters:
-            live, here = self.clusters.get(cluster), suspended.get(cluster, {})
-            if live is None:
-                found[cluster] = ClusterView(next_seq=next_seq.get(cluster, 1), suspended=here)
-            else:
-                there = {bundle: word.suspended for bundle, word in live.bundles.items() if word.suspended}
-                found[cluster] = ClusterView(
-                    next_seq=next_seq.get(cluster, 1),
-                    last_seen=live.last_seen,
-                    seq=live.seq,
-                    bundles=dict(live.bundles),
-                    suspended={**there, **here},
-                )
-        return found
+    ) -> "Views":
+        """What `rollouts.decide` may know of the clusters at this moment. `suspended` is what people here suspended;
+        what is suspended in a cluster its agent says."""
+        return Views(self.clusters, next_seq, suspended)
+
+
+class Views(dict[ClusterName, ClusterView]):
+    """Of every cluster that is asked for, also one that never spoke, made when it is: most rollouts ask for few. Good
+    until the next report is taken in."""
+
+    def __init__(
+        self,
+        live: Mapping[ClusterName, LiveCluster],
+        next_seq: Callable[[ClusterName], int],
+        suspended: Mapping[ClusterName, Mapping[BundleName, str]],
+    ) -> None:
+        super().__init__()
+        self._live = live
+        self._next_seq = next_seq
+        self._suspended = suspended
+
+    def __contains__(self, cluster: object) -> bool:
+        return True
+
+    def __missing__(self, cluster: ClusterName) -> ClusterView:
+        live, here = self._live.get(cluster), self._suspended.get(cluster, {})
+        next_seq = self._next_seq(cluster)
+        if live is None:
+            made = ClusterView(next_seq=next_seq, suspended=here)
+        else:
+            made = ClusterView(
+                next_seq=next_seq,
+                last_seen=live.last_seen,
+                seq=live.seq,
+                bundles=live.bundles,
+                suspended={**live.suspended, **here},
+            )
+        self[cluster] = made
+        return made

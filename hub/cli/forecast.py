@@ -19,7 +19,7 @@ from hub.cli.revisions import Comparison, Pair
 from hub.cli.risks import Step
 from hub.model import ABSENT, Finding, RenderRequest, Rollout, Wave
 from hub.rollout import resolve, waves
-from hub.slices import gitstore
+from hub.slices import trees
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 from proto.slices import POLICY_FILE, read_policy
@@ -156,7 +156,7 @@ def _take(found: _Rendered, comparison: Comparison, pair: Pair, gaining: set[Clu
     """Render both sides of a pair and keep what is to be known of them; says whether both render."""
     if (files := comparison.rendered(pair)) is None:
         return False
-    sides = [gitstore.subtree(side)[0] if side else ABSENT for side in files]
+    sides = [trees.subtree(side)[0] if side else ABSENT for side in files]
     for oid, side in zip(sides, files, strict=True):
         if oid not in found.keys:
             found.keys[oid] = frozenset(ObjectKey.from_path(path) for path in side if path != POLICY_FILE)

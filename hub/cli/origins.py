@@ -67,7 +67,7 @@ def behind_kustomize(tree: sources.Tree, folder: str, inputs: Mapping[str, Any])
             tree.materialise(folder, place)
             _ask_for_origins(place / path)
             manifests = kustomize.load(place, "" if path == "." else path, at=folder)
-        scopes = objects.scopes_of(manifests)
+        scopes = objects.scopes_of(manifest.value for manifest in manifests)
         for manifest in manifests:
             annotations = manifest.value.get("metadata", {}).get("annotations", {})
             namespace = str(inputs.get("namespace") or "default")

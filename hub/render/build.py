@@ -8,37 +8,41 @@ files as Git objects.
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import orjson
 
-from hub.model import Rights
-from hub.render import checks, helm, kustomize, limits, objects, plain, variables
+from hub.model import Notes, Rights
+from hub.render import checks, helm, kustomize, limits, objects, plain, validate, variables
 from hub.repo import sources, tenants
 from proto.errors import FlotillaError, InvalidInput, Permanent, Transient
 from proto.ids import Oid, check_name
-from proto.objects import ObjectKey, canonical
+from proto.objects import ObjectKey, blob_id, canonical
 from proto.slices import POLICY_FILE, with_membership, without_membership
 
 RENDERER_VERSION = "2"
 """Part of every key. Raised when the same inputs shall give other bytes; never by a new build of Kustomize or Helm
 alone, or an upgrade of the hub would roll out everything."""
 
+_NO_DEFINITIONS: Mapping[Oid, bytes] = MappingProxyType({})
 _KEPT_BUILDS = 4
 _kept: OrderedDict[tuple[str, Oid, str], "_Built"] = OrderedDict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """`files` maps a path inside the subtree to its bytes: one file per object, and `bundle.json`. `origins` says of
-    each object where it came from: `file:line`, a chart's template, or a folder that was built."""
+    """`files` maps a path inside the subtree to its bytes: one file per object, and `bundle.json`. `warnings` are those
+    of the `notes` that the policies let through. `origins` says of each object where it came from: `file:line`, a
+    chart's template, or a folder that was built."""
 
     files: Mapping[str, bytes]
     warnings: tuple[str, ...] = ()
+    notes: Notes = field(default_factory=Notes)
     origins: Mapping[ObjectKey, str] = field(default_factory=dict)
 
 
@@ -52,16 +56,30 @@ class _Built:
     helm: bool = False
 
 
-def render(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str = "") -> Rendered:
+Definitions = Mapping[Oid, bytes]
+"""By blob id, the CustomResourceDefinitions that inputs name: files of other bundles."""
+
+
+def render(
+    folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str = "", definitions: Definitions = _NO_DEFINITIONS
+) -> Rendered:
     """Render the bundle whose folder was written to `folder`. `inputs` are `RenderRequest.inputs`; `at` is the folder's
     name in messages. Raises InvalidInput whose thing is `bundle NAME: file:line: object`."""
     try:
-        return _finished(_built(folder, inputs, bundle=bundle, at=at or folder.name), inputs, bundle=bundle)
+        return _finished(
+            _built(folder, inputs, bundle=bundle, at=at or folder.name), inputs, definitions, bundle=bundle
+        )
     except FlotillaError as error:
         raise _named(error, bundle) from error
 
 
-def render_tree(tree: sources.Tree, folder: str, inputs: Mapping[str, Any], bundle: str) -> Rendered:
+def render_tree(
+    tree: sources.Tree,
+    folder: str,
+    inputs: Mapping[str, Any],
+    bundle: str,
+    definitions: Definitions = _NO_DEFINITIONS,
+) -> Rendered:
     """Render the bundle in `folder` of a fleet repo. Raises as `render`; Transient when the disk fails."""
     try:
         key = folder, tree.tree_id(folder), str(inputs.get("path") or "")
@@ -75,21 +93,28 @@ def render_tree(tree: sources.Tree, folder: str, inputs: Mapping[str, Any], bund
                 _kept[key] = built
                 if len(_kept) > _KEPT_BUILDS:
                     _kept.popitem(last=False)
-        return _finished(built, inputs, bundle=bundle)
+        return _finished(built, inputs, definitions, bundle=bundle)
     except FlotillaError as error:
         raise _named(error, bundle) from error
     except OSError as error:
         raise Transient(f"bundle {bundle}", f"cannot be rendered here: {error}", "check the hub's disk") from error
 
 
-def render_request(repo: Path, commit: str, folder: str, inputs: Mapping[str, Any], bundle: str) -> Rendered:
+def render_request(
+    repo: Path,
+    commit: str,
+    folder: str,
+    inputs: Mapping[str, Any],
+    bundle: str,
+    definitions: Definitions = _NO_DEFINITIONS,
+) -> Rendered:
     """`render_tree` of a commit, for a worker process: everything here can be pickled, and the process is bound.
 
     Raises Permanent too: when the bundle takes more memory than it may.
     """
     try:
         with limits.bounded():
-            return render_tree(sources.CommitTree(repo, commit), folder, inputs, bundle)
+            return render_tree(sources.CommitTree(repo, commit), folder, inputs, bundle, definitions)
     except MemoryError as error:
         cause = f"takes more than {limits.MEMORY_BYTES >> 30} GiB of memory to render"
         raise Permanent(f"bundle {bundle}", cause, "split the bundle") from error
@@ -145,7 +170,7 @@ def _built(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str) -> 
     return _Built(source=name, manifests=tuple(plain.load(source, at=name)))
 
 
-def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rendered:
+def _finished(built: _Built, inputs: Mapping[str, Any], definitions: Definitions, *, bundle: str) -> Rendered:
     warnings = list(built.warnings)
     manifests = list(built.manifests)
     if not built.helm:
@@ -157,7 +182,8 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
             warnings.extend(notes)
     namespace = str(inputs.get("namespace") or "default")
     check_name("namespace", namespace)
-    scopes = objects.scopes_of(manifests)
+    theirs = [(orjson.loads(data), data) for data in _definitions(inputs, definitions)]
+    scopes = {**objects.scopes_of(value for value, _ in theirs), **objects.scopes_of(m.value for m in manifests)}
     origins: dict[ObjectKey, str] = {}
     files = {POLICY_FILE: canonical(inputs["policy"])}
     made: list[checks.Made] = []
@@ -180,9 +206,39 @@ def _finished(built: _Built, inputs: Mapping[str, Any], *, bundle: str) -> Rende
             "if that is meant, set spec.allowEmpty: true in its bundle.yaml; to remove the bundle, remove its folder"
         )
         raise InvalidInput(built.source, "renders to no object", remedy)
-    kubernetes = str(inputs.get("kubernetes") or "")
-    warnings.extend(checks.check(made, inputs.get("checks") or {}, kubernetes=kubernetes))
-    return Rendered(files=dict(sorted(files.items())), warnings=tuple(warnings), origins=origins)
+    words = inputs.get("checks") or {}
+    found = checks.check(
+        made,
+        words,
+        custom=validate.defined((*theirs, *((one.obj, one.data) for one in made))),
+        kubernetes=str(inputs.get("kubernetes") or ""),
+    )
+    told = {**({"": _bounded(warnings)} if warnings else {}), **found}
+    said = replace(_customs(made), warnings=told)
+    return Rendered(files=dict(sorted(files.items())), warnings=said.told(words), notes=said, origins=origins)
+
+
+def _definitions(inputs: Mapping[str, Any], known: Definitions) -> list[bytes]:
+    """Raises Permanent for one that is not known: to render without it would give other objects."""
+    wanted = sorted(set((inputs.get("definitions") or {}).values()))
+    if missing := [oid for oid in wanted if oid not in known]:
+        raise Permanent(f"definition {missing[0]}", "is not there", "report this as a bug")
+    return [known[oid] for oid in wanted]
+
+
+def _customs(made: Sequence[checks.Made]) -> Notes:
+    """Which custom kinds the objects define, and which they only use."""
+    defines: dict[str, Oid] = {}
+    for one in made:
+        defined = objects.scopes_of([one.obj])
+        defines |= {f"{kind}.{group}": blob_id(one.data) for group, kind in defined}
+    used = {one.key.gk for one in made if not validate.is_builtin(one.key.group, one.key.kind)}
+    return Notes(defines=defines, uses=tuple(sorted(used - defines.keys())))
+
+
+def _bounded(warnings: Sequence[str]) -> tuple[str, ...]:
+    more = len(warnings) - checks.MAX_TOLD
+    return (*warnings[: checks.MAX_TOLD], *([f"and {more} more warnings"] if more > 0 else []))
 
 
 def _bytes(obj: Mapping[str, Any], *, what: str) -> bytes:

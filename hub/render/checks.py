@@ -7,15 +7,16 @@
 |                        | `allow`         | is passed over                 |
 | `validation`           | `error`         | stops the bundle               |
 |                        | `warn`          | is told                        |
-|                        | `off`           | is not looked for              |
+|                        | `off`           | is passed over                 |
 
 A Secret is plain when any value in it is not empty: whoever reads the repo, the slices or the agent's clone reads it.
 SealedSecret, ExternalSecret and SopsSecret are kinds of their own; a service account's token is filled in by the
 cluster. Names of files, objects and fields are told, values never. What does not fit its kind's schema is found by
-`validate`. Next: `build`.
+`validate`. Warnings are found whether the policy tells them or not: it may change while what was rendered stays.
+Next: `build`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ HIDDEN = "(hidden)"
 SECRET_FIELDS = ("data", "stringData", "binaryData")
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation that holds a whole object as text, values of a Secret too."""
-_MAX_TOLD = 20
+MAX_TOLD = 20
 """Of one bundle and kind of finding: a thousand like ones would hide the rest."""
 
 
@@ -55,26 +56,23 @@ class _Found:
         return f"{self.made.manifest.at(*self.path)}: {self.made.key}"
 
 
-def check(made: Iterable[Made], words: Mapping[str, str], *, kubernetes: str = "") -> tuple[str, ...]:
-    """The warnings. `words` are the policies by name, `warn` where one is missing; `kubernetes` is the version of the
-    cluster that the objects are for, "" if it is not known.
+def check(
+    made: Sequence[Made], words: Mapping[str, str], *, custom: validate.Types, kubernetes: str = ""
+) -> Mapping[str, tuple[str, ...]]:
+    """The warnings by policy. `words` are the policies by name, `warn` where one is missing; `custom` are the types of
+    custom kinds; `kubernetes` is the version of the cluster that the objects are for, "" if it is not known.
 
     Raises InvalidInput for what a policy refuses.
     """
-    made = list(made)
-    warnings: list[str] = []
-    word = words.get("secrets", "warn")
-    if word != "allow":
-        warnings += _told([_plain_secret(one) for one in made if is_plain_secret(one.obj)], refuse=word == "refuse")
-    word = words.get("validation", "warn")
-    if word != "off":
-        warnings += _told(_unfit(made, kubernetes), refuse=word == "error")
-    return tuple(warnings)
+    secrets = [_plain_secret(one) for one in made if is_plain_secret(one.obj)]
+    found = {
+        "secrets": _told(secrets, refuse=words.get("secrets") == "refuse"),
+        "validation": _told(_unfit(made, custom, kubernetes), refuse=words.get("validation") == "error"),
+    }
+    return {policy: tuple(texts) for policy, texts in found.items() if texts}
 
 
-def _unfit(made: Iterable[Made], kubernetes: str) -> list[_Found]:
-    made = list(made)
-    custom = validate.defined((one.obj, one.data) for one in made)
+def _unfit(made: Iterable[Made], custom: validate.Types, kubernetes: str) -> list[_Found]:
     return [
         _Found(made=one, cause=str(problem), remedy=problem.remedy, path=problem.path)
         for one in made
@@ -119,11 +117,11 @@ def _told(found: list[_Found], *, refuse: bool) -> list[str]:
     try:
         if found and refuse:
             first, *others = found
-            also = "".join(f"; {other.thing}: {other.cause}" for other in others[: _MAX_TOLD - 1])
-            more = f"; and {len(others) - _MAX_TOLD + 1} more" if len(others) >= _MAX_TOLD else ""
+            also = "".join(f"; {other.thing}: {other.cause}" for other in others[: MAX_TOLD - 1])
+            more = f"; and {len(others) - MAX_TOLD + 1} more" if len(others) >= MAX_TOLD else ""
             raise InvalidInput(first.thing, first.cause + also + more, first.remedy)
-        told = [f"{one.thing}: {one.cause}" + (f" ({one.remedy})" if one.remedy else "") for one in found[:_MAX_TOLD]]
+        told = [f"{one.thing}: {one.cause}" + (f" ({one.remedy})" if one.remedy else "") for one in found[:MAX_TOLD]]
     finally:
-        for one in found[:_MAX_TOLD]:
+        for one in found[:MAX_TOLD]:
             one.made.manifest.forget()
-    return told + ([f"and {len(found) - _MAX_TOLD} more like it"] if len(found) > _MAX_TOLD else [])
+    return told + ([f"and {len(found) - MAX_TOLD} more like it"] if len(found) > MAX_TOLD else [])

@@ -106,7 +106,7 @@ CLUSTER_SCOPED = frozenset(
         ("snapshot.storage.k8s.io", "VolumeSnapshotContent"),
     }
 )
-"""(group, kind) of what has no namespace; a definition in the same bundle goes before it."""
+"""(group, kind) of what has no namespace; a definition in the slice goes before it."""
 
 
 def describe(manifest: Manifest) -> str:
@@ -118,12 +118,12 @@ def describe(manifest: Manifest) -> str:
     return f"{manifest.where}: {'/'.join(str(name)[:100] for name in names if name)}"
 
 
-def scopes_of(manifests: Iterable[Manifest]) -> dict[tuple[str, str], bool]:
-    """(group, kind) → is it cluster-scoped, for every CustomResourceDefinition among the manifests."""
+def scopes_of(objects: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], bool]:
+    """(group, kind) → is it cluster-scoped, for every CustomResourceDefinition among the objects."""
     found: dict[tuple[str, str], bool] = {}
-    for manifest in manifests:
-        spec = manifest.value.get("spec")
-        if manifest.value.get("kind") == "CustomResourceDefinition" and isinstance(spec, Mapping):
+    for value in objects:
+        spec = value.get("spec")
+        if value.get("kind") == "CustomResourceDefinition" and isinstance(spec, Mapping):
             names = spec.get("names")
             kind = names.get("kind") if isinstance(names, Mapping) else None
             if isinstance(kind, str) and isinstance(spec.get("group"), str):

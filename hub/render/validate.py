@@ -1,6 +1,7 @@
 """Where an object does not fit the schema of its kind, as its API server would say when it is applied.
 
-Schemas are known of Kubernetes' own kinds, and of custom kinds whose CustomResourceDefinition is in the same bundle.
+Schemas are known of Kubernetes' own kinds, and of custom kinds whose CustomResourceDefinition is in the same bundle or
+in another one of the same clusters.
 
 | what is told                                          | remedy                        |
 |-------------------------------------------------------|-------------------------------|
@@ -8,7 +9,8 @@ Schemas are known of Kubernetes' own kinds, and of custom kinds whose CustomReso
 | a value of another type, none of those allowed        | the nearest one, or the type  |
 | a required field that is missing, a list too short    |                               |
 | the same item twice in a list that is a map or a set  |                               |
-| a kind or version that Kubernetes does not have       | the nearest one               |
+| a kind or version that Kubernetes does not have, or   | the nearest one               |
+| a version that a kind's definition does not serve     |                               |
 
 Not told: other custom kinds; patterns and CEL rules of definitions (they are in Go's words, and the API server of the
 first wave says them); fields on clusters newer, versions on clusters older than the schemas. Objects are finished
@@ -71,10 +73,12 @@ def dotted(path: Path) -> str:
 def problems(obj: Mapping[str, Any], data: bytes, *, custom: Types, kubernetes: str = "") -> tuple[Problem, ...]:
     """What does not fit in `obj`, whose bytes are `data`. `custom` is what `defined` found; `kubernetes` the version of
     the cluster that the object is for, "" if it is not known."""
-    version = obj["apiVersion"]
-    node = custom.get((group_of(version), version.rpartition("/")[2], obj["kind"]))
-    if node is not None:
+    group, version, kind = group_of(obj["apiVersion"]), obj["apiVersion"].rpartition("/")[2], obj["kind"]
+    if (node := custom.get((group, version, kind))) is not None:
         return tuple(islice(_walk(obj, node, (), defaulted=True), MAX_PROBLEMS))
+    if served := sorted(v for g, v, k in custom if (g, k) == (group, kind)):
+        remedy = f"write {' or '.join(f'{group}/{each}' for each in served)}"
+        return (Problem(path=("apiVersion",), cause=f"is not one that the definition of {kind} serves", remedy=remedy),)
     key = hashlib.blake2b(data, digest_size=16).digest(), kubernetes
     found = _kept.get(key)
     if found is None:
@@ -98,6 +102,11 @@ def defined(objects: Iterable[tuple[Mapping[str, Any], bytes]]) -> Types:
     return found
 
 
+def is_builtin(group: str, kind: str) -> bool:
+    """Pure: is it one of Kubernetes' own kinds?"""
+    return (group, kind) in _kinds()
+
+
 def _defined(definition: Mapping[str, Any]) -> Types:
     """Of a definition that is itself wrong, which is told, nothing."""
     try:
@@ -107,6 +116,7 @@ def _defined(definition: Mapping[str, Any]) -> Types:
                 version["schema"]["openAPIV3Schema"]
             )
             for version in spec["versions"]
+            if version.get("served") is not False
         }
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return {}
@@ -136,6 +146,11 @@ def _minor(version: str) -> int:
 @cache
 def _names() -> frozenset[tuple[str, str, str]]:
     return schemas().kinds()
+
+
+@cache
+def _kinds() -> frozenset[tuple[str, str]]:
+    return frozenset((group, kind) for group, _, kind in _names())
 
 
 def _unknown_kind(group: str, version: str, kind: str, known: Schemas) -> Iterator[Problem]:

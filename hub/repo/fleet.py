@@ -246,7 +246,7 @@ class _Loader:
             lost_bundles=self._lost_bundles,
             lost_clusters=self._lost_clusters,
         )
-        return replace(fleet, findings=_bounded((*self._findings, *_without_clusters(fleet))))
+        return replace(fleet, findings=bounded((*self._findings, *_without_clusters(fleet))))
 
     def _find(self, where: str, message: str, remedy: str, *, about: str) -> None:
         self._findings.append(Finding(where=where, message=message, remedy=remedy, about=about))
@@ -491,8 +491,8 @@ def _without_clusters(fleet: Fleet) -> Iterator[Finding]:
             )
 
 
-def _bounded(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Errors first to stay, in their order."""
+def bounded(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Pure: at most MAX_FINDINGS, and how many more; errors first to stay, in their order."""
     if len(findings) <= MAX_FINDINGS:
         return tuple(findings)
     kept = sorted(findings, key=lambda finding: finding.severity)[:MAX_FINDINGS]

@@ -196,7 +196,7 @@ class FolderTree:
         for part in _parts(folder):
             path = path / part
             if path.is_symlink():
-                raise InvalidInput(_shown(folder), "goes through a symbolic link", "use the folder that it links to")
+                raise InvalidInput(shown(folder), "goes through a symbolic link", "use the folder that it links to")
         if not path.is_dir():
             raise _no_folder(folder)
         return path
@@ -227,23 +227,23 @@ class FolderTree:
 def _parts(folder: str) -> tuple[str, ...]:
     parts = tuple(part for part in folder.split("/") if part not in ("", "."))
     if folder.startswith("/") or ".." in parts:
-        raise InvalidInput(_shown(folder), "is not a path inside the fleet repo", "use a relative path without '..'")
+        raise InvalidInput(shown(folder), "is not a path inside the fleet repo", "use a relative path without '..'")
     return parts
 
 
 def _no_folder(folder: str) -> InvalidInput:
-    return InvalidInput(_shown(folder), "is not a folder of the fleet repo", "check the path")
+    return InvalidInput(shown(folder), "is not a folder of the fleet repo", "check the path")
 
 
 def _listed(entries: Iterator[_Entry], folder: str, *, limit: int = MAX_REPO_FILES) -> list[_Entry]:
     """All entries in order. Raises InvalidInput beyond `limit`, without listing the rest."""
     found = list(islice(entries, limit + 1))
     if len(found) > limit:
-        raise InvalidInput(_shown(folder), f"has more than {limit} files, the limit", "split the bundle")
+        raise InvalidInput(shown(folder), f"has more than {limit} files, the limit", "split the bundle")
     return sorted(found, key=lambda entry: entry.path)
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
     """`path` as a message may hold it: bytes that are not UTF-8 and control characters as `\\x..`."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)[:300] or "fleet repo"
@@ -256,32 +256,32 @@ def _wanted_files(
     for entry in entries:
         path = _below(base, entry.path)
         if wanted is None or wanted(path) or (not stat.S_ISREG(entry.mode) and wanted(f"{path}/")):
-            yield _shown(path), _content(entry, path)
+            yield shown(path), _content(entry, path)
 
 
 def _content(entry: _Entry, path: str) -> bytes | InvalidInput:
     """What is in the file, or why it cannot be read."""
     if entry.mode == _LINK:
-        return InvalidInput(_shown(path), "is a symbolic link", "replace it by what it links to")
-    if entry.mode in (_SUBMODULE, _SPECIAL, _TOO_DEEP) or not _is_safe(path):
+        return InvalidInput(shown(path), "is a symbolic link", "replace it by what it links to")
+    if entry.mode in (_SUBMODULE, _SPECIAL, _TOO_DEEP) or not is_safe(path):
         return _refusal(entry, path)
     if entry.size() > MAX_FILE_BYTES:
         return _too_large(path, entry.size())
     try:
         return entry.read()
     except OSError as error:  # of a checkout
-        return InvalidInput(_shown(path), f"cannot be read: {error.strerror}", "check its permissions")
+        return InvalidInput(shown(path), f"cannot be read: {error.strerror}", "check its permissions")
 
 
 def _too_large(path: str, size: int) -> InvalidInput:
     return InvalidInput(
-        _shown(path), f"has {size} bytes, the limit is {MAX_FILE_BYTES}", "keep large files outside the fleet repo"
+        shown(path), f"has {size} bytes, the limit is {MAX_FILE_BYTES}", "keep large files outside the fleet repo"
     )
 
 
 def _refusal(entry: _Entry, path: str) -> InvalidInput:
     """What to say of an entry that no bundle may hold, and that cannot be a fleet file."""
-    path = _shown(path)
+    path = shown(path)
     if entry.mode == _SUBMODULE:
         return InvalidInput(path, "is a Git submodule", "copy its files into its place")
     if entry.mode == _SPECIAL:
@@ -314,7 +314,7 @@ def _without_ignored(entries: list[_Entry], folder: str) -> list[_Entry]:
     file = next((entry for entry in entries if entry.path == IGNORE_FILE), None)
     if file is None:
         return entries
-    where = _shown(_below(folder, IGNORE_FILE))
+    where = shown(_below(folder, IGNORE_FILE))
     if not stat.S_ISREG(file.mode):
         raise InvalidInput(where, "is not a file", "write the patterns into it")
     if (size := file.size()) > _MAX_IGNORE_BYTES:
@@ -338,16 +338,16 @@ def _check(entries: list[_Entry], folder: str) -> dict[str, str]:
     total = 0
     for entry in entries:
         path = _below(folder, entry.path)
-        if entry.mode in (_SUBMODULE, _SPECIAL, _TOO_DEEP) or not _is_safe(entry.path):
+        if entry.mode in (_SUBMODULE, _SPECIAL, _TOO_DEEP) or not is_safe(entry.path):
             raise _refusal(entry, path)
         if (size := entry.size()) > MAX_FILE_BYTES:
             raise _too_large(path, size)
         if entry.path in seen or any(parent in seen for parent in _parents(entry.path)):
-            raise InvalidInput(_shown(path), "is there twice", "write the commit with git")
+            raise InvalidInput(shown(path), "is there twice", "write the commit with git")
         seen[entry.path] = entry
         total += size
     if total > MAX_BUNDLE_BYTES:
-        raise InvalidInput(_shown(folder), f"has {total} bytes, the limit is {MAX_BUNDLE_BYTES}", "split the bundle")
+        raise InvalidInput(shown(folder), f"has {total} bytes, the limit is {MAX_BUNDLE_BYTES}", "split the bundle")
     links = {path: os.fsdecode(entry.read()) for path, entry in seen.items() if entry.mode == _LINK}
     for path in links:
         _check_link(path, links, seen, folder)
@@ -358,7 +358,9 @@ def _below(folder: str, path: str) -> str:
     return f"{folder}/{path}" if folder else path
 
 
-def _is_safe(path: str) -> bool:
+def is_safe(path: str) -> bool:
+    """Pure: whether a file of a bundle may be called so: nothing that leaves its folder, means Git's own files, or
+    cannot be shown."""
     parts = path.split("/")
     return (
         all(part not in ("", ".", "..") and part.lower() != ".git" for part in parts)
@@ -386,8 +388,8 @@ def _check_link(path: str, links: dict[str, str], seen: dict[str, _Entry], folde
             return
         target = links[at]
     raise InvalidInput(
-        _shown(f"{folder}/{path}"),
-        f"links to {_shown(links[path])}, which is not a file of the bundle",
+        shown(f"{folder}/{path}"),
+        f"links to {shown(links[path])}, which is not a file of the bundle",
         "replace the link by a copy of the file, or put the file into the bundle's folder",
     )
 

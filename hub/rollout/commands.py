@@ -17,7 +17,7 @@ What is asked of bundles and clusters (hold, release, cordon) is not for one rol
 """
 
 from hub.model import Command, Member, MemberPhase, Phase, Wave
-from hub.rollout import forward, gates, rollback
+from hub.rollout import forward, gates, presence, reports, rollback
 from hub.rollout.transitions import IN_FLIGHT, UNMOVED, IllegalEvent
 from hub.rollout.turn import Turn
 from proto.ids import ClusterName
@@ -82,7 +82,7 @@ def leave(turn: Turn, cluster: ClusterName, reason: str, *, skipped: bool = Fals
         turn.note("paused", f"rollout {turn.rollout.id}: {turn.reason}", wave=wave.name)
     # Without the leaver, failures that the budget allowed may be all that is known of the wave.
     if turn.count(index, M.FAILED):
-        forward.act(turn, [other for other in wave.clusters if turn.members[other].phase is M.FAILED])
+        reports.act(turn, [other for other in wave.clusters if turn.members[other].phase is M.FAILED])
     forward.advance(turn)
 
 
@@ -113,7 +113,7 @@ def _promote(turn: Turn, by: str) -> None:
         raise IllegalEvent(f"rollout {turn.rollout.id}", cause, "use skip or skip-wave to leave clusters out")
     turn.note("promoted", f"wave {wave.name} of rollout {turn.rollout.id} is promoted by {by}", wave=wave.name)
     for cluster in soaking:
-        forward.prove(turn, cluster)
+        reports.prove(turn, cluster)
     if opened:
         gates.waive(turn, wave, side, by)  # a proof lets the gates behind it begin anew, and these were promoted too
     if turn.phase is P.PAUSED:
@@ -152,7 +152,7 @@ def _retry(turn: Turn, by: str) -> None:
         raise IllegalEvent(f"rollout {turn.rollout.id}", cause, "see 'flotilla rollouts'")
     turn.note("retried", f"rollout {turn.rollout.id} is tried again by {by}")
     for cluster in failed:
-        if forward.room(turn, turn.members[cluster].wave) > 0:
+        if reports.room(turn, turn.members[cluster].wave) > 0:
             turn.put(cluster, M.MOVING, moved_at=turn.now, soak_from=0.0, last_current_at=0.0, resets=0, reason="")
             turn.wake(turn.now + turn.rollout.deadline_s + 0.001)
     for wave in turn.rollout.waves[turn.wave : turn.wave + 1]:
@@ -170,7 +170,7 @@ def _emergency(turn: Turn, by: str) -> None:
     turn.note("emergency", f"rollout {turn.rollout.id} goes straight to all clusters, by {by}")
     for cluster, member in list(turn.members.items()):
         if member.phase is M.OFFLINE:
-            forward.look(turn, cluster)
+            presence.look(turn, cluster)
     forward.advance(turn)
 
 

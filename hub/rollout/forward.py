@@ -1,24 +1,18 @@
-"""The way forward of a rollout: who moves now, what reports say of who moved, and what failures lead to.
+"""The way forward of a rollout: which wave is open, who moves now, and whom time makes offline or late.
 
-Numbers of rules are those of `rollouts`, which calls this for each event. Gates are in `gates`, the way back in
+Numbers of rules are those of `rollouts`. What clusters say is in `reports`, gates are in `gates`, the way back is in
 `rollback`.
 """
 
-from collections.abc import Sequence
-
-from hub.model import MarkGood, MemberPhase, Move, Phase
-from hub.rollout import gates, rollback, suspension, transitions, windows
-from hub.rollout.proof import Verdict, judge, sick, why_failed
+from hub.model import MemberPhase, Move, Phase
+from hub.rollout import gates, presence, reports, suspension, transitions, windows
+from hub.rollout.proof import sick
 from hub.rollout.transitions import CORDONED, IN_FLIGHT, UNMOVED
 from hub.rollout.turn import Turn
 from proto.ids import ClusterName
 
 P, M = Phase, MemberPhase
 
-MAX_RESETS = 3
-"""A soak that starts for the fourth time is a cluster that flaps."""
-HEARTBEATS_APART = 2
-"""One report may be lost before a soak counts as interrupted."""
 HELD_S = 5.0
 """How often who is held (rule 14) is looked at."""
 
@@ -84,7 +78,7 @@ def _stays_shut(turn: Turn, side: str) -> bool:
         if turn.rollout.action == "continue":
             gates.waive(turn, wave, side, "failures are taken as they are")
             return False
-        _give_up(turn, f"{failed} (wave {wave.name})", wave.name)
+        reports.give_up(turn, f"{failed} (wave {wave.name})", wave.name)
     return True
 
 
@@ -95,7 +89,7 @@ def _fill(turn: Turn, index: int) -> str:
         return ""
     if why := _no_moves(turn, index):
         return why
-    left = room(turn, index)
+    left = reports.room(turn, index)
     if left <= 0 and turn.rollout.fixes != "jump" and not turn.emergency:
         return ""
     spare, stay, full = _spare(turn, index), len(wave.clusters), ""
@@ -139,10 +133,10 @@ def _may_move(turn: Turn, cluster: ClusterName) -> bool:
     """May this cluster be moved? Who may not is said to be offline, held or suspended, or is just not heard yet."""
     seen = turn.view[cluster]
     if seen.cordoned:
-        _offline(turn, cluster, f"{CORDONED}{seen.cordoned}")
+        presence.offline(turn, cluster, f"{CORDONED}{seen.cordoned}")
         return False
     if not turn.heard(cluster):
-        look(turn, cluster)
+        presence.look(turn, cluster)
         return False
     if turn.suspended(cluster):
         suspension.heed(turn, [cluster])
@@ -153,43 +147,6 @@ def _may_move(turn: Turn, cluster: ClusterName) -> bool:
     if held:
         turn.wake(turn.now + HELD_S)
     return not held
-
-
-def look_around(turn: Turn) -> bool:
-    """Pure: `look` at everybody whose turn has come and who was not moved; True if somebody's state changed by it."""
-    before = len(turn.changed), turn.count_all(M.PENDING), turn.count_all(M.OFFLINE)
-    for index in range(_opened(turn) if turn.wave < len(turn.tallies) else len(turn.tallies)):
-        if (index < turn.wave or turn.wave_opened_at) and turn.count(index, *UNMOVED):
-            for cluster in turn.rollout.waves[index].clusters:
-                if turn.members[cluster].phase in UNMOVED:
-                    look(turn, cluster)
-    return before != (len(turn.changed), turn.count_all(M.PENDING), turn.count_all(M.OFFLINE))
-
-
-def look(turn: Turn, cluster: ClusterName) -> None:
-    """Pure: is a pending cluster offline now, or one that was offline back (rule 8)?"""
-    phase, seen = turn.members[cluster].phase, turn.view[cluster]
-    if phase is M.PENDING and seen.cordoned:
-        _offline(turn, cluster, f"{CORDONED}{seen.cordoned}")
-    elif phase is M.PENDING and not turn.heard(cluster):
-        if turn.silent(cluster):
-            _offline(turn, cluster, f"silent for more than {turn.rollout.offline_after_s:.0f} s")
-        else:
-            turn.wake(max(turn.silent_since(cluster) + turn.rollout.offline_after_s, turn.settle_until) + 0.001)
-    elif phase is M.OFFLINE and turn.heard(cluster) and not seen.cordoned:
-        turn.put(cluster, M.PENDING, reason="")
-        suspension.heed(turn, [cluster])
-
-
-def _offline(turn: Turn, cluster: ClusterName, reason: str) -> None:
-    turn.put(cluster, M.OFFLINE, reason=reason)
-    what = reason if reason.startswith(CORDONED) else "offline"
-    turn.note("cluster-offline", f"{cluster} is {what} and gets its move later", cluster=cluster)
-
-
-def room(turn: Turn, index: int) -> int:
-    """Pure: how many more may be in flight in the wave (rule 2)."""
-    return turn.rollout.waves[index].max_concurrent - transitions.flying(turn.tallies[index])
 
 
 def _may_pass(turn: Turn, cluster: ClusterName) -> bool:
@@ -221,77 +178,7 @@ def _move(turn: Turn, cluster: ClusterName, index: int, *, beyond: bool) -> None
     turn.effects.append(Move(cluster=cluster, rollout=turn.rollout.id, wave=name, subtrees=target.after))
 
 
-# --- what reports say ---------------------------------------------------------------------------------------------
-
-
-def hear(turn: Turn, cluster: ClusterName) -> None:
-    """Pure: a report of a cluster in flight (rules 3, 4, 5)."""
-    member = turn.members[cluster]
-    soaking = member.phase is M.SOAKING
-    verdict = judge(turn.rollout.targets[cluster].after, turn.view[cluster], seq=member.seq)
-    if verdict is Verdict.PROOF:
-        _hear_proof(turn, cluster)
-    elif verdict is Verdict.BAD and turn.settled and not transitions.excused(member):
-        why = why_failed(turn.rollout.targets[cluster].after, turn.view[cluster])
-        fail(turn, cluster, ("Failed while it soaked" if soaking else "Failed") + (f": {why}" if why else ""))
-    elif soaking and member.soak_from:
-        _reset(turn, cluster, soak_from=0.0)
-    if turn.members[cluster].phase is M.FAILED:
-        act(turn, [cluster])
-    if turn.members[cluster].phase is not member.phase:
-        advance(turn)
-
-
-def hear_failed(turn: Turn, cluster: ClusterName) -> None:
-    """Pure: a report of a cluster that failed before: it may prove after all (rule 7)."""
-    member = turn.members[cluster]
-    if member.resets >= MAX_RESETS or room(turn, member.wave) < 1:
-        return
-    if judge(turn.rollout.targets[cluster].after, turn.view[cluster], seq=member.seq) is Verdict.PROOF:
-        _hear_proof(turn, cluster)
-        advance(turn)
-
-
-def _hear_proof(turn: Turn, cluster: ClusterName) -> None:
-    member, now = turn.members[cluster], turn.now
-    soak_s = 0.0 if turn.emergency else turn.wave_of(cluster).soak_s
-    if member.phase is not M.SOAKING:
-        turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now, reason="")
-        turn.wake(now + turn.rollout.deadline_s + 0.001)
-        if not soak_s:
-            prove(turn, cluster)
-    elif not member.soak_from:
-        turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now)
-    elif now - member.last_current_at > HEARTBEATS_APART * turn.heartbeat_s:
-        _reset(turn, cluster, soak_from=now)
-    elif now >= member.soak_from + soak_s and turn.settled:
-        prove(turn, cluster)
-    else:
-        turn.put(cluster, M.SOAKING, last_current_at=now)
-
-
-def _reset(turn: Turn, cluster: ClusterName, *, soak_from: float) -> None:
-    """Start a soak again. What the hub's own absence cut is not the cluster's fault (rule 11)."""
-    member = turn.members[cluster]
-    ours = member.last_current_at < turn.settle_until
-    resets = member.resets if ours else member.resets + 1
-    last = soak_from or member.last_current_at
-    turn.put(cluster, M.SOAKING, soak_from=soak_from, last_current_at=last, resets=resets)
-    if resets >= MAX_RESETS and not ours:
-        fail(turn, cluster, f"its soak was interrupted {resets} times")
-
-
-def prove(turn: Turn, cluster: ClusterName) -> None:
-    """Pure: the cluster's subtrees are good there."""
-    turn.put(cluster, M.PROVEN, reason="")
-    turn.effects.append(MarkGood(cluster=cluster, subtrees=turn.rollout.targets[cluster].after))
-    turn.note("cluster-proven", f"{cluster} is proven in rollout {turn.rollout.id}", cluster=cluster)
-    if turn.phase is P.RUNNING and turn.members[cluster].wave == turn.wave:
-        # Evidence starts after the last proof: what was found before this one is old (rule 15).
-        gates.forget(turn, turn.wave_of(cluster), "after")
-
-
-# --- failures -----------------------------------------------------------------------------------------------------
+# --- what time brings ---------------------------------------------------------------------------------------------
 
 
 def overdue(turn: Turn) -> None:
@@ -310,42 +197,16 @@ def overdue(turn: Turn) -> None:
                 continue
             late.append(cluster)
             silent = "" if turn.view[cluster].last_seen > since else ", silent all the time"
-            fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
-    act(turn, late)
+            reports.fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
+    reports.act(turn, late)
 
 
-def fail(turn: Turn, cluster: ClusterName, reason: str) -> None:
-    turn.put(cluster, M.FAILED, reason=reason)
-    turn.note("cluster-failed", f"{cluster} failed in rollout {turn.rollout.id}: {reason}", cluster=cluster)
-
-
-def act(turn: Turn, failed: Sequence[ClusterName]) -> None:
-    """Pure: what new failures lead to (rule 6). Those of a catch-up after completion lead to nothing (rule 8)."""
-    for cluster in failed:
-        member = turn.members[cluster]
-        if turn.phase is P.COMPLETED or transitions.excused(member) or _within_budget(turn, member.wave):
-            continue
-        wave = turn.wave_of(cluster).name
-        _give_up(turn, f"{cluster} failed in wave {wave}: {member.reason}", wave)
-        return
-
-
-def _give_up(turn: Turn, why: str, wave: str) -> None:
-    """What the rollout does when it may not go on. An emergency goes on whatever happens (rule 18)."""
-    if turn.emergency:
-        return
-    if turn.rollout.action == "rollback":
-        rollback.begin(turn, why)
-    elif turn.rollout.action == "pause" and turn.phase is P.RUNNING:
-        turn.enter(P.PAUSED, why)
-        turn.note("paused", f"rollout {turn.rollout.id} is paused: {why}", wave=wave)
-
-
-def _within_budget(turn: Turn, index: int) -> bool:
-    wave, tally = turn.rollout.waves[index], turn.tallies[index]
-    failed = transitions.failures(tally)
-    present = len(wave.clusters) - turn.count(index, M.LEFT)
-    total = turn.rollout.failure_total
-    if total is not None and sum(transitions.failures(each) for each in turn.tallies) > total:
-        return False
-    return failed <= wave.failure_budget and present - failed >= min(wave.min_proof, present)
+def look_around(turn: Turn) -> bool:
+    """Pure: look at everybody whose turn has come and who was not moved; True if somebody's state changed by it."""
+    before = len(turn.changed), turn.count_all(M.PENDING), turn.count_all(M.OFFLINE)
+    for index in range(_opened(turn) if turn.wave < len(turn.tallies) else len(turn.tallies)):
+        if (index < turn.wave or turn.wave_opened_at) and turn.count(index, *UNMOVED):
+            for cluster in turn.rollout.waves[index].clusters:
+                if turn.members[cluster].phase in UNMOVED:
+                    presence.look(turn, cluster)
+    return before != (len(turn.changed), turn.count_all(M.PENDING), turn.count_all(M.OFFLINE))

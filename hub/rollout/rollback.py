@@ -34,8 +34,7 @@ def reported(turn: Turn, cluster: ClusterName) -> None:
     if verdict is Verdict.PROOF:
         turn.put(cluster, M.REVERTED, reason="")
         turn.note("cluster-reverted", f"{cluster} is back at what it ran before", cluster=cluster)
-        if turn.phase is P.ROLLING_BACK:
-            proceed(turn)
+        turn.has_room = True
 
 
 def tick(turn: Turn) -> None:

@@ -1,4 +1,4 @@
-"""The engine of rollouts: `decide(state, event, …) -> (state, effects)`, pure. The loop journals both together.
+"""The engine of rollouts: `decide(state, events, …) -> (state, effects)`, pure. The loop journals both together.
 
 Rules, by the numbers the code refers to (the design's rules of a rollout say why):
 
@@ -48,7 +48,7 @@ the fleet: members are copied when they change, waves counted as they do, and `W
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hub.model import (
     FINAL,
@@ -67,9 +67,9 @@ from hub.model import (
     Tick,
     WakeAt,
 )
-from hub.rollout import commands, forward, gates, rollback, suspension, transitions
+from hub.rollout import commands, forward, gates, reports, rollback, suspension, transitions
 from hub.rollout import turn as turns
-from hub.rollout.transitions import BACK, IN_FLIGHT, UNMOVED, IllegalEvent
+from hub.rollout.transitions import IN_FLIGHT, UNMOVED, IllegalEvent
 from hub.rollout.turn import Turn
 from proto.ids import ClusterName, RolloutId
 
@@ -96,7 +96,7 @@ def start(rollout: Rollout, now: float) -> State:
 
 def decide(
     state: State,
-    event: Event,
+    events: Sequence[Event],
     view: Mapping[ClusterName, ClusterView],
     now: float,
     *,
@@ -104,32 +104,52 @@ def decide(
     settle_until: float = 0.0,
     frozen: str = "",
 ) -> tuple[State, tuple[Effect, ...]]:
-    """Pure: what `event` makes of `state`. When nothing changes, the very same `state` comes back.
+    """Pure: what `events`, in their order, make of `state`. When nothing changes, the very same `state` comes back.
 
-    `view` holds every member that has not left; `settle_until` is two heartbeats after the hub's start; `frozen` is why
+    Room that reports give is filled once, after all of them: a thousand together cost one look at the waves. `view`
+    holds every member that has not left; `settle_until` is two heartbeats after the hub's start; `frozen` is why
     nothing may start in the whole fleet. Reports, ticks, evidence and leavers change nothing in a rollout that is not
-    `alive`. Raises IllegalEvent for a command that does not fit
-    the phase and for a cluster that is no member, BrokenInvariant for a bug; nothing was changed then.
+    `alive`. Raises IllegalEvent for a command that does not fit the phase and for a cluster that is no member,
+    BrokenInvariant for a bug; nothing was changed then.
     """
     turn = Turn.of(state, view=view, now=now, heartbeat_s=heartbeat_s, settle_until=settle_until, frozen=frozen)
-    if isinstance(event, Reported | Left) and event.cluster not in state.members:
-        raise IllegalEvent(f"rollout {state.rollout.id}", f"has no member {event.cluster}")
-    if not alive(state) and not isinstance(event, Command):
-        return state, ()
+    for event in events:
+        if isinstance(event, Reported | Left) and event.cluster not in state.members:
+            raise IllegalEvent(f"rollout {state.rollout.id}", f"has no member {event.cluster}")
+    lives = alive(state)
+    for event in events:
+        if not isinstance(event, Reported):
+            _use_room(turn)
+        over = turn.phase in FINAL and turn.phase is not P.COMPLETED
+        if isinstance(event, Command) or (lives and not over):
+            _meet(turn, event)
+    _use_room(turn)
+    return _finish(turn)
+
+
+def _meet(turn: Turn, event: Event) -> None:
     match event:
         case Reported(cluster=cluster):
             suspension.heed(turn, [cluster])
-            _reported(turn, cluster)
+            reports.heard(turn, cluster)
         case Tick():
             _tick(turn)
         case Left(cluster=cluster):
             _left(turn, cluster)
         case Evidence():
-            if gates.take(turn, event):
-                forward.advance(turn)
+            turn.has_room |= gates.take(turn, event)
         case Command():
             commands.carry_out(turn, event)
-    return _finish(turn)
+
+
+def _use_room(turn: Turn) -> None:
+    """What reports made possible: the next clusters forward, or back."""
+    if turn.has_room:
+        turn.has_room = False
+        if turn.phase is P.ROLLING_BACK:
+            rollback.proceed(turn)
+        else:
+            forward.advance(turn)
 
 
 def supersede(state: State, now: float, *, by: RolloutId) -> tuple[State, tuple[Effect, ...]]:
@@ -171,7 +191,7 @@ def stalled(state: State) -> bool:
 def frees(before: State, after: State) -> bool:
     """Pure: may something that waited for this rollout start now? Then it is time to plan again: the rollout ended or
     was paused or resumed, or came to a standstill, or nobody soaks in it any more."""
-    return (
+    return before is not after and (
         before.phase is not after.phase
         or stalled(after) is not stalled(before)
         or (_soaks(before) and not _soaks(after))
@@ -190,22 +210,6 @@ def empty_wave_reason(rollout: Rollout) -> str:
 
 
 # --- events -------------------------------------------------------------------------------------------------------
-
-
-def _reported(turn: Turn, cluster: ClusterName) -> None:
-    phase = turn.members[cluster].phase
-    if phase in IN_FLIGHT:
-        if turn.phase is not P.ROLLING_BACK and not turn.members[cluster].suspended:
-            forward.hear(turn, cluster)
-    elif phase is M.FAILED:
-        if turn.phase in (P.RUNNING, P.PAUSED) and not turn.suspended(cluster):
-            forward.hear_failed(turn, cluster)
-    elif phase in UNMOVED:
-        if turn.phase in (P.RUNNING, P.COMPLETED):
-            forward.look(turn, cluster)
-        forward.advance(turn)
-    elif phase in BACK:
-        rollback.reported(turn, cluster)
 
 
 def _tick(turn: Turn) -> None:
@@ -230,7 +234,8 @@ def _left(turn: Turn, cluster: ClusterName) -> None:
 
 def _finish(turn: Turn) -> tuple[State, tuple[Effect, ...]]:
     state = turn.result()
-    transitions.check(state, turn.view, turn.changed)
+    if state is not turn.state:
+        transitions.check(state, turn.view, turn.changed)
     if turn.wake_at < math.inf:
         turn.effects.append(WakeAt(at=turn.wake_at))
     return state, tuple(turn.effects)

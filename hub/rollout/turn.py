@@ -38,6 +38,8 @@ class Turn:
     changed: dict[ClusterName, Member] = field(default_factory=dict)
     """Who was changed, and what it was before."""
     wake_at: float = math.inf
+    has_room: bool = False
+    """A report came that others may have waited for."""
     effects: list[Effect] = field(default_factory=list)
 
     @classmethod

@@ -17,7 +17,7 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub.slices import packs
+from hub.slices import packs, trees
 from proto.errors import Permanent
 from proto.ids import Oid
 from proto.slices import predecessor
@@ -55,7 +55,7 @@ def _needed(repo: pygit2.Repository, roots: Collection[Oid], have: Collection[by
         if kind == ObjectType.COMMIT:
             todo += _of_commit(repo, oid, since_s)
         elif kind == ObjectType.TREE:
-            for is_tree, child in _of_tree(data):
+            for is_tree, _, child in trees.entries(data):
                 if is_tree:
                     todo.append(child)
                 elif child not in have:
@@ -71,16 +71,6 @@ def _of_commit(repo: pygit2.Repository, oid: bytes, since_s: float) -> Iterator[
     before = predecessor(commit.message)
     if before is not None and commit.commit_time >= since_s and before in repo:
         yield bytes.fromhex(before)
-
-
-def _of_tree(data: bytes) -> Iterator[tuple[bool, bytes]]:
-    """(is it a tree, raw id) of each entry of a tree object."""
-    at = 0
-    while at < len(data):
-        name = data.index(b" ", at)
-        end = data.index(b"\0", name) + 1
-        yield data[at:name] == b"40000", data[end : end + 20]
-        at = end + 20
 
 
 def _read(repo: pygit2.Repository, oid: bytes) -> tuple[int, bytes]:

@@ -24,58 +24,26 @@ from typing import NamedTuple, Self, TypeVar
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub.slices import packs
+from hub.slices import packs, trees
 from hub.slices.lru import Lru
+from hub.slices.trees import KeySets
 from proto import wire
 from proto.errors import FlotillaError, Permanent, Transient
 from proto.ids import Oid, check_name, slice_ref
 from proto.messages import GitObject
-from proto.objects import ObjectKey, git_id, tree_bytes
+from proto.objects import ObjectKey, git_id
 from proto.slices import POLICY_FILE, SLICE_FILE, SliceManifest, predecessor, read_manifest
 
 MAX_PACKS = 50
 """From here on `repack` merges: every lookup that fails asks each pack."""
-_KEYS_CACHED = 100_000
 _TREE_ENTRIES_CACHED = 100_000
-"""Both: some 30 MB, two hundred subtrees of 500 objects."""
+"""Some 15 MB, two hundred subtrees of 500 objects."""
 _ENTRY_BYTES_CACHED = 64 << 20
 """Of compressed pack entries, a few hundred bytes each: the subtrees that a wave is fetching right now."""
 
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
 V = TypeVar("V")
-
-
-def subtree(files: Mapping[str, bytes]) -> tuple[Oid, tuple[tuple[str, bytes], ...]]:
-    """Pure: the Git tree of `files` (path → content): its id, and all its blobs and trees as (kind, data).
-
-    Raises Permanent for a path that no Git tree can hold.
-    """
-    objects: dict[Oid, tuple[str, bytes]] = {}
-
-    def put(kind: str, data: bytes) -> Oid:
-        oid = git_id(kind, data)
-        objects[oid] = (kind, data)
-        return oid
-
-    def tree(level: Mapping[str, bytes]) -> Oid:
-        folders: dict[str, dict[str, bytes]] = {}
-        entries: dict[str, tuple[bool, Oid]] = {}
-        for path, data in level.items():
-            name, slash, rest = path.partition("/")
-            if name in ("", ".", "..", ".git") or "\0" in name:
-                raise Permanent(f"path {path[:200]!r}", "cannot be a name in a Git tree")
-            if slash:
-                folders.setdefault(name, {})[rest] = data
-            else:
-                entries[name] = (False, put("blob", data))
-        for name, inside in folders.items():
-            if name in entries:
-                raise Permanent(f"path {name[:200]!r}", "is a file and a folder at once")
-            entries[name] = (True, tree(inside))
-        return put("tree", tree_bytes(entries))
-
-    return tree(files), tuple(objects.values())
 
 
 class TreeEntry(NamedTuple):
@@ -92,7 +60,7 @@ class GitStore:
         self.path = path
         self._packs = path / "objects" / "pack"
         self._writing = threading.RLock()
-        self._keys: Lru[Oid, frozenset[ObjectKey]] = Lru(_KEYS_CACHED, lambda keys: len(keys) + 1)
+        self._keys = KeySets()
         self._entries: Lru[Oid, tuple[TreeEntry, ...]] = Lru(_TREE_ENTRIES_CACHED, lambda entries: len(entries) + 1)
         self._compressed: Lru[Oid, bytes] = Lru(_ENTRY_BYTES_CACHED, len)
         self._repo = self._opened()
@@ -237,7 +205,19 @@ class GitStore:
         return self._keys.get(subtree, self._parse_keys)
 
     def _parse_keys(self, subtree: Oid) -> frozenset[ObjectKey]:
-        return frozenset(ObjectKey.from_path(path) for path, _ in self._files(subtree) if path != POLICY_FILE)
+        return frozenset(ObjectKey.from_path(path) for path in self._paths(subtree) if path != POLICY_FILE)
+
+    def _paths(self, tree: Oid, prefix: str = "") -> Iterator[str]:
+        """As `_files`, for very many trees that are looked at once."""
+        kind, data = self._read(tree)
+        if kind != "tree":
+            raise Permanent(f"Git object {tree}", "is not a tree")
+        for is_tree, name, oid in trees.entries(data):
+            path = prefix + name.decode("utf-8", "surrogateescape")
+            if is_tree:
+                yield from self._paths(Oid(oid.hex()), f"{path}/")
+            else:
+                yield path
 
     # --- commits ------------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,13 @@ V = TypeVar("V")
 
 
 class Lru(Generic[K, V]):
-    """A cache that forgets what was used least recently once the sum of `weigh` exceeds `limit`. Thread-safe."""
+    """A cache that forgets what was used least recently once the sum of `weigh`, asked once for each value that is
+    kept, exceeds `limit`. Thread-safe."""
 
     def __init__(self, limit: int, weigh: Callable[[V], int]) -> None:
         self._limit = limit
         self._weigh = weigh
-        self._kept: OrderedDict[K, V] = OrderedDict()
+        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._weight = 0
         self._lock = threading.Lock()
 
@@ -24,13 +25,14 @@ class Lru(Generic[K, V]):
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key]
+                return self._kept[key][0]
         value = make(key)
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = value
-                self._weight += self._weigh(value)
+                weight = self._weigh(value)
+                self._kept[key] = value, weight
+                self._weight += weight
             while self._weight > self._limit:
-                _, dropped = self._kept.popitem(last=False)
-                self._weight -= self._weigh(dropped)
+                _, (_, weight) = self._kept.popitem(last=False)
+                self._weight -= weight
         return value

@@ -26,7 +26,7 @@ from aiohttp import web
 
 from hub import desired, housekeeping
 from hub.journal import Journal
-from hub.slices import compose, garbage, git_http, gitstore
+from hub.slices import compose, garbage, git_http, trees
 from hub.slices.git_protocol import FLUSH, packet
 from hub.slices.gitstore import GitStore
 from proto.ids import BundleName, ClusterName, Oid
@@ -77,7 +77,7 @@ class Slices:
 
     def commit(self, files: Mapping[str, str]) -> Oid:
         self._files |= files
-        oid, objects = gitstore.subtree({path: text.encode() for path, text in self._files.items()})
+        oid, objects = trees.subtree({path: text.encode() for path, text in self._files.items()})
         for kind, data in objects:
             self.repo.odb.write({"blob": 3, "tree": 2}[kind], data)
         who = pygit2.Signature("bench", "bench@example.org", NOW_S, 0)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.slices.compose import Composed, compose
-from hub.slices.gitstore import GitStore, subtree
+from hub.slices.gitstore import GitStore
+from hub.slices.trees import subtree
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 from proto.slices import POLICY_FILE, BundleEntry, SliceManifest

@@ -324,11 +324,10 @@ class World:
         for state in order:
             began = state
             events: list[Event] = [Reported(cluster=name) for name, _, _ in told if name in state.members]
-            for event in (*events, Tick()):
-                state, made = rollouts.decide(
-                    state, event, view, self.now, heartbeat_s=HEARTBEAT_S, settle_until=self.settle_until
-                )
-                effects += made
+            state, made = rollouts.decide(
+                state, (*events, Tick()), view, self.now, heartbeat_s=HEARTBEAT_S, settle_until=self.settle_until
+            )
+            effects += made
             states[state.rollout.id] = state
             self.to_plan |= rollouts.frees(began, state)
         if self.to_plan:
@@ -378,7 +377,7 @@ class World:
         for name, cluster in planned.left:
             was = states[name]
             states[name], made = rollouts.decide(
-                states[name], Left(cluster=cluster), view, self.now, heartbeat_s=HEARTBEAT_S
+                states[name], [Left(cluster=cluster)], view, self.now, heartbeat_s=HEARTBEAT_S
             )
             effects += made
             ended |= rollouts.frees(was, states[name])
@@ -425,7 +424,9 @@ class World:
         for name, state in self._alive().items():
             if state.phase is Phase.PAUSED:
                 command = Command(verb="abort", actor="ann", reason="faults are over")
-                ended, _ = rollouts.decide(state, command, self._view({name: state}), self.now, heartbeat_s=HEARTBEAT_S)
+                ended, _ = rollouts.decide(
+                    state, [command], self._view({name: state}), self.now, heartbeat_s=HEARTBEAT_S
+                )
                 self.stored.states[name] = rollouts_json.to_json(ended)
                 self.to_plan = True
 

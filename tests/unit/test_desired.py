@@ -167,7 +167,7 @@ async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     """Workers run in this process here: what they do counts, not where."""
     made = Hub(tmp_path)
 
-    async def run(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+    async def run(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
         if function is module._render:
             made.rendered.append(what)
         return function(*arguments)
@@ -293,10 +293,10 @@ async def test_a_request_that_kills_its_worker_does_not_take_the_others_with_it(
 ) -> None:
     run = worker.run
 
-    async def dying(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+    async def dying(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
         if function is module._render and any("c-7" in request.clusters for request in arguments[2]):
             raise Permanent(what, "its worker process died")
-        return await run(function, *arguments, what=what)
+        return await run(function, *arguments, what=what, **options)
 
     monkeypatch.setattr(worker, "run", dying)
     found = await hub.wants(MANY)
@@ -355,10 +355,10 @@ async def test_the_hubs_trouble_is_tried_again_and_fails_no_bundle(
 ) -> None:
     run = worker.run
 
-    async def failing(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+    async def failing(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
         if what == "bundle a":
             raise error
-        return await run(function, *arguments, what=what)
+        return await run(function, *arguments, what=what, **options)
 
     with monkeypatch.context() as broken:
         broken.setattr(worker, "run", failing)
@@ -376,6 +376,122 @@ async def test_warnings_name_the_bundle_and_stop_nothing(hub: Hub) -> None:
     found = await hub.wants({**FILES, "bundles/a/config.yaml": config("a").replace("{name: a}", "{name: a, uid: x}")})
     assert [(finding.severity, finding.about) for finding in found.findings] == [("warning", "bundle a")]
     assert set(found.subtrees) == {A, B}
+
+
+SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {word: x}\n"
+
+
+async def test_a_warning_is_told_as_long_as_it_holds_rendered_or_not(hub: Hub, tmp_path: Path) -> None:
+    first = await hub.wants({**FILES, "bundles/a/secret.yaml": SECRET})
+    [warning] = first.findings
+    assert warning.severity == "warning"
+    unchanged = await hub.wants({**FILES, "bundles/a/secret.yaml": SECRET, "README.md": "hello"})
+    assert (hub.rendered, unchanged.findings) == ([], (warning,))
+    hub.journal.close()
+    hub.journal = Journal(tmp_path / "journal.db")
+    restarted = await hub.wants({**FILES, "bundles/a/secret.yaml": SECRET})
+    assert (hub.rendered, restarted.findings) == ([], (warning,))
+    assert (await hub.wants(FILES)).findings == ()
+
+
+async def test_a_policy_for_warnings_counts_for_what_was_rendered_under_another(hub: Hub) -> None:
+    def fleet(word: str) -> dict[str, str]:
+        spec = f"apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {{secrets: {word}}}\n"
+        return {**FILES, "bundles/a/secret.yaml": SECRET, "fleet.yaml": spec}
+
+    assert (await hub.wants(fleet("allow"))).findings == ()
+    [warning] = (await hub.wants(fleet("warn"))).findings
+    assert (hub.rendered, warning.severity) == ([], "warning")
+    refused = await hub.wants(fleet("refuse"))
+    assert refused.failed == {A}
+    assert [finding.severity for finding in refused.findings] == ["error"]
+    assert (await hub.wants(fleet("allow"))).findings == ()
+
+
+# --- custom kinds whose definition is in another bundle -----------------------------------------------------------
+
+
+def definition(scope: str = "Cluster", most: int = 9) -> str:
+    return f"""
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {{name: rooms.example.org}}
+spec:
+  group: example.org
+  scope: {scope}
+  names: {{kind: Room, plural: rooms, singular: room, listKind: RoomList}}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties: {{spec: {{type: object, properties: {{size: {{type: integer, maximum: {most}}}}}}}}}
+"""
+
+
+ROOM = "apiVersion: example.org/v1\nkind: Room\nmetadata: {name: blue}\nspec: {size: 12}\n"
+HOTEL = {
+    "clusters/all.yaml": CLUSTERS.replace("{name: us-1}", "{name: us-1, labels: {crds: none}}"),
+    "bundles/a/bundle.yaml": bundle("a"),
+    "bundles/a/room.yaml": ROOM,
+    "bundles/b/bundle.yaml": bundle("b").replace(
+        "targets: {}", "targets: {matchExpressions: [{key: crds, operator: DoesNotExist}]}"
+    ),
+    "bundles/b/crd.yaml": definition(),
+}
+
+
+async def test_a_custom_kind_has_the_scope_that_another_bundle_of_its_cluster_defines(hub: Hub) -> None:
+    found = await hub.wants(HOTEL)
+    assert found.failed == frozenset()
+    [here] = hub.store.keys(found.subtrees[A][EU])
+    [there] = hub.store.keys(found.subtrees[A][US])
+    assert (here.namespace, there.namespace) == ("", "shop")
+    [warning] = found.findings
+    assert "bundles/a/room.yaml:4: Room/blue: spec.size has to be at most 9" in warning.message
+    hub.rendered.clear()
+    again = await hub.wants({**HOTEL, "README.md": "hello"})
+    assert (hub.rendered, again.subtrees, again.findings) == ([], found.subtrees, found.findings)
+
+
+async def test_another_version_of_a_definition_renders_only_who_uses_its_kind(hub: Hub) -> None:
+    files = {**HOTEL, "bundles/c/bundle.yaml": bundle("c"), "bundles/c/config.yaml": config("c")}
+    before = await hub.wants(files)
+    after = await hub.wants({**files, "bundles/b/crd.yaml": definition(most=20)})
+    assert sorted(hub.rendered) == ["bundle a", "bundle b"]
+    assert after.subtrees[A] == before.subtrees[A]
+    assert after.findings == ()
+
+
+async def test_what_does_not_fit_a_definition_elsewhere_is_refused_where_the_fleet_says_so(hub: Hub) -> None:
+    strict = "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {validation: error}\n"
+    found = await hub.wants({**HOTEL, "fleet.yaml": strict})
+    assert (set(found.failed), set(found.subtrees)) == ({A}, {B})
+    [finding] = found.findings
+    assert "does not render for eu-1: " in finding.message
+    assert "bundles/a/room.yaml:4: Room/blue: spec.size has to be at most 9" in finding.message
+
+
+async def test_a_definition_that_runs_counts_while_its_bundle_does_not_render(hub: Hub) -> None:
+    before = await hub.wants(HOTEL)
+    current = {EU: {name: oids[EU] for name, oids in before.subtrees.items()}}
+    found = await hub.wants({**HOTEL, "bundles/b/crd.yaml": "kind: [x\n"}, current=current)
+    assert found.failed == {B}
+    assert found.subtrees[A] == before.subtrees[A]
+
+
+async def test_what_a_pinned_chart_rendered_first_stays_whatever_is_defined_elsewhere(hub: Hub) -> None:
+    chart = {
+        "bundles/a/bundle.yaml": PINNED["bundles/a/bundle.yaml"],
+        "bundles/a/Chart.yaml": PINNED["bundles/a/Chart.yaml"],
+        "bundles/a/templates/room.yaml": ROOM.replace("12", "{{ randNumeric 5 }}"),
+    }
+    hotel = {path: text for path, text in HOTEL.items() if not path.startswith("bundles/a/")}
+    first = await hub.wants({**hotel, **chart})
+    second = await hub.wants({**hotel, **chart, "bundles/b/crd.yaml": definition(most=20)})
+    assert second.subtrees[A] == first.subtrees[A]
 
 
 async def test_rights_that_are_taken_away_stop_what_was_rendered_before(hub: Hub) -> None:

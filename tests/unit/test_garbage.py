@@ -135,7 +135,7 @@ def test_exactly_what_the_roots_need_is_left(
 _KILLED_AT_EVERY_STEP = """
 import os, sys
 from pathlib import Path
-from hub.slices import garbage, gitstore
+from hub.slices import garbage, gitstore, trees
 
 base = Path(sys.argv[1])
 
@@ -143,7 +143,7 @@ def prepare(path):
     store = gitstore.GitStore.create(path)
     roots = []
     for name in ("kept", "gone", "left"):
-        oid, objects = gitstore.subtree({"a.json": name.encode(), "b/c.json": b"shared", f"b/{name}.json": b"1"})
+        oid, objects = trees.subtree({"a.json": name.encode(), "b/c.json": b"shared", f"b/{name}.json": b"1"})
         for item in objects:
             store.write([item])
         roots.append(oid)

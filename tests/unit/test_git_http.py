@@ -24,7 +24,8 @@ from multidict import CIMultiDictProxy
 
 from hub.slices import compose, garbage, git_http, packs
 from hub.slices.git_protocol import FLUSH, Fetch, ListRefs, Mark, packet, packets, parse_v0, parse_v2, side_band
-from hub.slices.gitstore import GitStore, subtree
+from hub.slices.gitstore import GitStore
+from hub.slices.trees import subtree
 from proto.errors import Permanent, ProtocolError, Refused, Transient
 from proto.ids import NO_OID, BundleName, ClusterName, Oid, slice_ref
 from proto.objects import git_id

@@ -1,16 +1,19 @@
 """The slice repository, judged by the stock git, and after kills at every step."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pygit2
 import pytest
 
 from hub.slices import compose, packs
-from hub.slices.gitstore import MAX_PACKS, GitStore, subtree
+from hub.slices.gitstore import MAX_PACKS, GitStore
 from hub.slices.lru import Lru
+from hub.slices.trees import KeySets, subtree
 from proto import wire
 from proto.errors import Permanent, ProtocolError, Transient
 from proto.ids import NO_OID, BundleName, ClusterName, Oid
@@ -381,7 +384,7 @@ def test_leftovers_of_a_kill_are_swept_and_never_read(store: GitStore) -> None:
 _KILLED_AT_EVERY_STEP = """
 import os, sys
 from pathlib import Path
-from hub.slices import gitstore, packs
+from hub.slices import gitstore, packs, trees
 
 verb, base = sys.argv[1], Path(sys.argv[2])
 gitstore.MAX_PACKS = 3
@@ -390,7 +393,7 @@ def prepare(path):
     store = gitstore.GitStore.create(path)
     for i in range(4):
         store.write([("blob", b"old %d" % i)])
-    tree, objects = gitstore.subtree({})
+    tree, objects = trees.subtree({})
     store.write(objects)
     who = "a <b> 1 +0000"
     return store, store.write([("commit", f"tree {tree}\\nauthor {who}\\ncommitter {who}\\n\\n".encode())])[0]
@@ -482,6 +485,25 @@ def test_the_cache_forgets_the_least_recently_used() -> None:
     assert made == ["aa", "bb", "cc", "bb"]
     assert cache.get("too long", make) == "too long"
     assert cache.get("aa", make) == "aa"
+
+
+def test_subtrees_with_the_same_objects_share_one_set_of_keys(store: GitStore) -> None:
+    one, other = put_bundle(store, SHOP), put_bundle(store, {**SHOP, "shop/Service/web.json": b"changed"})
+    more = put_bundle(store, {**SHOP, "shop/Service/db.json": b"more"})
+    assert one != other
+    assert store.keys(one) is store.keys(other)
+    assert store.keys(more) == store.keys(one) | {ObjectKey(group="", kind="Service", namespace="shop", name="db")}
+
+
+def test_a_set_of_keys_that_nobody_has_any_more_is_forgotten() -> None:
+    sets, key = KeySets(), ObjectKey(group="", kind="Service", namespace="shop", name="web")
+    for number in range(3):
+        assert sets.get(Oid(str(number)), lambda _: frozenset({key})) == {key}
+    kept = weakref.ref(sets.get(Oid("0"), lambda _: frozenset()))
+    assert kept() == frozenset({key})
+    del sets
+    gc.collect()
+    assert kept() is None
 
 
 def test_manifest_and_slice_agree(store: GitStore) -> None:

@@ -5,6 +5,8 @@ What `sources` alone refuses, and in which forms, is in `test_sources`; Kustomiz
 """
 
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +17,13 @@ import pytest
 from pygit2.enums import ObjectType
 
 from hub import desired as module
-from hub import worker
+from hub import isolation, worker
 from hub.desired import Desired, desired
 from hub.journal import Journal
 from hub.render import build, limits
 from hub.repo import sources
 from hub.slices.gitstore import GitStore
-from proto.errors import Permanent
+from proto.errors import InvalidInput, Permanent
 from proto.ids import BundleName, ClusterName, Oid
 
 FILE, LINK, SUBMODULE, FOLDER = 0o100644, 0o120000, 0o160000, 0o040000
@@ -97,7 +99,7 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
 def workers_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """What workers do is done in this process: faster, where nothing dies of it."""
 
-    async def run(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+    async def run(function: Callable[..., Any], *arguments: Any, what: str, **_: Any) -> Any:
         return function(*arguments)
 
     monkeypatch.setattr(worker, "run", run)
@@ -301,3 +303,26 @@ async def test_plugins_of_kustomize_are_never_run(hub: Hub, tmp_path: Path, fiel
     }
     refused(await hub.wants(evil), "bundles/evil")
     assert not (tmp_path / "ran").exists()
+
+
+def render_curiously(mirror: Path, *_: Any) -> Any:
+    """In the worker process: what it can reach, as the reason of a failure."""
+    reached = []
+    for path in (mirror.parent / "journal.db", mirror.parent / "slices.git/HEAD", Path("/proc/1/environ")):
+        with suppress(PermissionError):
+            reached.append(str(len(path.read_bytes())))
+    with suppress(PermissionError):
+        socket.socket(socket.AF_INET).close()
+        reached.append("network")
+    raise InvalidInput("bundle evil", f"reached {', '.join(reached) or 'nothing'} but {len(os.listdir(mirror))} files")
+
+
+@pytest.mark.skipif(isolation._landlock_abi() < 1, reason="the kernel lacks Landlock")
+async def test_a_render_reaches_neither_the_hubs_files_nor_the_network(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_render", render_curiously)
+    found = await hub.wants({b"config.yaml": (FILE, b"{}")})
+    told = [finding.message for finding in found.findings if finding.about == "bundle evil"]
+    assert len(told) == 1
+    assert "reached nothing but " in told[0]

@@ -9,6 +9,7 @@ import pytest
 
 from hub import journal as module
 from hub.journal import Decision, DirectiveKind, DirectiveRow, EventRow, HoldRow, Journal, MoveRow, RolloutRow
+from hub.model import Notes
 from proto.errors import Permanent, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.slices import BundleEntry, SliceManifest
@@ -203,11 +204,44 @@ def test_a_join_token_of_another_cluster_enrolls_nobody(journal: Journal) -> Non
     assert journal.public_key("eu-2") is None
 
 
-def test_what_was_rendered_is_found_by_its_key_with_its_first_revision(journal: Journal) -> None:
-    journal.remember_renders([("k1", "shop", "a" * 40, "r1"), ("k2", "shop", "a" * 40, "r2")])
-    assert journal.renders(["k1", "k2", "k3"]) == {"k1": "a" * 40, "k2": "a" * 40}
+LOUD = Notes(
+    warnings={"secrets": ("bundles/shop/db.yaml:1: Secret/db: ü",), "": ("x",)},
+    defines={"Room.a": FIRST},
+    uses=("B.c",),
+)
+
+
+def test_what_was_rendered_is_found_by_its_key_with_its_notes_and_first_revision(journal: Journal) -> None:
+    journal.remember_renders([("k1", "shop", "a" * 40, "r1", Notes()), ("k2", "shop", "a" * 40, "r2", LOUD)])
+    assert journal.renders(["k1", "k2", "k3"]) == {"k1": ("a" * 40, Notes()), "k2": ("a" * 40, LOUD)}
+    assert journal.notes_of(["a" * 40, "c" * 40]).keys() == {"a" * 40}
     assert journal.revision_of("a" * 40) == "r1"
     assert journal.revision_of("c" * 40) == ""
+
+
+def test_equal_notes_are_kept_once_and_go_with_the_last_of_their_renders(journal: Journal) -> None:
+    journal.remember_renders([(f"k{number}", "shop", "a" * 40, "r", LOUD) for number in range(3)])
+    journal.remember_renders([("k3", "shop", "b" * 40, "r", LOUD)])
+    for left, key in ((1, "k0"), (1, "k1"), (1, "k2"), (0, "k3")):
+        journal._db.execute("DELETE FROM renders WHERE key=?", (key,))
+        assert journal._db.execute("SELECT count(*) FROM notes").fetchone() == (left,)
+
+
+def test_a_render_that_is_made_anew_takes_its_new_notes(journal: Journal) -> None:
+    journal.remember_renders([("k", "shop", "a" * 40, "r", LOUD)])
+    journal.remember_renders([("k", "shop", "b" * 40, "r", Notes())])
+    assert journal.renders(["k"]) == {"k": ("b" * 40, Notes())}
+
+
+def test_renders_of_a_hub_that_kept_no_notes_are_known_and_say_nothing(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        for statement in "".join(module._SCHEMAS[:2]).split(";\n"):
+            old.execute(statement)
+        old.execute("INSERT INTO renders VALUES('k', 'shop', ?, 'r')", ("a" * 40,))
+        old.execute("PRAGMA user_version=2")
+        old.commit()
+    with closing(Journal(tmp_path / "old.db")) as journal:
+        assert journal.renders(["k"]) == {"k": ("a" * 40, Notes())}
 
 
 def test_a_journal_of_a_newer_hub_is_refused(tmp_path: Path, journal: Journal) -> None:

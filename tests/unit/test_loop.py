@@ -31,7 +31,7 @@ from hub.model import (
     WavePolicy,
 )
 from hub.rollout import rollouts, waves
-from hub.slices import compose, gitstore
+from hub.slices import compose, trees
 from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from proto import telemetry
@@ -110,7 +110,7 @@ class Hub:
             "bundle.json": to_file(BundlePolicy(name=bundle)),
             key_of(manifest).path: canonical(with_membership(manifest, bundle)),
         }
-        oid, objects = gitstore.subtree(files)
+        oid, objects = trees.subtree(files)
         self.store.write(objects)
         return oid
 

@@ -90,10 +90,10 @@ class Hub:
         bundles = {SHOP: word(runs, health)} if runs else {}
         self.view = {c: ClusterView(next_seq=8, last_seen=self.now, seq=7, bundles=bundles) for c in made.targets}
 
-    def tell(self, event: Event, *, after_s: float = 0.0) -> list[Effect]:
+    def tell(self, *events: Event, after_s: float = 0.0) -> list[Effect]:
         self.now += after_s
         self.state, made = rollouts.decide(
-            self.state, event, self.view, self.now, heartbeat_s=HEARTBEAT_S, settle_until=self.settle_until
+            self.state, events, self.view, self.now, heartbeat_s=HEARTBEAT_S, settle_until=self.settle_until
         )
         self.wakes += [effect.at for effect in made if isinstance(effect, WakeAt)]
         made = tuple(effect for effect in made if not isinstance(effect, WakeAt))
@@ -130,12 +130,23 @@ class Hub:
         """A report of one cluster, of its newest move unless `seq` says otherwise."""
         self.now += after_s
         cluster = ClusterName(name)
-        view = self.view[cluster]
-        bundles = {SHOP: word(subtree, health, converged=converged)} if subtree else {}
-        self.view[cluster] = replace(
-            view, last_seen=self.now, seq=view.next_seq - 1 if seq is None else seq, bundles=bundles
-        )
+        self.say(cluster, word(subtree, health, converged=converged) if subtree else None, seq=seq)
         return self.tell(Reported(cluster=cluster))
+
+    def together(self, **said: BundleReport) -> list[Effect]:
+        """Reports of several clusters, each of its newest move, that arrive in one breath."""
+        for name, words in said.items():
+            self.say(ClusterName(name), words)
+        return self.tell(*(Reported(cluster=ClusterName(name)) for name in said))
+
+    def say(self, cluster: ClusterName, said: BundleReport | None, *, seq: int | None = None) -> None:
+        view = self.view[cluster]
+        self.view[cluster] = replace(
+            view,
+            last_seen=self.now,
+            seq=view.next_seq - 1 if seq is None else seq,
+            bundles={SHOP: said} if said else {},
+        )
 
     def suspend(self, name: str, why: str = "ann: a migration runs") -> None:
         """From the next event on the bundle is suspended on the cluster; "" resumes it."""
@@ -213,6 +224,35 @@ def test_a_report_that_is_neither_proof_nor_failure_changes_nothing(report: Mapp
     assert hub.state is before
 
 
+def test_reports_that_arrive_together_all_count_and_their_room_is_used_once() -> None:
+    hub = Hub(rollout(wave("rest", "c1", "c2", "c3", "c4", "c5", max_concurrent=2)))
+    assert moves(hub.tick()) == ["c1", "c2"]
+    effects = hub.together(c1=word(NEW), c2=word(NEW))
+    assert [good.cluster for good in of(MarkGood, effects)] == ["c1", "c2"]
+    assert moves(effects) == ["c3", "c4"]
+
+
+@pytest.mark.parametrize("order", [("c1", "c2"), ("c2", "c1")])
+def test_a_failure_told_in_one_breath_with_a_proof_moves_nobody_on(order: tuple[str, str]) -> None:
+    hub = Hub(rollout(wave("rest", "c1", "c2", "c3", max_concurrent=2)))
+    hub.tick()
+    said = {"c1": word(NEW), "c2": word(NEW, Health.FAILED)}
+    effects = hub.together(**{name: said[name] for name in order})
+    assert hub.whole() is Phase.ROLLING_BACK
+    assert [(move.cluster, move.back) for move in of(Move, effects)] == [("c2", True), ("c1", True)]
+    assert hub.phase("c3") is MemberPhase.PENDING
+
+
+def test_the_last_two_that_come_back_in_one_breath_end_the_rollback_once() -> None:
+    hub = Hub(rollout(wave("rest", "c1", "c2")))
+    hub.tick()
+    hub.report("c1", NEW, Health.FAILED)
+    effects = hub.together(c1=word(OLD), c2=word(OLD))
+    assert kinds(effects) == ["cluster-reverted", "cluster-reverted", "rolled-back"]
+    assert hub.whole() is Phase.ROLLED_BACK
+    assert hub.together(c1=word(OLD), c2=word(OLD)) == []
+
+
 def test_a_removed_bundle_is_proven_by_its_absence() -> None:
     hub = Hub(rollout(wave("rest", "c1", "c2"), after=ABSENT))
     hub.tick()
@@ -268,11 +308,11 @@ def test_a_report_told_twice_counts_once() -> None:
 def test_a_lost_decision_is_made_again_just_so_and_a_kept_one_never_twice() -> None:
     hub = Hub(rollout(wave("rest", "c1", "c2", max_concurrent=1)))
     fresh, view, now = hub.state, dict(hub.view), hub.now
-    first = rollouts.decide(fresh, Tick(), view, now, heartbeat_s=HEARTBEAT_S)
-    again = rollouts.decide(fresh, Tick(), view, now, heartbeat_s=HEARTBEAT_S)
+    first = rollouts.decide(fresh, [Tick()], view, now, heartbeat_s=HEARTBEAT_S)
+    again = rollouts.decide(fresh, [Tick()], view, now, heartbeat_s=HEARTBEAT_S)
     assert first == again
     restored = rollouts_json.from_json(rollouts_json.to_json(first[0]))
-    assert moves(rollouts.decide(restored, Tick(), view, now, heartbeat_s=HEARTBEAT_S)[1]) == []
+    assert moves(rollouts.decide(restored, [Tick()], view, now, heartbeat_s=HEARTBEAT_S)[1]) == []
 
 
 # --- soak (rule 3) ---
@@ -772,7 +812,9 @@ def test_a_command_that_does_not_fit_the_phase_is_refused(phase: Phase, verb: An
     hub = Hub(rollout(wave("one", "c1")))
     state = replace(hub.state, phase=phase)
     with pytest.raises(IllegalEvent, match=f"is {phase}: cannot {verb}"):
-        rollouts.decide(state, Command(verb=verb, actor="ann", reason="x"), hub.view, hub.now, heartbeat_s=HEARTBEAT_S)
+        rollouts.decide(
+            state, [Command(verb=verb, actor="ann", reason="x")], hub.view, hub.now, heartbeat_s=HEARTBEAT_S
+        )
 
 
 def test_a_command_without_a_reason_and_a_stranger_are_refused() -> None:

@@ -9,7 +9,7 @@ import pygit2
 import pytest
 from click.testing import Result
 
-from hub.slices import gitstore
+from hub.slices import trees
 from hub.slices.compose import HISTORY_S, Composed, compose
 from hub.slices.gitstore import GitStore
 from proto.ids import BundleName, ClusterName, Oid
@@ -29,7 +29,7 @@ def subtree(store: GitStore, bundle: str, **data: str) -> Oid:
         "shop/Secret/web.json": {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"k": "aHVudGVy"}},
     }
     files = {path: canonical(with_membership(obj, bundle)) for path, obj in objects.items()}
-    oid, made = gitstore.subtree({**files, POLICY_FILE: canonical({"name": bundle})})
+    oid, made = trees.subtree({**files, POLICY_FILE: canonical({"name": bundle})})
     store.write(made)
     return oid
 
@@ -134,7 +134,7 @@ def test_checkout_writes_the_exact_files_once(repo: Path, tmp_path: Path) -> Non
         "bundles/shop/shop/Secret/web.json",
         "slice.json",
     ]
-    tree, _ = gitstore.subtree({path: (out / path).read_bytes() for path in written})
+    tree, _ = trees.subtree({path: (out / path).read_bytes() for path in written})
     commit = pygit2.Repository(str(repo))[log(repo)[2]["commit"]].peel(pygit2.Commit)
     assert str(commit.tree_id) == tree
     assert slice_(repo, "checkout", "eu-1", "1", "--to", str(out)).exit_code == 2

@@ -15,7 +15,7 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from hub.repo import sync
+from hub.repo import remote, sync
 from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
 
@@ -291,11 +291,11 @@ class Sshd:
         self.folder = folder
         self.user = getpass.getuser()
 
-    def trust(self, key: str = "host", *, host: str = "") -> sync.Ssh:
+    def trust(self, key: str = "host", *, host: str = "") -> remote.Ssh:
         """What the hub is given, with the `host`'s own key believed or another."""
         known = self.folder / f"known-{key}"
         known.write_text(f"{host or f'[127.0.0.1]:{self.port}'} {(self.folder / f'{key}.pub').read_text()}")
-        return sync.Ssh(key=self.folder / "key", known_hosts=known)
+        return remote.Ssh(key=self.folder / "key", known_hosts=known)
 
 
 @pytest.fixture
@@ -332,19 +332,19 @@ def test_an_ssh_host_of_another_key_is_not_believed(sshd: Sshd, upstream: Upstre
             sync.fetch(mirror, url, "main", ssh=ssh)
     (sshd.folder / "empty").write_text("")
     with pytest.raises(Refused, match="host key is not one of the known hosts"):
-        sync.fetch(mirror, url, "main", ssh=sync.Ssh(key=sshd.folder / "key", known_hosts=sshd.folder / "empty"))
+        sync.fetch(mirror, url, "main", ssh=remote.Ssh(key=sshd.folder / "key", known_hosts=sshd.folder / "empty"))
 
 
 def test_a_key_that_the_ssh_host_does_not_take_is_offered_once(sshd: Sshd, upstream: Upstream, mirror: Path) -> None:
     upstream.commit("one")
     url = f"ssh://{sshd.user}@127.0.0.1:{sshd.port}{upstream.path}"
-    ssh = sync.Ssh(key=sshd.folder / "other", known_hosts=sshd.trust().known_hosts)
+    ssh = remote.Ssh(key=sshd.folder / "other", known_hosts=sshd.trust().known_hosts)
     with pytest.raises(Refused, match=r"cannot be read without other credentials.*SSH key"):
         sync.fetch(mirror, url, "main", ssh=ssh)
 
 
 def test_known_hosts_that_cannot_be_read_are_named(upstream: Upstream, mirror: Path, tmp_path: Path) -> None:
-    ssh = sync.Ssh(key=tmp_path / "key", known_hosts=tmp_path / "none")
+    ssh = remote.Ssh(key=tmp_path / "key", known_hosts=tmp_path / "none")
     with pytest.raises(InvalidInput, match=r"known hosts .*/none: cannot be read: No such file"):
         sync.fetch(mirror, "ssh://example.org/fleet", "main", ssh=ssh)
 
@@ -509,13 +509,13 @@ def test_an_answer_that_is_no_http_is_told_as_such(mirror: Path) -> None:
 
 
 def test_a_server_that_never_answers_is_given_up(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "SERVER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(remote, "SERVER_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(Transient, match="cannot be read"):
         sync.fetch(mirror, f"http://127.0.0.1:{server.getsockname()[1]}/fleet.git", "main")
 
 
 def test_a_redirect_to_another_host_is_refused() -> None:
-    callbacks = sync._Callbacks("git.example.org")
+    callbacks = remote.Callbacks(remote.Remote(thing="fleet repo", url="https://git.example.org/fleet.git"))
     assert callbacks.certificate_check(None, True, b"git.example.org") is True
     assert callbacks.certificate_check(None, False, b"git.example.org") is False
     with pytest.raises(ValueError, match="redirects to evil"):

@@ -643,5 +643,5 @@ def test_new_clusters_of_a_bundle_that_runs_elsewhere_put_nothing_on_hold() -> N
 def test_a_plan_feeds_the_engine() -> None:
     state = rollouts.start(plan().rollouts[0], 1000.0)
     view = {name: ClusterView(next_seq=2, last_seen=1000.0) for name in FLEET.clusters}
-    state, effects = rollouts.decide(state, Tick(), view, 1000.0, heartbeat_s=10.0)
+    state, effects = rollouts.decide(state, [Tick()], view, 1000.0, heartbeat_s=10.0)
     assert [effect.cluster for effect in effects if isinstance(effect, Move)] == ["c1"]

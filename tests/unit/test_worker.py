@@ -7,7 +7,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from anyio import to_process
 
 from hub import worker
 from proto.errors import InvalidInput, Permanent, Transient
@@ -81,6 +80,7 @@ async def test_a_worker_that_dies_is_named_and_the_next_call_works() -> None:
 
 
 async def test_a_worker_that_does_not_start_may_start_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.stop()
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(Transient, match="render of shop: no worker process could be started"):
         await worker.run(identity, 1, what="render of shop")
@@ -92,15 +92,17 @@ async def test_a_worker_that_does_not_start_may_start_later(monkeypatch: pytest.
 async def test_a_machine_without_room_for_a_worker_may_have_it_later(
     monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
-    async def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(to_process, "run_sync", refuse)
+    worker.stop()
+    monkeypatch.setattr("subprocess.Popen", refuse)
     with pytest.raises(Transient, match="render of shop: no worker process could be started"):
         await worker.run(identity, 1, what="render of shop")
 
 
 async def test_a_full_disk_is_the_hubs_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    worker.stop()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
     with pytest.raises(Transient, match="render of shop: has no temporary folder"):
         await worker.run(identity, 1, what="render of shop")

@@ -1,0 +1,176 @@
+"""Charts of Helm repositories: a web server with an `index.yaml` that names versions, addresses and digests.
+
+| of the index | what happens                                                                                         |
+|--------------|------------------------------------------------------------------------------------------------------|
+| its form     | YAML or JSON; the part about one chart is cut out first, for an index may have 30 MB                 |
+| `version`    | one that is written just like the source's comes first, else the newest in its range                 |
+| `urls`       | tried in order; relative ones lie below the repository, `oci://` ones are asked of their registry    |
+| `digest`     | the archive has to have it; where there is none, it is of what was fetched                           |
+
+A login goes to the addresses that it is for and to no other, whatever an index or a redirect says, as with Helm without
+`--pass-credentials`; who wants that adds the other address to `for`. A chart's tree is its own folder: `Chart.yaml` is
+at its top. Next: `dependencies` completes it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+import orjson
+import pygit2
+import yaml
+
+from hub.external import archive, oci, versions
+from hub.external.credentials import Login
+from hub.external.web import Web, headers_of, shown
+from hub.model import HelmSource, Pin
+from hub.repo.schema import nearest
+from proto.errors import FlotillaError, InvalidInput, Permanent, ProtocolError, Transient
+from proto.ids import Oid
+
+MAX_INDEX_BYTES = 64 << 20
+MAX_CHART_BYTES = 64 << 20
+_MAX_YAML_BYTES = 8 << 20
+"""Of what is parsed as YAML: the part of one chart, or an index that is not written as Helm does; about ten seconds."""
+_MAX_URLS = 5
+_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+_ENTRIES = re.compile(rb"^entries:[ \t]*\r?\n", re.MULTILINE)
+_KEY = re.compile(rb"^( +)([^\s\-#'\"][^\s:]*|'[^'\s]*'|\"[^\"\s\\]*\"):[ \t]*\r?$", re.MULTILINE)
+_Loader: type[Any] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+"""Everything stays text: `version: 1.10` is no number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Release:
+    """One version of the chart; `digest` is `sha256:…`, or "" when the index has none."""
+
+    version: str
+    urls: tuple[str, ...]
+    digest: str
+
+
+def fetch(source: HelmSource, repo: pygit2.Repository, *, login: Login | None = None, known: Pin | None = None) -> Pin:
+    """Resolve `source` and bring the chart's tree into `repo`; `known` itself, when the index names it still.
+
+    Raises Transient when the repository cannot be read, Refused when it wants other credentials, Permanent when it has
+    no such chart or version, or the archive is another than the index says, InvalidInput for a range or an archive
+    that is none.
+    """
+    thing = f"chart {source.chart} of {source.repository}"
+    remedy = f"check the credentials {source.credentials!r}" if source.credentials else ""
+    web = Web(thing=thing, ca=login.ca if login is not None else None, login=remedy)
+    base = source.repository.rstrip("/") + "/"
+    index = web.get(urljoin(base, "index.yaml"), headers=headers_of(login), max_bytes=MAX_INDEX_BYTES)
+    release = _chosen(source, list(_releases(_entries(index.body, source.chart, thing))), thing)
+    if known is not None and known.digest == release.digest and known.revision == release.version:
+        return known
+    failures: list[FlotillaError] = []
+    for url in release.urls[:_MAX_URLS]:
+        try:
+            digest, tree = _fetched(urljoin(base, url), release, repo, web, login)
+            return Pin(revision=release.version, digest=digest, tree=tree)
+        except FlotillaError as error:
+            failures.append(error)
+    if not failures:
+        raise Permanent(thing, f"has no address of version {release.version}", "make the index again: helm repo index")
+    raise next((error for error in failures if isinstance(error, Transient)), failures[0])
+
+
+def _fetched(url: str, release: _Release, repo: pygit2.Repository, web: Web, login: Login | None) -> tuple[str, Oid]:
+    """The digest of the archive at `url`, and the chart's tree."""
+    if url.startswith("oci://"):
+        digest, tree = oci.chart(url, repo, login=login if login is not None and login.is_for(url) else None)
+        _check(digest, release, url, web.thing)
+    else:
+        with web.saved(url, headers=headers_of(login), max_bytes=MAX_CHART_BYTES) as (path, digest):
+            _check(digest, release, url, web.thing)
+            tree = archive.unpack(path, repo, what=web.thing, strip=1)
+    if "Chart.yaml" not in repo[str(tree)].peel(pygit2.Tree):
+        raise InvalidInput(web.thing, f"{shown(url)} has no Chart.yaml", "pack it again with 'helm package'")
+    return digest, tree
+
+
+def _check(digest: str, release: _Release, url: str, thing: str) -> None:
+    if release.digest and digest != release.digest:
+        cause = f"{shown(url)} has the digest {digest}, but its index says {release.digest}"
+        raise ProtocolError(thing, cause, "make the index again; if that is not it, somebody changed the archive")
+
+
+def _chosen(source: HelmSource, releases: list[_Release], thing: str) -> _Release:
+    """The release of the source's version. Of a version that is there twice, the first one, as Helm does."""
+    version = versions.newest(source.version, [release.version for release in releases])
+    if version is None:
+        some = ", ".join(release.version for release in releases[:10])
+        raise Permanent(thing, f"has no version in {source.version!r}", f"it has {some}" if some else "publish one")
+    return next(release for release in releases if release.version == version)
+
+
+def _releases(entries: list[Any]) -> Iterator[_Release]:
+    """Pure: what can be read of the index's entries; the rest is passed over, as Helm does."""
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            continue
+        version, urls, digest = entry.get("version"), entry.get("urls"), entry.get("digest") or ""
+        found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+        if isinstance(version, str) and isinstance(urls, list) and (found or not digest):
+            texts = tuple(url for url in urls if isinstance(url, str) and url)
+            yield _Release(version=version, urls=texts, digest=f"sha256:{found[1]}" if found else "")
+
+
+def _entries(index: bytes, chart: str, thing: str) -> list[Any]:
+    """The chart's entries in an index. Raises Permanent when it has none, ProtocolError for what is no index."""
+    found: Any = None
+    names: list[str] = []
+    if index.lstrip()[:1] == b"{":
+        try:
+            found = orjson.loads(index)
+        except orjson.JSONDecodeError:
+            found = None
+    if found is None:
+        part, names = _part(index, chart)
+        if part is not None:
+            found = _yaml(part)
+            found = {"entries": found} if isinstance(found, Mapping) else None
+        if found is None and len(index) <= _MAX_YAML_BYTES:
+            found = _yaml(index)
+    entries = found.get("entries") if isinstance(found, Mapping) else None
+    if isinstance(entries, Mapping):
+        names = [str(name) for name in entries]
+        if isinstance(entries.get(chart), list):
+            return list(entries[chart])
+    elif not names:
+        remedy = "check that its address is that of a Helm repository: the part before /index.yaml"
+        raise ProtocolError(thing, "its index.yaml is not one of charts", remedy)
+    raise Permanent(thing, "is not in its index", nearest(chart, names, else_="check the name of the chart"))
+
+
+def _part(index: bytes, chart: str) -> tuple[bytes | None, list[str]]:
+    """Pure: the lines about `chart` of an index as Helm writes it, where each chart is a line of its own below
+    `entries:`; and the names of all charts. None when it is not written so, or has no such line, or two."""
+    start = _ENTRIES.search(index)
+    first = _KEY.match(index, start.end()) if start is not None else None
+    if start is None or first is None:
+        return None, []
+    indent = len(first[1])
+    over = re.compile(rb"^(?! *\r?$)(?! *#)(?!- )(?! )", re.MULTILINE).search(index, start.end())
+    end = over.start() if over is not None else len(index)
+    keys = re.compile(rb"^ {%d}([^\s\-#'\"][^\s:]*|'[^'\s]*'|\"[^\"\s\\]*\"):[ \t]*\r?$" % indent, re.MULTILINE)
+    found = [
+        (key.start(), key[1].strip(b"'\"").decode("utf-8", "replace")) for key in keys.finditer(index, start.end(), end)
+    ]
+    names = [name for _, name in found]
+    if names.count(chart) != 1:
+        return None, names
+    at = names.index(chart)
+    part = index[found[at][0] : found[at + 1][0] if at + 1 < len(found) else end]
+    return part if len(part) <= _MAX_YAML_BYTES else None, names
+
+
+def _yaml(text: bytes) -> Any:
+    """None for what cannot be read."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return None
