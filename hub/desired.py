@@ -11,7 +11,7 @@ its first proved. Heavy work runs in worker processes. Next: `waves` (what to ro
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,7 +23,7 @@ from hub import worker
 from hub.journal import Journal
 from hub.model import ABSENT, Finding, Fleet, Notes, RenderRequest
 from hub.render import build
-from hub.repo import definitions, reading, sources, targets
+from hub.repo import definitions, findings, reading, sources, targets
 from hub.repo import fleet as fleet_loader
 from hub.slices import compose, trees
 from hub.slices.gitstore import GitStore
@@ -76,7 +76,7 @@ async def desired(
     """
     fleet, requests = await worker.run(_read, mirror, commit, what=f"fleet repo at {commit:.12}", sees=(mirror,))
     known = await anyio.to_thread.run_sync(_known, journal, store, [request.key for request in requests])
-    findings = list(fleet.findings)
+    found = list(fleet.findings)
     failed: set[BundleName] = {BundleName(name) for name in fleet.broken_bundles}
     spans: dict[BundleName, tuple[float, float]] = {}
 
@@ -106,7 +106,7 @@ async def desired(
         for request in batch:
             if refusal := made.refused.get(request.key):
                 failed.add(name)
-                findings.append(_not_rendered(request, refusal))
+                found.append(_not_rendered(request, refusal))
         if made.made:
             start, end = spans.get(name, (made.started_s, made.ended_s))
             spans[name] = (min(start, made.started_s), max(end, made.ended_s))
@@ -130,7 +130,7 @@ async def desired(
     requests = settled
     for request in requests:
         if request.bundle.name not in failed:
-            findings += _warnings(request, known[request.key][1], fleet)
+            found += _warnings(request, known[request.key][1], fleet)
     subtrees: dict[BundleName, dict[ClusterName, Oid]] = {name: {} for name in fleet.bundles if name not in failed}
     for request in requests:
         if request.bundle.name in subtrees:
@@ -151,7 +151,7 @@ async def desired(
         fleet=fleet,
         subtrees={name: value for name, value in subtrees.items() if name not in clashing},
         failed=frozenset(failed | clashing.keys()),
-        findings=fleet_loader.bounded((*dict.fromkeys((*findings, *clashing.values())),)),  # many clusters say the same
+        findings=fleet_loader.bounded((*dict.fromkeys((*found, *clashing.values())),)),  # many clusters say the same
         rendered_s=spans,
     )
 
@@ -265,7 +265,7 @@ def _warnings(request: RenderRequest, notes: Notes, fleet: Fleet) -> Iterator[Fi
     if not notes.warnings:
         return
     for text in notes.told(msgspec.to_builtins(targets.checks_for(bundle, fleet))):
-        yield Finding(where=bundle.where, message=text, severity="warning", about=f"bundle {bundle.name}")
+        yield findings.of_warning(text, bundle)
 
 
 def _where(fleet: Fleet) -> Callable[[str], str]:
@@ -276,16 +276,12 @@ def _not_rendered(request: RenderRequest, error: FlotillaError) -> Finding:
     some = ", ".join(request.clusters[:3]) + (
         f" and {len(request.clusters) - 3} more" if len(request.clusters) > 3 else ""
     )
-    return Finding(
-        where=request.bundle.where,
-        message=f"bundle {request.bundle.name} does not render for {some}: {_text(error)}",
-        remedy=error.remedy or "commit a fix; what runs keeps running",
-        about=f"bundle {request.bundle.name}",
+    found = findings.of_error(error, request.bundle)
+    return replace(
+        found,
+        message=f"bundle {request.bundle.name} does not render for {some}: {found.message}",
+        remedy=found.remedy or "commit a fix; what runs keeps running",
     )
-
-
-def _text(error: FlotillaError) -> str:
-    return f"{error.thing}: {error.cause}" if error.thing else error.cause
 
 
 def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...]]:

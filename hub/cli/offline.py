@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import click
 import yaml
 
 from hub.cli import progress, revisions, telling
-from hub.model import Finding, Fleet, RenderRequest
+from hub.model import Finding, Fleet, Notes, RenderRequest
 from hub.render import build, checks
-from hub.repo import reading, targets
+from hub.repo import definitions, findings, reading, targets
 from proto.errors import FlotillaError, InvalidInput
-from proto.ids import ClusterName
+from proto.ids import ClusterName, Oid
 from proto.objects import ObjectKey, key_of
 from proto.slices import BUNDLES, POLICY_FILE
 
@@ -63,18 +63,12 @@ def render(
     checkout.narrow(cluster)
     requests = checkout.requests()
     _check_bundles(bundles, checkout.fleet, requests, cluster=cluster)
-    made = {}
-    asked = [request for request in requests if not bundles or request.bundle.name in bundles]
-    for request in progress.tracked(asked, "rendering", total=len(asked)):
-        rendered = checkout.render(request)
-        if rendered is not None:
-            made[str(request.bundle.name)] = rendered
-    checkout.check_owners()
+    made = checkout.render_some(requests, bundles=bundles)
     _print(made, as_json=output == "json", folder=folder, as_slice=as_slice, show_secrets=show_secrets)
-    findings = [finding for finding in checkout.findings if not bundles or _concerns(finding, cluster, bundles)]
-    for finding in findings:
+    found = [finding for finding in checkout.findings if not bundles or _concerns(finding, cluster, bundles)]
+    for finding in found:
         click.echo(telling.shown(finding), err=True)
-    if any(finding.severity == "error" for finding in findings):
+    if any(finding.severity == "error" for finding in found):
         sys.exit(1)
 
 
@@ -93,21 +87,18 @@ def check(root: Path, as_json: bool) -> None:
     told with its place and what to do; then the exit code is 1.
     """
     checkout = _Checkout(root)
-    requests = checkout.requests()
-    for request in progress.tracked(requests, "rendering", total=len(requests)):
-        checkout.render(request)
-    checkout.check_owners()
-    fleet, findings = checkout.fleet, checkout.findings
+    checkout.render_all(checkout.requests())
+    fleet, found = checkout.fleet, checkout.findings
     counts = {
         "clusters": len(fleet.clusters.keys() | fleet.broken_clusters),
         "bundles": len(fleet.bundles.keys() | fleet.broken_bundles),
-        "errors": sum(finding.severity == "error" for finding in findings),
-        "warnings": sum(finding.severity == "warning" for finding in findings),
+        "errors": sum(finding.severity == "error" for finding in found),
+        "warnings": sum(finding.severity == "warning" for finding in found),
     }
     if as_json:
-        click.echo(json.dumps({**counts, "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2))
+        click.echo(json.dumps({**counts, "findings": [dataclasses.asdict(finding) for finding in found]}, indent=2))
     else:
-        for finding in findings:
+        for finding in found:
             click.echo(telling.shown(finding))
         click.echo(
             ", ".join(telling.counted(number, what) for what, number in counts.items() if number or what != "warnings")
@@ -129,6 +120,12 @@ class _Checkout:
         self._found: list[Finding] = []
         self._failed: dict[Finding, list[ClusterName]] = defaultdict(list)
         self._wheres: dict[str, str] = {}
+        self._notes: dict[str, Notes] = {}
+        """Of what rendered, by key; `_paths` are the files of its subtree."""
+        self._paths: dict[str, tuple[str, ...]] = {}
+        self._equal: dict[tuple[str, ...], tuple[str, ...]] = {}
+        """Most clusters have the same objects: their names are in memory once."""
+        self._definitions: dict[Oid, bytes] = {}
         try:
             with progress.noted(f"reading {root}"):
                 self.fleet, self._trees = reading.read(self._tree)
@@ -163,29 +160,74 @@ class _Checkout:
         """What is to be rendered."""
         return list(targets.render_requests(self.fleet, self._trees.__getitem__, renderer=build.RENDERER_VERSION))
 
-    def render(self, request: RenderRequest) -> build.Rendered | None:
-        """None, and a finding, when it does not render."""
+    def render_all(self, requests: Sequence[RenderRequest]) -> None:
+        """Render everything, and keep what is wrong with it."""
+        for request in self._settled(requests, requests):
+            self._account(request)
+        self._check_owners()
+
+    def render_some(
+        self, requests: Sequence[RenderRequest], *, bundles: Collection[str]
+    ) -> Mapping[str, build.Rendered]:
+        """Bundle → what one cluster gets of it, of these bundles, or of all when there are none."""
+        asked = [request for request in requests if not bundles or request.bundle.name in bundles]
+        made: dict[str, build.Rendered] = {}
+        for request in self._settled(asked, requests, keep=made):
+            self._account(request)
+        self._check_owners()
+        return made
+
+    def _settled(
+        self,
+        asked: Sequence[RenderRequest],
+        requests: Sequence[RenderRequest],
+        *,
+        keep: dict[str, build.Rendered] | None = None,
+    ) -> Iterator[RenderRequest]:
+        """Render what is `asked` for, with the definitions of custom kinds that others of the `requests` bring; gives
+        what rendered. Other bundles are rendered only if somebody uses a kind that could be theirs."""
+        self._render_each(asked, "rendering", keep)
+        bundles = {request.bundle.name for request in asked}
+        others = [request for request in requests if request.bundle.name not in bundles]
+        if others and any(notes.uses for notes in self._notes.values()):
+            self._render_each(others, "looking for definitions", None)
+        settled = definitions.settled(asked, self._notes, kept={}, renderer=build.RENDERER_VERSION, beside=others)
+        again = [request for request in settled if definitions.ids(request)]
+        self._render_each(again, "rendering with definitions", keep)
+        return (request for request in settled if request.key in self._notes)
+
+    def _render_each(
+        self, requests: Sequence[RenderRequest], label: str, keep: dict[str, build.Rendered] | None
+    ) -> None:
+        for request in progress.tracked(requests, label, total=len(requests)):
+            bundle = request.bundle
+            try:
+                rendered = build.render_tree(self._tree, bundle.folder, request.inputs, bundle.name, self._definitions)
+            except FlotillaError as error:
+                self._failed[findings.of_error(error, bundle)].extend(request.clusters)
+                if keep is not None:
+                    keep.pop(str(bundle.name), None)
+                continue
+            self._notes[request.key] = rendered.notes
+            self._paths[request.key] = self._equal.setdefault(paths := tuple(rendered.files), paths)
+            self._definitions |= definitions.found(rendered.notes, rendered.files)
+            if keep is not None:
+                keep[str(bundle.name)] = rendered
+
+    def _account(self, request: RenderRequest) -> None:
+        """Keep what is told of one that rendered, and whose its objects are."""
         bundle = request.bundle
-        about = f"bundle {bundle.name}"
         self._wheres[str(bundle.name)] = bundle.where
-        try:
-            rendered = build.render_tree(self._tree, bundle.folder, request.inputs, bundle.name)
-        except FlotillaError as error:
-            self._failed[telling.finding_of(error, about=about)].extend(request.clusters)
-            return None
-        for warning in rendered.warnings:
-            self._found.append(
-                Finding(where=bundle.where or bundle.folder, message=warning, severity="warning", about=about)
-            )
+        for warning in self._notes[request.key].told(request.inputs.get("checks") or {}):
+            self._found.append(findings.of_warning(warning, bundle))
         for cluster in request.clusters:
             owners = self._owners[cluster]
-            for path in rendered.files:
+            for path in self._paths[request.key]:
                 other = owners.setdefault(path, bundle.name)
                 if other != bundle.name and path != POLICY_FILE:
                     self._clashes[path, other, str(bundle.name)].append(cluster)
-        return rendered
 
-    def check_owners(self) -> None:
+    def _check_owners(self) -> None:
         """Two bundles that would own one object on a cluster are refused by the hub, so they are an error here."""
         for (path, first, second), clusters in self._clashes.items():
             self._found.append(

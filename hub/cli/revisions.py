@@ -16,7 +16,7 @@ import pygit2
 from hub.cli import progress, telling
 from hub.model import Finding, Fleet, RenderRequest
 from hub.render import build
-from hub.repo import reading, sources, targets
+from hub.repo import findings, reading, sources, targets
 from proto.errors import FlotillaError
 from proto.ids import BundleName, ClusterName, Oid
 
@@ -79,7 +79,7 @@ class Revision:
         try:
             rendered = build.render_tree(self.tree, bundle.folder, request.inputs, bundle.name)
         except FlotillaError as error:
-            found = telling.finding_of(error, about=f"bundle {bundle.name}")
+            found = findings.of_error(error, bundle)
             self._failed.setdefault(found, []).extend(request.clusters)
             return None
         if len(self._rendered) >= _KEPT_RENDERS:

@@ -7,14 +7,6 @@ from collections.abc import Iterable, Mapping
 import click
 
 from hub.model import Finding
-from proto.errors import FlotillaError
-
-
-def finding_of(error: FlotillaError, *, about: str) -> Finding:
-    """`bundle shop: file:line: object` is the thing of a render error; a finding begins with the file."""
-    where, _, rest = error.thing.removeprefix(f"{about}: ").partition(": ")
-    message = f"{rest}: {error.cause}" if rest else error.cause
-    return Finding(where=where, message=message, remedy=error.remedy, about=about)
 
 
 def shown(finding: Finding) -> str:

@@ -8,11 +8,11 @@ files as Git objects.
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -48,12 +48,27 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Built:
-    """Manifests before variables; `helm` ones had theirs in their values. `source` is their folder in messages."""
+    """Manifests before variables; `helm` ones had theirs in their values. `source` is their folder in messages.
+
+    Most objects of a bundle have no variables, and need not be made whole for each of ten thousand clusters: `constant`
+    are the places of those, as far as they were looked at, and `whole` what became of them, by all that else counts.
+    """
 
     source: str
     manifests: tuple[plain.Manifest, ...]
     warnings: tuple[str, ...] = ()
     helm: bool = False
+    constant: set[int] = field(default_factory=set)
+    whole: dict[Hashable, dict[int, "_Whole"]] = field(default_factory=dict)
+
+
+class _Whole(NamedTuple):
+    """One object as it goes into the slice, and what is to be said of how it was written."""
+
+    key: ObjectKey
+    obj: Mapping[str, Any]
+    data: bytes
+    notes: tuple[str, ...]
 
 
 Definitions = Mapping[Oid, bytes]
@@ -175,10 +190,15 @@ def _finished(built: _Built, inputs: Mapping[str, Any], definitions: Definitions
     manifests = list(built.manifests)
     if not built.helm:
         for index, manifest in enumerate(manifests):
+            if index in built.constant:
+                continue
             value, notes = variables.substitute(
                 manifest.value, inputs.get("variables") or {}, what=objects.describe(manifest)
             )
-            manifests[index] = replace(manifest, value=value)
+            if value is manifest.value:
+                built.constant.add(index)
+            else:
+                manifests[index] = replace(manifest, value=value)
             warnings.extend(notes)
     namespace = str(inputs.get("namespace") or "default")
     check_name("namespace", namespace)
@@ -188,8 +208,14 @@ def _finished(built: _Built, inputs: Mapping[str, Any], definitions: Definitions
     files = {POLICY_FILE: canonical(inputs["policy"])}
     made: list[checks.Made] = []
     rights = msgspec.convert(inputs["rights"], Rights) if "rights" in inputs else None
-    for manifest in manifests:
-        key, obj, notes = objects.complete(manifest, namespace=namespace, scopes=scopes)
+    whole = built.whole.setdefault((bundle, namespace, frozenset(scopes.items())), {})
+    for index, manifest in enumerate(manifests):
+        one = whole.get(index)
+        if one is None:
+            one = _whole(manifest, bundle=bundle, namespace=namespace, scopes=scopes)
+            if index in built.constant:
+                whole[index] = one
+        key, obj, data, notes = one
         if key in origins:
             raise InvalidInput(f"{manifest.where}: {key}", f"is also in {origins[key]}", "remove one of the two")
         origins[key] = manifest.where
@@ -197,7 +223,7 @@ def _finished(built: _Built, inputs: Mapping[str, Any], definitions: Definitions
             scoped = objects.cluster_scoped(key, scopes)
             if refusal := tenants.refusal(rights, key, cluster_scoped=scoped):
                 raise InvalidInput(f"{manifest.where}: {key}", *refusal)
-        files[key.path] = data = _bytes(with_membership(obj, bundle), what=f"{manifest.where}: {key}")
+        files[key.path] = data
         made.append(checks.Made(manifest=manifest, key=key, obj=obj, data=data))
         warnings.extend(notes)
     if not origins and not inputs["policy"].get("allowEmpty"):
@@ -241,8 +267,9 @@ def _bounded(warnings: Sequence[str]) -> tuple[str, ...]:
     return (*warnings[: checks.MAX_TOLD], *([f"and {more} more warnings"] if more > 0 else []))
 
 
-def _bytes(obj: Mapping[str, Any], *, what: str) -> bytes:
+def _whole(manifest: plain.Manifest, *, bundle: str, namespace: str, scopes: Mapping[tuple[str, str], bool]) -> _Whole:
+    key, obj, notes = objects.complete(manifest, namespace=namespace, scopes=scopes)
     try:
-        return canonical(obj)
+        return _Whole(key, obj, canonical(with_membership(obj, bundle)), notes)
     except InvalidInput as error:
-        raise InvalidInput(what, error.cause, "correct the value") from error
+        raise InvalidInput(f"{manifest.where}: {key}", error.cause, "correct the value") from error

@@ -22,7 +22,9 @@ from dataclasses import replace
 from hub.model import Notes, RenderRequest
 from hub.repo import targets
 from proto.ids import ClusterName, Oid
+from proto.objects import blob_id
 
+_FOLDER = "/CustomResourceDefinition."
 FIELD = "definitions"
 """Of a request's inputs: kind → blob id."""
 
@@ -33,15 +35,16 @@ def settled(
     *,
     kept: Mapping[ClusterName, Iterable[Notes]],
     renderer: str,
+    beside: Iterable[RenderRequest] = (),
 ) -> tuple[RenderRequest, ...]:
     """Pure: the requests with the definitions that their clusters have for them, in their order. `notes` are those of
-    the requests that rendered, by key; `kept` of what runs on a cluster and stays. One definition of several that clash
-    counts: that of the first bundle."""
+    the requests that rendered, by key; `kept` of what runs on a cluster and stays; requests `beside` these only bring
+    definitions. One of several that clash counts: that of the first bundle."""
     requests = tuple(requests)
     wanted = {kind for request in requests for kind in _uses(request, notes)}
     here: dict[ClusterName, dict[str, Oid]] = {}
     if wanted:
-        for request in requests:
+        for request in sorted((*requests, *beside), key=lambda request: request.bundle.name):
             if (made := notes.get(request.key)) and made.defines.keys() & wanted:
                 for cluster in request.clusters:
                     here[cluster] = {**made.defines, **here.get(cluster, {})}
@@ -49,6 +52,15 @@ def settled(
             for made in running:
                 here[cluster] = {**made.defines, **here.get(cluster, {})}
     return tuple(one for request in requests for one in _completed(request, _uses(request, notes), here, renderer))
+
+
+def found(notes: Notes, files: Mapping[str, bytes]) -> dict[Oid, bytes]:
+    """Pure: the definitions among the files of a subtree, by blob id."""
+    defined = set(notes.defines.values())
+    if not defined:
+        return {}
+    every = {blob_id(data): data for path, data in files.items() if _FOLDER in path}
+    return {oid: data for oid, data in every.items() if oid in defined}
 
 
 def ids(request: RenderRequest) -> frozenset[Oid]:

@@ -237,7 +237,8 @@ async def test_a_chart_that_differs_and_is_not_pinned_keeps_what_it_runs(hub: Hu
     found = await hub.wants({**PINNED, "bundles/a/bundle.yaml": bundle("a")})
     assert found.failed == {A}
     [finding] = found.findings
-    assert "bundles/a/templates/config.yaml: ConfigMap/a: the chart renders it differently" in finding.message
+    assert finding.where == "bundles/a/templates/config.yaml"
+    assert ": ConfigMap/a: the chart renders it differently" in finding.message
 
 
 async def test_a_bundle_that_does_not_render_stops_only_itself(hub: Hub) -> None:
@@ -246,7 +247,8 @@ async def test_a_bundle_that_does_not_render_stops_only_itself(hub: Hub) -> None
     assert set(found.subtrees) == {B}
     [finding] = found.findings
     assert finding.about == "bundle a"
-    assert "does not render for eu-1, us-1: bundle a: bundles/a/config.yaml:" in finding.message
+    assert finding.where.startswith("bundles/a/config.yaml:")
+    assert finding.message.startswith("bundle a does not render for eu-1, us-1: ")
     assert finding.remedy
 
 
@@ -267,7 +269,8 @@ async def test_what_many_clusters_warn_of_is_told_once(hub: Hub) -> None:
     found = await hub.wants({**MANY, "bundles/a/secret.yaml": secret})
     assert len(set(found.subtrees[A].values())) == 120
     [finding] = found.findings
-    assert "bundles/a/secret.yaml:1: Secret/shop/s: has its values in plain text" in finding.message
+    assert finding.where == "bundles/a/secret.yaml:1"
+    assert finding.message.startswith("Secret/shop/s: has its values in plain text")
 
 
 async def test_many_clusters_of_one_bundle_are_stored_as_few_packs(hub: Hub) -> None:
@@ -314,7 +317,7 @@ async def test_a_bundle_that_is_emptied_in_git_keeps_what_it_runs_until_it_says_
     assert (set(found.failed), set(found.subtrees)) == ({A}, {B})
     [finding] = found.findings
     assert finding.where == "bundles/a/bundle.yaml:1"
-    assert finding.message == "bundle a does not render for eu-1, us-1: bundle a: bundles/a: renders to no object"
+    assert finding.message == "bundle a does not render for eu-1, us-1: renders to no object"
     assert "allowEmpty: true" in finding.remedy
     meant = empty["bundles/a/bundle.yaml"].replace("targets", "allowEmpty: true, targets")
     found = await hub.wants({**empty, "bundles/a/bundle.yaml": meant})
@@ -450,7 +453,7 @@ async def test_a_custom_kind_has_the_scope_that_another_bundle_of_its_cluster_de
     [there] = hub.store.keys(found.subtrees[A][US])
     assert (here.namespace, there.namespace) == ("", "shop")
     [warning] = found.findings
-    assert "bundles/a/room.yaml:4: Room/blue: spec.size has to be at most 9" in warning.message
+    assert (warning.where, warning.message) == ("bundles/a/room.yaml:4", "Room/blue: spec.size has to be at most 9")
     hub.rendered.clear()
     again = await hub.wants({**HOTEL, "README.md": "hello"})
     assert (hub.rendered, again.subtrees, again.findings) == ([], found.subtrees, found.findings)
@@ -470,8 +473,8 @@ async def test_what_does_not_fit_a_definition_elsewhere_is_refused_where_the_fle
     found = await hub.wants({**HOTEL, "fleet.yaml": strict})
     assert (set(found.failed), set(found.subtrees)) == ({A}, {B})
     [finding] = found.findings
-    assert "does not render for eu-1: " in finding.message
-    assert "bundles/a/room.yaml:4: Room/blue: spec.size has to be at most 9" in finding.message
+    assert finding.where == "bundles/a/room.yaml:4"
+    assert finding.message == "bundle a does not render for eu-1: Room/blue: spec.size has to be at most 9"
 
 
 async def test_a_definition_that_runs_counts_while_its_bundle_does_not_render(hub: Hub) -> None:
@@ -505,7 +508,8 @@ async def test_rights_that_are_taken_away_stop_what_was_rendered_before(hub: Hub
     assert taken.failed == {"a"}
     (finding,) = taken.findings
     assert finding.about == "bundle a"
-    assert "config.yaml:1: ConfigMap/shop/a: tenant team may not have ConfigMap" in finding.message
+    assert finding.where == "bundles/a/config.yaml:1"
+    assert "ConfigMap/shop/a: tenant team may not have ConfigMap" in finding.message
     assert taken.subtrees == {"b": granted.subtrees[BundleName("b")]}
     again = await hub.wants(fleet("ConfigMap"))
     assert hub.rendered == []

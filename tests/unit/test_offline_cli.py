@@ -303,3 +303,46 @@ def test_values_of_secrets_are_printed_only_when_asked_for(fleet: Path, tmp_path
         assert "aHVudGVyMg==" in run("render", "--fleet", fleet, "--cluster", "eu-1", "--show-secrets", *form).stdout
     run("render", "--fleet", fleet, "--cluster", "eu-1", "--output", f"{tmp_path}/out/")
     assert "aHVudGVyMg==" in (tmp_path / "out/shop/shop/Secret/db.yaml").read_text()
+
+
+HOTEL = {
+    "bundles/crds/bundle.yaml": FLEET["bundles/base/bundle.yaml"].replace("name: base", "name: crds"),
+    "bundles/crds/crd.yaml": """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: rooms.example.org}
+spec:
+  group: example.org
+  scope: Cluster
+  names: {kind: Room, plural: rooms}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {size: {type: integer}}}}}}
+""",
+    "bundles/shop/room.yaml": "apiVersion: example.org/v1\nkind: Room\nmetadata: {name: blue}\nspec: {sise: 12}\n",
+}
+
+
+def test_a_custom_kind_is_told_by_the_definition_of_another_bundle(fleet: Path) -> None:
+    written(fleet, HOTEL)
+    result = run("check", "--fleet", fleet)
+    assert result.exit_code == 0
+    assert "bundles/shop/room.yaml:4: warning: Room/blue: spec.sise is not a known field (did you" in result.output
+    for options in ((), ("--bundle", "shop")):
+        printed = run("render", "--cluster", "eu-1", "--output", "json", "--fleet", fleet, *options).stdout
+        (room,) = [item for item in json.loads(printed)["items"] if item["kind"] == "Room"]
+        assert room["metadata"] == {"name": "blue"}
+
+
+def test_what_does_not_fit_the_definition_of_another_bundle_stops_the_bundle_where_the_fleet_says_so(
+    fleet: Path,
+) -> None:
+    strict = "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {validation: error}\n"
+    written(fleet, {**HOTEL, "fleet.yaml": strict})
+    result = run("check", "--fleet", fleet)
+    assert result.exit_code == 1
+    assert "bundles/shop/room.yaml:4: error: Room/blue: spec.sise is not a known field" in result.output
+    made = run("render", "--cluster", "eu-1", "--fleet", fleet)
+    assert (made.exit_code, "kind: Namespace" in made.stdout, "kind: ConfigMap" in made.stdout) == (1, True, False)

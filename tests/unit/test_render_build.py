@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -378,6 +379,49 @@ def test_a_checkout_and_its_clusters_share_builds_but_not_variables(tmp_path: Pa
     assert values == ["one", "two", "one"]
     (root / "bundles/shop/a.yaml").write_text(CONFIG)
     assert only(build.render_tree(sources.FolderTree(root), "bundles/shop", inputs(), "shop"))["data"]["k"] == "v"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="other variables"),
+        pytest.param({"namespace": "elsewhere"}, id="another namespace"),
+        pytest.param({"kubernetes": "1.36"}, id="another version"),
+        pytest.param({"policy": {**POLICY, "prune": False}}, id="another policy"),
+        pytest.param({"bundle": "cart"}, id="another bundle"),
+    ],
+)
+def test_what_a_shared_build_gives_is_what_a_build_of_its_own_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """Objects without variables are made whole once, so nothing that counts for them may be forgotten."""
+    files = {
+        "bundles/shop/a.yaml": CONFIG,
+        "bundles/shop/b.yaml": HEAD + "metadata: {name: b, uid: x}\ndata: {k: '${v}'}\n",
+        "bundles/shop/c.yaml": "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: c}\nspec: {replica: 1}\n",
+        "bundles/shop/d.yaml": "apiVersion: example.org/v1\nkind: ${kind:-Thing}\nmetadata: {name: d}\n",
+    }
+    tree = sources.FolderTree(written(tmp_path, files))
+    bundle = changes.pop("bundle", "shop")
+
+    def rendered(number: int, **more: Any) -> build.Rendered:
+        return build.render_tree(tree, "bundles/shop", inputs(variables={"v": f"{number}"}, **more), bundle)
+
+    made: list[str] = []
+    complete = build.objects.complete
+
+    def counted(manifest: plain.Manifest, **more: Any) -> Any:
+        made.append(manifest.value["metadata"]["name"])
+        return complete(manifest, **more)
+
+    monkeypatch.setattr(build, "_kept", OrderedDict())
+    monkeypatch.setattr(build.objects, "complete", counted)
+    build.render_tree(tree, "bundles/shop", inputs(variables={"v": "0"}), "shop")
+    shared = [rendered(number, **changes) for number in (1, 2)]
+    assert (made.count("a"), made.count("b")) == (2 if bundle == "cart" or "namespace" in changes else 1, 3)
+    for number, one in enumerate(shared, start=1):
+        monkeypatch.setattr(build, "_kept", OrderedDict())
+        assert one == rendered(number, **changes)
 
 
 def test_what_is_ignored_is_no_manifest_of_a_folder(tmp_path: Path) -> None:
