@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pygit2
 
-from hub.cli import progress, telling
+from hub.cli import progress, settling, telling
 from hub.model import Finding, Fleet, RenderRequest
 from hub.render import build
 from hub.repo import findings, reading, sources, targets
@@ -43,10 +43,12 @@ class Revision:
             raise Failed(f"{self}: {error}") from error
         if not (self.fleet.clusters or self.fleet.bundles or self.fleet.findings):
             raise Failed(f"{self} has no Cluster and no Bundle files: is it a fleet repo? (use --fleet DIR)")
-        self.requests = targets.render_requests(self.fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
         self._failed: dict[Finding, list[ClusterName]] = {}
         self._rendered: dict[str, build.Rendered] = {}
         """The last few renders by their key."""
+        self._definitions: dict[Oid, bytes] = {}
+        requests = targets.render_requests(self.fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
+        self.requests = settling.settled(tree, requests, self._tried, self._definitions)
 
     def __str__(self) -> str:
         if self.commit is None or str(self.commit.id).startswith(self.name):
@@ -73,15 +75,24 @@ class Revision:
 
     def rendered(self, request: RenderRequest) -> build.Rendered | None:
         """The same with all that the renderer says."""
+        try:
+            return self._render(request)
+        except FlotillaError as error:
+            self._failed.setdefault(findings.of_error(error, request.bundle), []).extend(request.clusters)
+            return None
+
+    def _tried(self, request: RenderRequest) -> build.Rendered | None:
+        """`rendered`, without a word when it does not: nobody asked for it yet."""
+        try:
+            return self._render(request)
+        except FlotillaError:
+            return None
+
+    def _render(self, request: RenderRequest) -> build.Rendered:
         if request.key in self._rendered:
             return self._rendered[request.key]
         bundle = request.bundle
-        try:
-            rendered = build.render_tree(self.tree, bundle.folder, request.inputs, bundle.name)
-        except FlotillaError as error:
-            found = findings.of_error(error, bundle)
-            self._failed.setdefault(found, []).extend(request.clusters)
-            return None
+        rendered = build.render_tree(self.tree, bundle.folder, request.inputs, bundle.name, self._definitions)
         if len(self._rendered) >= _KEPT_RENDERS:
             self._rendered.pop(next(iter(self._rendered)))
         self._rendered[request.key] = rendered

@@ -344,3 +344,48 @@ def test_help_shows_examples() -> None:
 
 def test_commands_are_listed() -> None:
     assert "diff " in run("--help").output
+
+
+def definition(scope: str, **properties: str) -> str:
+    return f"""
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {{name: rooms.example.org}}
+spec:
+  group: example.org
+  scope: {scope}
+  names: {{kind: Room, plural: rooms}}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {{openAPIV3Schema: {{type: object, properties: {{spec: {{type: object, properties: {properties}}}}}}}}}
+"""
+
+
+HOTEL = {
+    "bundles/crds/bundle.yaml": FLEET["bundles/base/bundle.yaml"].replace("name: base", "name: crds"),
+    "bundles/crds/crd.yaml": definition("Namespaced", size={"type": "integer"}),
+    "bundles/shop/room.yaml": "apiVersion: example.org/v1\nkind: Room\nmetadata: {name: blue}\nspec: {size: 12}\n",
+}
+
+
+def test_what_another_bundles_definition_makes_of_an_object_is_compared(fleet: Path) -> None:
+    commit(fleet, HOTEL)
+    write(fleet, {"bundles/crds/crd.yaml": definition("Cluster", size={"type": "integer"})})
+    found = json.loads(diff(fleet, "--format", "json").stdout)["changes"]
+    rooms = [(one["object"], one["change"]) for one in found if one["bundle"] == "shop"]
+    assert rooms == [("Room/blue", "created"), ("Room/shop/blue", "removed")]
+    explained = run("explain", "Room/blue", "--cluster", "eu-1", "--fleet", fleet)
+    assert (explained.exit_code, "bundles/shop/room.yaml:1" in explained.output) == (0, True)
+
+
+def test_another_schema_of_a_definition_changes_nobody_elses_objects(fleet: Path) -> None:
+    commit(fleet, HOTEL)
+    write(fleet, {"bundles/crds/crd.yaml": definition("Namespaced", size={"type": "string"})})
+    found = json.loads(diff(fleet, "--format", "json").stdout)["changes"]
+    assert {one["bundle"] for one in found} == {"crds"}
+    write(fleet, {"fleet.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {validation: error}\n"})
+    refused = diff(fleet)
+    assert refused.exit_code == 2
+    assert "bundles/shop/room.yaml:4: error: Room/shop/blue: spec.size is a number, not text" in refused.stderr

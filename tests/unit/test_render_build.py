@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hub.render import build, plain
+from hub.render.objects import complete
 from hub.repo import sources
 from proto.errors import InvalidInput
 from proto.slices import membership_labels
@@ -408,14 +409,13 @@ def test_what_a_shared_build_gives_is_what_a_build_of_its_own_gives(
         return build.render_tree(tree, "bundles/shop", inputs(variables={"v": f"{number}"}, **more), bundle)
 
     made: list[str] = []
-    complete = build.objects.complete
 
     def counted(manifest: plain.Manifest, **more: Any) -> Any:
         made.append(manifest.value["metadata"]["name"])
         return complete(manifest, **more)
 
     monkeypatch.setattr(build, "_kept", OrderedDict())
-    monkeypatch.setattr(build.objects, "complete", counted)
+    monkeypatch.setattr("hub.render.objects.complete", counted)
     build.render_tree(tree, "bundles/shop", inputs(variables={"v": "0"}), "shop")
     shared = [rendered(number, **changes) for number in (1, 2)]
     assert (made.count("a"), made.count("b")) == (2 if bundle == "cart" or "namespace" in changes else 1, 3)
