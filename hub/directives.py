@@ -1,4 +1,4 @@
-"""Pure: what people ask of agents beside Git: a bundle suspended on clusters, a maintenance pause, a full pass now.
+"""Pure: what people ask beside Git: a bundle suspended on clusters, a maintenance pause, a full pass now, a cordon.
 
 Rows of the journal, one for each (kind, cluster, bundle), so that a hub that was restarted still means them; an agent
 is always sent all that concerns it (`message`), so that it misses nothing and keeps nothing that was taken back.
@@ -8,8 +8,10 @@ is always sent all that concerns it (`message`), so that it misses nothing and k
 | suspend | its name     | unused                                      | resumed, or the bundle is gone from there |
 | pause   | ""           | until when (Unix seconds)                   | ended by a person, or then                |
 | sync    | name, or `*` | a number that grows: each new one is a pass | the bundle is gone from there             |
+| cordon  | ""           | unused                                      | ended by a person                         |
 
-All of a cluster end when it is gone. Next: `loop` stores the rows, `sessions` sends the message.
+A cordon is no word to the agent: it keeps rollouts away from the cluster. All of a cluster end when it is gone. Next:
+`loop` stores the rows, `sessions` sends the message.
 """
 
 from collections.abc import Iterable, Mapping
@@ -44,6 +46,16 @@ def suspended(rows: Rows) -> dict[ClusterName, dict[BundleName, str]]:
         if row.kind is DirectiveKind.SUSPEND:
             found.setdefault(row.cluster, {})[BundleName(row.bundle)] = row.why
     return found
+
+
+def cordoned(rows: Rows) -> dict[ClusterName, str]:
+    """Pure: the clusters that rollouts keep away from, and why."""
+    return {row.cluster: row.why for row in rows.values() if row.kind is DirectiveKind.CORDON}
+
+
+def cordon(cluster: ClusterName, *, why: str, now: float) -> DirectiveRow:
+    """Pure: keep all rollouts away from the cluster; what runs there stays, and the agent goes on enforcing it."""
+    return _row(DirectiveKind.CORDON, cluster, "", why, now, 0.0)
 
 
 def pauses(rows: Rows) -> dict[ClusterName, DirectiveRow]:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from hub.journal import DirectiveKey, DirectiveRow, EventRow
-from hub.model import Command
+from hub.model import Command, Evidence
 from proto.errors import FlotillaError
 from proto.ids import BundleName, ClusterName, RolloutId
 from proto.messages import Report
@@ -39,6 +39,14 @@ class ToRollout:
 
     rollout: RolloutId
     command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FromGate:
+    """What a gate's check found."""
+
+    rollout: RolloutId
+    evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

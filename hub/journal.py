@@ -151,11 +151,12 @@ class HoldRow:
 
 
 class DirectiveKind(StrEnum):
-    """What a person may ask of an agent beside Git (`directives`)."""
+    """What a person may ask beside Git, of an agent or of all rollouts (`directives`)."""
 
     SUSPEND = "suspend"
     PAUSE = "pause"
     SYNC = "sync"
+    CORDON = "cordon"
 
 
 DirectiveKey = tuple[DirectiveKind, ClusterName, str]

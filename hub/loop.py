@@ -33,7 +33,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from hub import directives, outcome
 from hub.agents.live import Live
 from hub.desired import Desired
-from hub.inputs import Direct, FromAgent, Happened, Input, Release, ToRollout
+from hub.inputs import Direct, FromAgent, FromGate, Happened, Input, Release, ToRollout
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, Journal, SliceRow
 from hub.model import (
     ABSENT,
@@ -51,7 +51,8 @@ from hub.model import (
     WakeAt,
 )
 from hub.outcome import Clash, Outcome
-from hub.rollout import rollouts, rollouts_json, waves
+from hub.rollout import held, rollouts, rollouts_json, waves
+from hub.rollout.held import Around
 from hub.slices import compose
 from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
@@ -116,6 +117,11 @@ class Loop:
         """Why a rollout takes no step, as it was told last."""
         self._wakes: dict[RolloutId, float] = {}
         """When time alone may change a rollout; one that is missing is looked at in the next turn."""
+        self._revisions: dict[RolloutId, Oid] = {}
+        self._frozen = ""
+        """Why nothing might start in the whole fleet in the last turn."""
+        self._vanished = False
+        """Did so many clusters fall silent lately that rollouts were paused for it?"""
         self._unpublished: set[ClusterName] = set()
         self._policies = msgspec.json.decode(journal.meta("policies", "{}"), type=dict[BundleName, RolloutPolicy])
         """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
@@ -207,6 +213,7 @@ class Loop:
         for item in batch:
             self._take(turn, item)
         self._heed_directives(turn)
+        self._heed_the_fleet(turn)
         self._decide(turn)
         turn.plan_at = self._plan_at
         freed = any(rollouts.frees(self.states[id_], state) for id_, state in turn.states.items())
@@ -267,6 +274,8 @@ class Loop:
                 turn.desired = desired
             case ToRollout():
                 turn.commands.append((item, item.what))
+            case FromGate(rollout=rollout, evidence=evidence):
+                turn.evidence.append((rollout, evidence))
             case Release(bundle=bundle, actor=actor, reason=reason):
                 turn.released.add(bundle)
                 text = f"{actor} released bundle {bundle}: {reason}"
@@ -291,6 +300,22 @@ class Loop:
                 turn.directives[key] = None
                 turn.events.append(EventRow(time_s=turn.now, kind="directive-ended", cluster=key[1], text=why))
         turn.suspended = directives.suspended(self._directed(turn))
+        turn.cordoned = directives.cordoned(self._directed(turn))
+
+    def _heed_the_fleet(self, turn: Outcome) -> None:
+        """What stops everybody: a freeze, or so many clusters that vanish that a commit, or our own network, may be the
+        cause. Rollouts that run then are paused once; a person who lets them go on knows better."""
+        if turn.desired is None:
+            turn.frozen = "the fleet repo was not read yet"
+            return
+        seen = (live.last_seen for live in self.live.clusters.values())
+        gone = held.vanished(seen, turn.now, heartbeat_s=self._heartbeat_s) if turn.now >= self._settle_until else ""
+        if gone and not self._vanished:
+            pause = Command(verb="pause", actor="flotilla", reason=gone)
+            running = [id_ for id_, state in turn.states.items() if state.phase is Phase.RUNNING]
+            turn.commands += [(Input(what=None), ToRollout(rollout=id_, command=pause)) for id_ in running]
+        self._vanished = bool(gone)
+        turn.frozen = held.frozen(turn.desired.fleet, turn.now) or gone
 
     def _decide(self, turn: Outcome) -> None:
         """Each living rollout meets each event that concerns it: rollbacks first, then the oldest."""
@@ -298,7 +323,8 @@ class Loop:
         told = {event.cluster: event for event in turn.seen}
         for state in order:
             events: list[Event] = [event for name, event in told.items() if rollouts.concerns(state, name)]
-            if turn.directives or turn.now >= self._wakes.get(state.rollout.id, 0.0):
+            events += [evidence for rollout, evidence in turn.evidence if rollout == state.rollout.id]
+            if turn.directives or turn.frozen != self._frozen or turn.now >= self._wakes.get(state.rollout.id, 0.0):
                 events.append(Tick())
             if not events:
                 continue
@@ -330,15 +356,38 @@ class Loop:
             if any(isinstance(event, Command) for event in events):
                 raise InvalidInput(f"rollout {rollout}", "is not under way", "see 'flotilla rollouts'")
             return
-        if turn.views is None:
-            turn.views = self.live.views(self._next_seq, turn.suspended)
+        if turn.views is None or turn.around is None:
+            turn.around = Around(
+                fleet=turn.desired.fleet if turn.desired else Fleet(),
+                now=turn.now,
+                states=tuple(turn.states.values()),
+                on_hold={bundle: self._revision(hold.rollout) for bundle, hold in self.holds.items()},
+            )
+            turn.views = self.live.views(self._next_seq, turn.suspended, cordoned=turn.cordoned)
+        around = turn.around
         turn.states[rollout], effects = rollouts.decide(
-            state, events, turn.views, turn.now, heartbeat_s=self._heartbeat_s, settle_until=self._settle_until
+            state,
+            events,
+            turn.views,
+            turn.now,
+            heartbeat_s=self._heartbeat_s,
+            settle_until=self._settle_until,
+            frozen=turn.frozen,
+            held=partial(around.why, state.rollout),
+            busy=around.busy,
         )
+        around.decided(effects)
         turn.effects.setdefault(rollout, []).extend(effect for effect in effects if not isinstance(effect, WakeAt))
         ticked = any(isinstance(event, Tick) for event in events)
         since = turn.now + LOOK_S if ticked else turn.wakes.get(rollout, self._wakes.get(rollout, 0.0))
         turn.wakes[rollout] = min([since, *(effect.at for effect in effects if isinstance(effect, WakeAt))])
+
+    def _revision(self, rollout: RolloutId) -> Oid:
+        """The commit that a rollout brought, which is over as a rule."""
+        if rollout not in self._revisions:
+            row = self.journal.rollout(rollout)
+            self._revisions[rollout] = rollouts_json.from_json(row.state).rollout.revision if row else Oid("")
+        return self._revisions[rollout]
 
     def _next_seq(self, cluster: ClusterName) -> int:
         row = self.slices.get(cluster)
@@ -376,8 +425,9 @@ class Loop:
             if state.phase not in FINAL:
                 turn.states[older], effects = rollouts.supersede(state, turn.now, by=newer)
                 turn.effects.setdefault(older, []).extend(effects)
+        turn.states |= {made.id: rollouts.start(made, turn.now) for made in planned.rollouts}
+        turn.around = None  # those that depend on each other have to know of each other
         for made in planned.rollouts:
-            turn.states[made.id] = rollouts.start(made, turn.now)
             try:
                 self._meet(turn, made.id, Tick())
             except Exception as error:
@@ -437,6 +487,7 @@ class Loop:
             self.holds.pop(bundle, None)
         self.holds.update({hold.bundle: hold for hold in decision.holds})
         self.directives = self._directed(turn)
+        self._frozen = turn.frozen
         for move in decision.moves:
             self.slices[move.cluster] = SliceRow(
                 cluster=move.cluster, seq=move.seq, commit=move.new, time_s=move.time_s, manifest=move.manifest

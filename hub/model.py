@@ -53,14 +53,39 @@ class Selector:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """When a week allows moves, or denies them: `spans` are (start, end) in minutes of the local week of `zone`, from
+    Monday 00:00 on, the end not in them; one that begins later than it ends goes over Sunday. `text` is for people."""
+
+    deny: bool
+    spans: tuple[tuple[int, int], ...]
+    zone: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freeze:
+    """From `start_s` to `end_s` (Unix seconds) no move starts on the clusters that `select` matches."""
+
+    name: str
+    start_s: float
+    end_s: float
+    reason: str = ""
+    select: Selector = Selector()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """`variables` are JSON scalars (string, number, boolean); `kubernetes` is a version such as "1.36" or ""."""
+    """`variables` are JSON scalars (string, number, boolean); `kubernetes` is a version such as "1.36" or "". Moves
+    start as its `windows` say, while fewer than `max_changes` rollouts (0: the fleet's word) are in flight on it."""
 
     name: ClusterName
     labels: Mapping[str, str]
     kubernetes: str = ""
     variables: Mapping[str, Any] = field(default_factory=dict)
     decommission: Literal["", "prune", "detach"] = ""
+    windows: tuple[Window, ...] = ()
+    max_changes: int = 0
     where: str = ""
 
 
@@ -183,28 +208,6 @@ class Amount:
 
     value: int
     percent: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """When a week allows moves, or denies them: `spans` are (start, end) in minutes of the local week of `zone`, from
-    Monday 00:00 on, the end not in them; one that begins later than it ends goes over Sunday. `text` is for people."""
-
-    deny: bool
-    spans: tuple[tuple[int, int], ...]
-    zone: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Freeze:
-    """From `start_s` to `end_s` (Unix seconds) no move starts on the clusters that `select` matches."""
-
-    name: str
-    start_s: float
-    end_s: float
-    reason: str = ""
-    select: Selector = Selector()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +339,9 @@ class Fleet:
     tenants: tuple[Tenant, ...] = ()
     require_tenant: bool = False
     signers: tuple[str, ...] = ()
+    freezes: tuple[Freeze, ...] = ()
+    max_changes: int = 0
+    """Rollouts in flight on one cluster at a time; 0 is no limit."""
     findings: tuple[Finding, ...] = ()
     broken_bundles: frozenset[str] = frozenset()
     broken_clusters: frozenset[str] = frozenset()
@@ -565,10 +571,6 @@ class ClusterView:
     suspended: Mapping[BundleName, str] = field(default_factory=dict)
     cordoned: str = ""
     """Who took the cluster out of all rollouts, and why; "" as a rule."""
-    held: str = ""
-    """Why this rollout may not move it now, though it may later: a freeze, a dependency, too many changes at once."""
-    unavailable: bool = False
-    """It is in flight in another rollout, or something on it is not Current."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

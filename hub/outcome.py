@@ -19,6 +19,7 @@ from hub.model import (
     ABSENT,
     ClusterView,
     Effect,
+    Evidence,
     Hold,
     MarkGood,
     Move,
@@ -29,6 +30,7 @@ from hub.model import (
     State,
 )
 from hub.rollout import rollouts, rollouts_json, waves
+from hub.rollout.held import Around
 from hub.slices import compose
 from proto.errors import FlotillaError, Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
@@ -48,10 +50,16 @@ class Outcome:
     desired: Desired | None
     seen: list[Reported] = field(default_factory=list)
     commands: list[tuple[Input, ToRollout]] = field(default_factory=list)
+    evidence: list[tuple[RolloutId, Evidence]] = field(default_factory=list)
     released: set[BundleName] = field(default_factory=set)
     directives: dict[DirectiveKey, DirectiveRow | None] = field(default_factory=dict)
     """What people asked of agents, or took back (None), in this turn."""
     suspended: Mapping[ClusterName, Mapping[BundleName, str]] = field(default_factory=dict)
+    cordoned: Mapping[ClusterName, str] = field(default_factory=dict)
+    frozen: str = ""
+    """Why nothing may start in the whole fleet."""
+    around: Around | None = None
+    """What holds single clusters, once somebody asked."""
     views: Mapping[ClusterName, ClusterView] | None = None
     """What is known of each cluster, once somebody asked."""
     events: list[EventRow] = field(default_factory=list)
@@ -247,7 +255,8 @@ def commanded(asked: ToRollout, now: float) -> EventRow:
     """Pure: a person's command that was carried out, as an event."""
     command = asked.command
     whom = f"{command.cluster} in " if command.cluster else ""
-    text = f"{command.actor}: {command.verb} {whom}{asked.rollout}: {command.reason}"
+    what = f"{command.verb} {command.gate} of" if command.gate else command.verb
+    text = f"{command.actor}: {what} {whom}{asked.rollout}: {command.reason}"
     return EventRow(time_s=now, kind="command", rollout=asked.rollout, text=text)
 
 

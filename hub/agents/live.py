@@ -7,6 +7,7 @@ clusters × bundles, each bundle's problem objects by the agent's own limit. Tim
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from hub.model import ClusterView
 from proto.ids import BundleName, ClusterName
@@ -70,10 +71,12 @@ class Live:
         self,
         next_seq: Callable[[ClusterName], int],
         suspended: Mapping[ClusterName, Mapping[BundleName, str]],
+        *,
+        cordoned: Mapping[ClusterName, str] = MappingProxyType({}),
     ) -> "Views":
         """What `rollouts.decide` may know of the clusters at this moment. `suspended` is what people here suspended;
         what is suspended in a cluster its agent says."""
-        return Views(self.clusters, next_seq, suspended)
+        return Views(self.clusters, next_seq, suspended, cordoned=cordoned)
 
 
 class Views(dict[ClusterName, ClusterView]):
@@ -85,8 +88,11 @@ class Views(dict[ClusterName, ClusterView]):
         live: Mapping[ClusterName, LiveCluster],
         next_seq: Callable[[ClusterName], int],
         suspended: Mapping[ClusterName, Mapping[BundleName, str]],
+        *,
+        cordoned: Mapping[ClusterName, str],
     ) -> None:
         super().__init__()
+        self._cordoned = cordoned
         self._live = live
         self._next_seq = next_seq
         self._suspended = suspended
@@ -97,11 +103,13 @@ class Views(dict[ClusterName, ClusterView]):
     def __missing__(self, cluster: ClusterName) -> ClusterView:
         live, here = self._live.get(cluster), self._suspended.get(cluster, {})
         next_seq = self._next_seq(cluster)
+        cordoned = self._cordoned.get(cluster, "")
         if live is None:
-            made = ClusterView(next_seq=next_seq, suspended=here)
+            made = ClusterView(next_seq=next_seq, suspended=here, cordoned=cordoned)
         else:
             made = ClusterView(
                 next_seq=next_seq,
+                cordoned=cordoned,
                 last_seen=live.last_seen,
                 seq=live.seq,
                 bundles=live.bundles,

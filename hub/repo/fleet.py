@@ -69,7 +69,7 @@ _TABLE = re.compile(r"clusters/.+\.(csv|json)", re.DOTALL)
 _RENAMED = re.compile(rb"""^\s*["']?renamedFrom["']?:\s*["']?([a-z0-9][-a-z0-9]{0,62})""", re.MULTILINE)
 """The old name in a file that is no YAML: without it the old bundle would be removed."""
 _FIELDS = ("apiVersion", "kind", "metadata", "spec")
-_FOR_ALL = ("variables", "secrets", "validation", "tenants", "requireTenant")
+_FOR_ALL = ("variables", "secrets", "validation", "tenants", "requireTenant", "freezes", "maxChanges")
 """Fields of a Fleet's spec without which no bundle is rendered."""
 
 

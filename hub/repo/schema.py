@@ -7,6 +7,7 @@ every cluster. Next: `fleet` knows the kinds.
 """
 
 import difflib
+import math
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -164,6 +165,32 @@ class Section:
             )
             return default
         return found
+
+    def number(self, name: str) -> float | None:
+        """A number, None when it is missing."""
+        value = self._value.get(name)
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)):
+            return value
+        self.problem(f"is {_shown(value)}, not a number", name, remedy="write a number such as 0.01")
+        return None
+
+    def whole(self, name: str, *, default: int, least: int) -> int:
+        """A whole number from `least` on."""
+        value = self._value.get(name)
+        if value is None:
+            return default
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+            return value
+        self.problem(f"is {_shown(value)}", name, remedy=f"write a whole number from {least} on")
+        return default
+
+    def wholes(self, name: str, *, least: int, most: int) -> tuple[int, ...]:
+        """A list of whole numbers."""
+        found = self._typed(name, list, [])
+        for index, value in enumerate(found):
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                self.problem(f"is {_shown(value)}", name, index, remedy=f"write a whole number, {least} to {most}")
+        return tuple(value for value in found if isinstance(value, int) and not isinstance(value, bool))
 
     def path(self, name: str, *, folder: str) -> str:
         """A path inside the bundle's `folder`, relative to it; "" is the folder itself."""

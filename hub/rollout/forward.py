@@ -5,11 +5,13 @@ Numbers of rules are those of `rollouts`. What clusters say is in `reports`, gat
 """
 
 from hub.model import MemberPhase, Move, Phase
-from hub.rollout import gates, presence, reports, suspension, transitions, windows
+from hub.repo import windows
+from hub.rollout import gates, presence, reports, suspension, transitions
 from hub.rollout.proof import sick
 from hub.rollout.transitions import CORDONED, IN_FLIGHT, UNMOVED
 from hub.rollout.turn import Turn
 from proto.ids import ClusterName
+from proto.messages import Health
 
 P, M = Phase, MemberPhase
 
@@ -103,7 +105,7 @@ def _fill(turn: Turn, index: int) -> str:
             if left <= 0 and turn.rollout.fixes != "jump":
                 break
             continue
-        if spare is not None and not turn.view[cluster].unavailable and not turn.emergency:
+        if spare is not None and not _unavailable(turn, cluster) and not turn.emergency:
             if spare <= 0:
                 stay, full = min(stay, place), f"its limit of {wave.max_unavailable} unavailable clusters is reached"
                 turn.wake(turn.now + HELD_S)
@@ -141,7 +143,7 @@ def _may_move(turn: Turn, cluster: ClusterName) -> bool:
     if turn.suspended(cluster):
         suspension.heed(turn, [cluster])
         return False
-    held = "" if turn.emergency else seen.held
+    held = "" if turn.emergency else turn.held(cluster)
     if not turn.members[cluster].suspended:
         turn.put(cluster, M.PENDING, reason=held)
     if held:
@@ -162,11 +164,21 @@ def _spare(turn: Turn, index: int) -> int | None:
     if wave.max_unavailable is None:
         return None
     gone = sum(
-        turn.members[cluster].phase in IN_FLIGHT or turn.view[cluster].unavailable
+        turn.members[cluster].phase in IN_FLIGHT or _unavailable(turn, cluster)
         for cluster in wave.clusters
         if turn.members[cluster].phase is not M.LEFT
     )
     return wave.max_unavailable - gone
+
+
+def _unavailable(turn: Turn, cluster: ClusterName) -> bool:
+    """Is it in flight in some rollout, silent, or is something on it not Current (rule 2)?"""
+    seen = turn.view[cluster]
+    return (
+        turn.busy(cluster)
+        or not turn.heard(cluster)
+        or any(w.health is not Health.CURRENT for w in seen.bundles.values())
+    )
 
 
 def _move(turn: Turn, cluster: ClusterName, index: int, *, beyond: bool) -> None:

@@ -48,7 +48,7 @@ the fleet: members are copied when they change, waves counted as they do, and `W
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hub.model import (
     FINAL,
@@ -103,16 +103,28 @@ def decide(
     heartbeat_s: float,
     settle_until: float = 0.0,
     frozen: str = "",
+    held: Callable[[ClusterName], str] = lambda cluster: "",
+    busy: Callable[[ClusterName], bool] = lambda cluster: False,
 ) -> tuple[State, tuple[Effect, ...]]:
     """Pure: what `events`, in their order, make of `state`. When nothing changes, the very same `state` comes back.
 
     Room that reports give is filled once, after all of them: a thousand together cost one look at the waves. `view`
     holds every member that has not left; `settle_until` is two heartbeats after the hub's start; `frozen` is why
-    nothing may start in the whole fleet. Reports, ticks, evidence and leavers change nothing in a rollout that is not
-    `alive`. Raises IllegalEvent for a command that does not fit the phase and for a cluster that is no member,
-    BrokenInvariant for a bug; nothing was changed then.
+    nothing may start in the whole fleet, `held` why nothing may on one cluster, or "", and `busy` whether a cluster is
+    in flight in any rollout. Reports, ticks, evidence and leavers change nothing in a rollout that is not `alive`.
+    Raises IllegalEvent for a command that does not fit the phase and for a cluster that is no member, BrokenInvariant
+    for a bug; nothing was changed then.
     """
-    turn = Turn.of(state, view=view, now=now, heartbeat_s=heartbeat_s, settle_until=settle_until, frozen=frozen)
+    turn = Turn.of(
+        state,
+        view=view,
+        now=now,
+        heartbeat_s=heartbeat_s,
+        settle_until=settle_until,
+        frozen=frozen,
+        held=held,
+        busy=busy,
+    )
     for event in events:
         if isinstance(event, Reported | Left) and event.cluster not in state.members:
             raise IllegalEvent(f"rollout {state.rollout.id}", f"has no member {event.cluster}")

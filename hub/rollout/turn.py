@@ -7,7 +7,7 @@ back.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,8 @@ from proto.ids import ClusterName
 @dataclass(slots=True, kw_only=True)
 class Turn:
     """`state` is what the turn began with; `phase` and what follows are what becomes of it. `view` holds every member
-    that has not left; `frozen` is why no move may start anywhere now."""
+    that has not left; `frozen` is why no move may start anywhere now, `held` why none may on one cluster, or "", `busy`
+    whether a cluster is in flight in any rollout."""
 
     state: State
     view: Mapping[ClusterName, ClusterView]
@@ -27,6 +28,8 @@ class Turn:
     heartbeat_s: float
     settle_until: float
     frozen: str
+    held: Callable[[ClusterName], str]
+    busy: Callable[[ClusterName], bool]
     phase: Phase
     wave: int
     wave_opened_at: float
@@ -52,6 +55,8 @@ class Turn:
         heartbeat_s: float = 0.0,
         settle_until: float = 0.0,
         frozen: str = "",
+        held: Callable[[ClusterName], str] = lambda cluster: "",
+        busy: Callable[[ClusterName], bool] = lambda cluster: False,
     ) -> "Turn":
         return cls(
             state=state,
@@ -60,6 +65,8 @@ class Turn:
             heartbeat_s=heartbeat_s,
             settle_until=settle_until,
             frozen=frozen,
+            held=held,
+            busy=busy,
             phase=state.phase,
             wave=state.wave,
             wave_opened_at=state.wave_opened_at,

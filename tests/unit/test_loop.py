@@ -754,6 +754,8 @@ async def test_a_completed_rollout_still_brings_who_was_offline_after_a_restart(
         [state] = again.loop.states.values()
         assert state.phase is Phase.COMPLETED
         await again.turn(again.says(EU))
+        assert again.seqs() == {CANARY: 1, EU2: 1}, "before the fleet is read nobody knows what is frozen"
+        await again.turn(desired)
         assert again.seqs() == {CANARY: 1, EU: 1, EU2: 1}
         await again.turn(again.says(EU))
         assert again.loop.states == {}

@@ -6,6 +6,7 @@ from typing import Literal
 
 from hub.model import Cluster
 from hub.repo import tables
+from hub.repo.kinds import gates
 from hub.repo.kinds.common import METADATA
 from hub.repo.schema import Section
 from proto.ids import ClusterName
@@ -16,7 +17,8 @@ _KUBERNETES = re.compile(r"v?[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3}([-+][-+.0-9A-Za
 
 def cluster(root: Section, where: str) -> Cluster:
     metadata = root.section("metadata", METADATA)
-    spec = root.section("spec", ("kubernetes", "variables", "decommission"), not_yet=("signature", "tenant"))
+    fields = ("kubernetes", "variables", "decommission", "windows", "maxChanges")
+    spec = root.section("spec", fields, not_yet=("signature", "tenant"))
     kubernetes = spec.text("kubernetes")
     if kubernetes and _KUBERNETES.fullmatch(kubernetes) is None:
         spec.problem(f"{kubernetes[:80]!r} is not a version", "kubernetes", remedy='write for example "1.36"')
@@ -26,6 +28,8 @@ def cluster(root: Section, where: str) -> Cluster:
         kubernetes=kubernetes.removeprefix("v"),
         variables=spec.variables(),
         decommission=spec.choice("decommission", _DECOMMISSION, default=""),
+        windows=gates.of_windows(spec),
+        max_changes=spec.whole("maxChanges", default=0, least=1),
         where=where,
     )
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from hub.model import Checks, Fleet, Rights, Selector, Tenant
 from hub.repo import signers, tenants
+from hub.repo.kinds import gates
 from hub.repo.kinds.common import ACCOUNT, METADATA
 from hub.repo.schema import Section, nearest
 from proto.errors import InvalidInput
@@ -15,7 +16,7 @@ _VALIDATION: tuple[Literal["off", "warn", "error"], ...] = ("off", "warn", "erro
 def fleet(root: Section) -> Fleet:
     """What a Fleet says itself: variables, checks, tenants and signers."""
     root.section("metadata", METADATA).name(what="fleet", required=False)
-    fields = ("variables", "secrets", "validation", "tenants", "requireTenant", "signers")
+    fields = ("variables", "secrets", "validation", "tenants", "requireTenant", "signers", "freezes", "maxChanges")
     spec = root.section("spec", fields, not_yet=("defaults",))
     return Fleet(
         variables=spec.variables(),
@@ -26,6 +27,8 @@ def fleet(root: Section) -> Fleet:
         tenants=_tenants(spec),
         require_tenant=spec.flag("requireTenant", default=False),
         signers=_signers(spec),
+        freezes=gates.freezes(spec),
+        max_changes=spec.whole("maxChanges", default=0, least=1),
     )
 
 

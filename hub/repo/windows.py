@@ -8,7 +8,8 @@
 | `22:00-06:00 America/New_York`     | each night, until the day after it began        |
 
 A moment is judged by what the clock on the wall shows then: an hour that the wall shows twice counts twice, one that it
-leaves out never comes. Pure: zones come from Python's database of them. Next: `forward` (starts nothing while shut).
+leaves out never comes. Pure: zones come from Python's database of them. Next: `rollout.forward` starts nothing while
+they are shut.
 """
 
 import re
