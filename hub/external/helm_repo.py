@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urljoin
 
 import orjson
 import pygit2
@@ -24,7 +23,7 @@ import yaml
 
 from hub.external import archive, oci, versions
 from hub.external.credentials import Login
-from hub.external.web import Web, headers_of, shown
+from hub.external.web import Web, headers_of, joined, shown
 from hub.model import HelmSource, Pin
 from hub.repo.schema import nearest
 from proto.errors import FlotillaError, InvalidInput, Permanent, ProtocolError, Transient
@@ -62,14 +61,14 @@ def fetch(source: HelmSource, repo: pygit2.Repository, *, login: Login | None = 
     remedy = f"check the credentials {source.credentials!r}" if source.credentials else ""
     web = Web(thing=thing, ca=login.ca if login is not None else None, login=remedy)
     base = source.repository.rstrip("/") + "/"
-    index = web.get(urljoin(base, "index.yaml"), headers=headers_of(login), max_bytes=MAX_INDEX_BYTES)
+    index = web.get(joined(base, "index.yaml"), headers=headers_of(login), max_bytes=MAX_INDEX_BYTES)
     release = _chosen(source, list(_releases(_entries(index.body, source.chart, thing))), thing)
     if known is not None and known.digest == release.digest and known.revision == release.version:
         return known
     failures: list[FlotillaError] = []
     for url in release.urls[:_MAX_URLS]:
         try:
-            digest, tree = _fetched(urljoin(base, url), release, repo, web, login)
+            digest, tree = _fetched(joined(base, url), release, repo, web, login)
             return Pin(revision=release.version, digest=digest, tree=tree)
         except FlotillaError as error:
             failures.append(error)

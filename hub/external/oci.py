@@ -22,14 +22,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import orjson
 import pygit2
 
 from hub.external import archive, narrow, versions
 from hub.external.credentials import Login
-from hub.external.web import Answer, Web, basic, shown
+from hub.external.web import Answer, Web, basic, joined, shown
 from hub.model import OciSource, Pin
 from hub.repo import addresses, sources
 from proto.errors import InvalidInput, Permanent, ProtocolError, Refused, TooLarge
@@ -176,7 +176,7 @@ class _Registry:
             found = _LINK.search(answer.headers.get("link", ""))
             if found is None:
                 return
-            there = urljoin(self._url(path), found[1])
+            there = joined(self._url(path), found[1])
             if not self._own(there):
                 raise ProtocolError(self.web.thing, f"its next tags are at {shown(there)}", "check the registry")
             path = there
@@ -228,7 +228,7 @@ class _Registry:
         return (base.scheme, base.netloc) == (other.scheme, other.netloc)
 
     def _url(self, path: str) -> str:
-        return urljoin(f"{self._base}/v2/{self._name}/", path)
+        return joined(f"{self._base}/v2/{self._name}/", path)
 
     def _authorise(self, challenge: str) -> bool:
         """Do as a 401 asks; False when there is nothing more that could be sent."""
@@ -242,7 +242,7 @@ class _Registry:
         if self._login is not None and self._login.token:
             return False
         stated = dict(reversed(re.findall(r'(\w+)\s*=\s*"([^"]*)"', bearer[1])))
-        realm = urljoin(self._base, stated.get("realm", ""))
+        realm = joined(self._base, stated.get("realm", ""))
         asked = {"service": stated.get("service", ""), "scope": stated.get("scope") or f"repository:{self._name}:pull"}
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode({key: value for key, value in asked.items() if value})}"
         if not (realm.startswith("https://") or (self._base.startswith("http://") and addresses.local(realm))):
