@@ -324,6 +324,15 @@ class Checks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """A Git repository that mirrors the slices; `${cluster}` in `url` stands for a cluster's name, where each has a
+    repository of its own. `credentials` names those of the hub that may push, "" for none."""
+
+    url: str
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """A whole fleet repo at one revision. What could not be read is in `findings` and missing from the maps, except
     that `broken` names every bundle and cluster that exists but is not valid: those keep what they run."""
@@ -336,6 +345,7 @@ class Fleet:
     tenants: tuple[Tenant, ...] = ()
     require_tenant: bool = False
     signers: tuple[str, ...] = ()
+    publish: Publish | None = None
     findings: tuple[Finding, ...] = ()
     broken_bundles: frozenset[str] = frozenset()
     broken_clusters: frozenset[str] = frozenset()

@@ -23,6 +23,7 @@ from hub.inputs import Happened, Release, ToRollout
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
 from hub.model import FINAL, Command, State
+from hub.publish import Publisher
 from hub.rollout import rollouts_json
 from hub.upstream import Upstream
 from proto.errors import InvalidInput
@@ -43,6 +44,7 @@ class Api:
         self,
         loop: Loop,
         upstream: Upstream,
+        publisher: Publisher,
         *,
         journal: Journal,
         keys: HubKeys,
@@ -53,6 +55,7 @@ class Api:
     ) -> None:
         self._loop = loop
         self._upstream = upstream
+        self._publisher = publisher
         self._journal = journal
         self._keys = keys
         self._registry = CollectorRegistry()
@@ -125,7 +128,7 @@ class Api:
                 "holds": sorted(loop.holds),
                 "directives": status.directives(loop.directives.values(), loop.live.clusters),
                 "findings": [status.finding(item) for item in desired.findings] if desired else [],
-                "problems": [text for text in (self._upstream.problem, loop.problem) if text],
+                "problems": [text for text in (self._upstream.problem, loop.problem, self._publisher.problem) if text],
             }
         )
 
@@ -144,7 +147,9 @@ class Api:
             "holds": snapshot.holds(loop.holds),
             "directives": snapshot.directives(status.directives(loop.directives.values(), loop.live.clusters)),
             "findings": snapshot.findings([status.finding(item) for item in desired.findings] if desired else []),
-            "problems": snapshot.problems(upstream=self._upstream.problem, loop=loop.problem),
+            "problems": snapshot.problems(
+                upstream=self._upstream.problem, loop=loop.problem, publish=self._publisher.problem
+            ),
             **self._over(),
         }
 

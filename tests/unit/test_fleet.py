@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hub.model import Amount, Checks, FailurePolicy, Finding, Fleet, HelmOptions, Requirement, Selector
+from hub.model import Amount, Checks, FailurePolicy, Finding, Fleet, HelmOptions, Publish, Requirement, Selector
 from hub.repo import fleet
 from proto.errors import InvalidInput
 from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
@@ -861,3 +861,37 @@ def test_a_signer_that_cannot_be_read_is_told_at_its_line(spec: str, message: st
     assert finding.message == message
     assert remedy in finding.remedy
     assert finding.where.startswith("fleet.yaml:")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("https://git.example.org/slices.git", id="https"),
+        pytest.param("https://git.example.org/slices/${cluster}.git", id="a repository for each cluster"),
+        pytest.param("git@git.example.org:fleet/slices.git", id="ssh"),
+    ],
+)
+def test_a_fleet_says_where_its_slices_are_mirrored(url: str) -> None:
+    found = load(fleet=with_spec(FLEET, f"publish: {{url: '{url}', credentials: bot}}"))
+    assert found.publish == Publish(url=url, credentials="bot")
+    assert not found.findings
+    assert load(fleet=FLEET).publish is None
+
+
+@pytest.mark.parametrize(
+    ("publish", "message", "remedy"),
+    [
+        pytest.param("{credentials: bot}", "spec.publish.url is missing", "write the address", id="no address"),
+        pytest.param("{url: ''}", "spec.publish.url is not an address", "https://", id="an empty address"),
+        pytest.param("{adress: x}", "adress is not a known field", "known are: url, credentials", id="mistyped"),
+        pytest.param("https://git.example.org/x", "spec.publish has to be a mapping", "", id="no mapping"),
+        pytest.param(
+            "{url: 'https://me:pw@git.example.org/x'}", "has a user or password", "credentials", id="password"
+        ),
+        pytest.param("{url: 'ftp://git.example.org/x'}", "is not an address", "https://", id="no such way"),
+    ],
+)
+def test_a_mirror_that_cannot_be_is_refused(publish: str, message: str, remedy: str) -> None:
+    found = errors(load(fleet=with_spec(FLEET, f"publish: {publish}")))
+    assert any(message in str(each) and remedy in each.remedy for each in found), found
+    assert not any(":pw" in str(each) for each in found)
