@@ -25,7 +25,7 @@ from anyio.abc import TaskStatus
 from hub import desired, directives
 from hub.agents import sessions
 from hub.agents.keys import HubKeys
-from hub.api import api, http
+from hub.api import api, http, openapi
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
 from hub.api.webhooks import Webhooks
@@ -173,6 +173,7 @@ class Hub:
         made.add_routes(self.directing.routes())
         webhooks = Webhooks(self._webhook_secrets, ref=self.upstream.ref, wake=self.upstream.wake, clock=self._clock)
         made.add_routes(webhooks.routes())
+        made.add_routes(openapi.routes())
         made.on_shutdown.append(for_people.stop)
         return made
 

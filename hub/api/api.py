@@ -244,9 +244,9 @@ class Api:
                 "is not in the fleet repo",
                 f"commit a Cluster file for it first (clusters/{cluster}.yaml)",
             )
-        ttl_s = float(body.get("ttl_s", JOIN_TOKEN_TTL_S))
-        if not 60 <= ttl_s <= 30 * 24 * 3600:
-            raise InvalidInput("ttl_s", f"is {ttl_s:g}", "use 60 (a minute) to 2592000 (30 days)")
+        ttl_s = body.get("ttl_s", JOIN_TOKEN_TTL_S)
+        if not isinstance(ttl_s, int | float) or not 60 <= ttl_s <= 30 * 24 * 3600:
+            raise InvalidInput("ttl_s", f"is {str(ttl_s)[:40]}", "use 60 (a minute) to 2592000 (30 days)")
         token, mac_key = self._keys.join_token(cluster, secrets.token_hex(8))
         now = self._clock()
         self._journal.add_join_token(token.join_id, cluster=cluster, mac_key=mac_key, expires_at=now + ttl_s)
@@ -328,6 +328,6 @@ class Api:
 
 def _number(request: web.Request, name: str, default: int, *, most: int = MAX_LIST) -> int:
     text = request.query.get(name, str(default))
-    if not text.isdigit() or int(text) > most:
+    if not (text.isascii() and text.isdigit() and len(text) < 20) or int(text) > most:
         raise InvalidInput(f"?{name}={text[:40]}", "is not valid", f"use a whole number from 0 to {most}")
     return int(text)
