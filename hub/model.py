@@ -74,12 +74,25 @@ class HelmOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """A change to the rendered objects that `target` selects: `patch` itself (a part of an object, a list of JSON 6902
+    operations, or YAML text with one of them), or the file at `path`, relative to the bundle's folder."""
+
+    patch: Any = None
+    path: str = ""
+    target: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, bool] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Every variant whose `when` matches applies, in order. `kustomize` replaces the source path."""
+    """Every variant whose `when` matches applies, in order. `kustomize` takes the place of the bundle's."""
 
     when: Selector
     kustomize: str | None = None
     helm: HelmOptions | None = None
+    patches: tuple[Patch, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -166,7 +179,10 @@ class Bundle:
     source: str = ""
     namespace: str = ""
     variants: tuple[Variant, ...] = ()
+    kustomize: str | None = None
+    """A Kustomize folder to build in place of the source, or over it when that is a chart."""
     helm: HelmOptions | None = None
+    patches: tuple[Patch, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     depends_on: tuple[BundleName, ...] = ()
     rollout: str = ""
