@@ -22,9 +22,9 @@ import click
 from aiohttp import web
 from anyio.abc import TaskStatus
 
-from hub import desired, directives
+from hub import desired, directives, isolation, worker
 from hub.agents import sessions
-from hub.agents.keys import HubKeys
+from hub.agents.keys import SIGNING_KEY_FILE, HubKeys
 from hub.api import api, http, openapi
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
@@ -131,6 +131,9 @@ class Hub:
         self._heartbeat_s = heartbeat_s
         self._webhook_secrets = webhook_secrets
         self._denials: dict[tuple[str, str], float] = {}
+        self._hidden = (data / "admin.token", data / "keys" / SIGNING_KEY_FILE, data / "journal.db")
+        self.exposed: tuple[str, ...] = ()
+        """What renders could do, though they should not, since this kernel cannot keep them from it."""
 
     def application(self) -> web.Application:
         """Everything that the hub serves, on one listener."""
@@ -158,6 +161,7 @@ class Hub:
             journal=self.journal,
             keys=self.keys,
             metrics=metrics,
+            exposed=lambda: self.exposed,
             gate=gate,
             clock=self._clock,
             heartbeat_s=self._heartbeat_s,
@@ -189,6 +193,9 @@ class Hub:
         runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
         try:
             await self.loop.publish_all()
+            self.exposed = await worker.run(isolation.lacks, self._hidden, sees=())
+            for text in self.exposed:
+                log.warning("%s", text)
             await runner.setup()
             await web.TCPSite(runner, host, port, ssl_context=tls).start()
             async with anyio.create_task_group() as tasks:

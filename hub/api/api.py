@@ -6,7 +6,7 @@ something of agents are in `directing`. Errors are JSON with `error` and `remedy
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -49,6 +49,7 @@ class Api:
         journal: Journal,
         keys: HubKeys,
         metrics: HubMetrics,
+        exposed: Callable[[], Sequence[str]],
         gate: http.Gate,
         clock: Callable[[], float],
         heartbeat_s: float,
@@ -60,6 +61,7 @@ class Api:
         self._keys = keys
         self._registry = CollectorRegistry()
         self._registry.register(metrics)
+        self._exposed = exposed
         self._gate = gate
         self._clock = clock
         self._heartbeat_s = heartbeat_s
@@ -128,7 +130,11 @@ class Api:
                 "holds": sorted(loop.holds),
                 "directives": status.directives(loop.directives.values(), loop.live.clusters),
                 "findings": [status.finding(item) for item in desired.findings] if desired else [],
-                "problems": [text for text in (self._upstream.problem, loop.problem, self._publisher.problem) if text],
+                "problems": [
+                    text
+                    for text in (*self._exposed(), self._upstream.problem, loop.problem, self._publisher.problem)
+                    if text
+                ],
             }
         )
 
@@ -148,7 +154,10 @@ class Api:
             "directives": snapshot.directives(status.directives(loop.directives.values(), loop.live.clusters)),
             "findings": snapshot.findings([status.finding(item) for item in desired.findings] if desired else []),
             "problems": snapshot.problems(
-                upstream=self._upstream.problem, loop=loop.problem, publish=self._publisher.problem
+                exposed=self._exposed(),
+                upstream=self._upstream.problem,
+                loop=loop.problem,
+                publish=self._publisher.problem,
             ),
             **self._over(),
         }
