@@ -25,8 +25,8 @@ def site() -> Iterator[Site]:
         yield site
 
 
-def made(**changes: float) -> Web:
-    return Web(thing="chart web", login="check the credentials 'team'", **changes)
+def made(*, time_limit_s: float = web.TIME_LIMIT_S) -> Web:
+    return Web(thing="chart web", login="check the credentials 'team'", time_limit_s=time_limit_s)
 
 
 def test_a_body_is_given_whole_and_saved_with_its_digest(site: Site) -> None:
