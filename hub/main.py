@@ -25,7 +25,7 @@ from anyio.abc import TaskStatus
 from hub import desired, directives, isolation, worker
 from hub.agents import sessions
 from hub.agents.keys import SIGNING_KEY_FILE, HubKeys
-from hub.api import api, http, openapi
+from hub.api import api, bundles, http, openapi
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
 from hub.api.webhooks import Webhooks
@@ -175,6 +175,7 @@ class Hub:
             clock=self._clock,
         )
         made.add_routes(self.directing.routes())
+        made.add_routes(bundles.Bundles(self.loop, store=self.store, gate=gate).routes())
         webhooks = Webhooks(self._webhook_secrets, ref=self.upstream.ref, wake=self.upstream.wake, clock=self._clock)
         made.add_routes(webhooks.routes())
         made.add_routes(openapi.routes())

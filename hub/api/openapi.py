@@ -161,7 +161,7 @@ def _get(path: str, says: str, answer: Json | str, **more: Any) -> Operation:
     return Operation(method="get", path=path, says=says, answer=answer, **more)
 
 
-def _post(path: str, says: str, answer: Json, body: Json, *, wrong: Sequence[int] = ()) -> Operation:
+def _post(path: str, says: str, answer: Json | str, body: Json, *, wrong: Sequence[int] = ()) -> Operation:
     return Operation(method="post", path=path, says=says, answer=answer, body=body, wrong=(400, 401, 503, *wrong))
 
 
@@ -253,6 +253,13 @@ OPERATIONS: Sequence[Operation] = (
         "Look at every object now",
         _ref("Asked"),
         _object("actor", "reason", reason=_TEXT, actor=_ACTOR),
+        wrong=(404,),
+    ),
+    _post(
+        _CLUSTER + "/bundle",
+        "Its slice as a git bundle, whole or from the slice `since` on, with the values of Secrets",
+        "application/x-git-bundle",
+        _object("since", since=_TEXT),
         wrong=(404,),
     ),
     _post(
