@@ -32,7 +32,7 @@ def _reason(command: Any) -> Any:
 
 @click.group()
 def bundle() -> None:
-    """Suspend a bundle on clusters, resume it, or sync it now; or carry a cluster's slice in a file.
+    """Suspend, resume or sync a bundle; carry a slice in a file.
 
     \b
     Examples:
