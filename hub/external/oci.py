@@ -129,9 +129,8 @@ class _Registry:
         """The digest of what `reference` (a tag or a digest) names, and the manifest of layers that it is, or has."""
         answer = self._get(f"manifests/{reference}", accept=", ".join((*_MANIFESTS, *_INDEXES)), found=False)
         if answer.status == 404:
-            raise Permanent(
-                self.web.thing, f"has no {reference}", "check tag and repository, and that the hub may see it"
-            )
+            what = reference if _DIGEST.fullmatch(reference) else f"tag {reference!r}"
+            raise Permanent(self.web.thing, f"has no {what}", "check its name, and that the hub may see it")
         digest = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
         stated = answer.headers.get("docker-content-digest", digest)
         if digest != (reference if _DIGEST.fullmatch(reference) else stated if _DIGEST.fullmatch(stated) else digest):
@@ -245,7 +244,8 @@ class _Registry:
         realm = joined(self._base, stated.get("realm", ""))
         asked = {"service": stated.get("service", ""), "scope": stated.get("scope") or f"repository:{self._name}:pull"}
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode({key: value for key, value in asked.items() if value})}"
-        if not (realm.startswith("https://") or (self._base.startswith("http://") and addresses.local(realm))):
+        plain = realm.startswith("http://") and self._base.startswith("http://") and addresses.local(realm)
+        if not realm.startswith("https://") and not plain:
             raise Refused(self.web.thing, f"its token server is {shown(realm)}, without TLS", "check the registry")
         if login is not None and not (self._own(realm) or login.is_for(realm.partition("?")[0])):
             cause = f"its token server {shown(realm)} is none of the addresses that the credentials are for"
