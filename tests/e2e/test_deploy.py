@@ -329,7 +329,7 @@ def test_every_way_to_install_is_accepted_without_a_warning(kube: real.ApiServer
 def test_the_overlays_of_the_documentation_render(kube: real.ApiServer, tmp_path: Path) -> None:
     shutil.copytree(DEPLOY, tmp_path / "flotilla/deploy")
     blocks = re.findall(r"```yaml\n(.*?)```", (DEPLOY.parent / "docs/deploying.md").read_text(), re.DOTALL)
-    hub, agent, authority, _, air_gapped = blocks
+    hub, agent, authority, air_gapped, _ = blocks
 
     def render(name: str, text: str) -> dict[tuple[str, str], dict[str, Any]]:
         folder = tmp_path / "my" / name
