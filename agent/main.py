@@ -31,11 +31,13 @@ from agent.kube.cluster import Cluster, backoff
 from agent.kube.lease import Lease
 from agent.loop import Loop
 from agent.owner.directives import DirectiveStore
+from agent.stream.bundle_folder import BundleFolder
 from agent.stream.git_host import Login
 from agent.stream.hub_client import HubClient
 from agent.stream.identity import Identity
 from agent.stream.receive import Receiver
 from agent.stream.report import Reporter
+from agent.stream.report_file import ReportFile
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, InvalidInput
@@ -58,6 +60,8 @@ examples:
       --state-dir ./agent-eu-1 --join-token-file ./token
   without a hub, enforce the slice that is in the state folder:
     flotilla-agent --cluster eu-1
+  without a hub, in an air-gapped cluster: enforce the newest of the git bundles that somebody puts there:
+    flotilla-agent --cluster eu-1 --slice-bundles /media/slices --report-file /media/slices/eu-1.report.json
 
 Every option can be given in the environment: --hub is FLOTILLA_HUB, --state-dir FLOTILLA_STATE_DIR, and so on.
 """
@@ -70,6 +74,8 @@ class Options:
     """What the command line and the environment say, checked."""
 
     hub: str
+    slice_bundles: Path | None
+    report_file: Path | None
     cluster: str
     join_token: JoinToken | None
     state_dir: Path
@@ -115,6 +121,18 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         default=default("KUBECONFIG"),
         help="how to reach the API server (the service account of the pod)",
     )
+    add(
+        "--slice-bundles",
+        metavar="PATH",
+        default=default("SLICE_BUNDLES"),
+        help="without a hub: take slices from this git bundle, or from every *.bundle of this folder",
+    )
+    add(
+        "--report-file",
+        metavar="FILE",
+        default=default("REPORT_FILE"),
+        help="keep a file of what the agent would tell a hub (not kept)",
+    )
     add("--context", metavar="NAME", default=default("CONTEXT"), help="the kubeconfig's context (its current one)")
     add(
         "--otlp-endpoint",
@@ -146,8 +164,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     cluster = found.cluster or (token.cluster if token is not None else "")
     if not cluster:
         raise InvalidInput("cluster", "has no name", "give --cluster, or the join token of the first start")
+    if found.hub and found.slice_bundles:
+        raise InvalidInput("--slice-bundles", "is for an agent without a hub", "give --hub or --slice-bundles")
     return Options(
         hub=found.hub,
+        slice_bundles=Path(found.slice_bundles) if found.slice_bundles else None,
+        report_file=Path(found.report_file) if found.report_file else None,
         cluster=cluster,
         join_token=token,
         state_dir=Path(found.state_dir),
@@ -206,6 +228,7 @@ async def run(options: Options, holder: str) -> None:
                 token = hub.token if hub is not None else ""
                 return await receiver.fetch(url, Login(user=options.cluster, password=token) if token else None)
 
+            bundles = BundleFolder(options.slice_bundles, receiver) if options.slice_bundles is not None else None
             lease = Lease(cluster, holder=holder, timestamp=_timestamp)
             loop = Loop(
                 cluster,
@@ -216,7 +239,7 @@ async def run(options: Options, holder: str) -> None:
                 tracing=tracing,
                 directives=DirectiveStore(options.state_dir),
                 cluster=options.cluster,
-                fetch=fetch if options.hub else None,
+                fetch=bundles.take if bundles is not None else fetch if options.hub else None,
                 timestamp=_timestamp,
                 wall_ns=time.time_ns,
                 controllers=options.controllers,
@@ -236,6 +259,11 @@ async def run(options: Options, holder: str) -> None:
                 group.start_soon(_tell_version, cluster, reporter, name="version")
                 if hub is not None:
                     group.start_soon(in_turn, lease, hub.run, name="hub")
+                if bundles is not None:
+                    group.start_soon(bundles.watch, loop.on_wake, name="bundles")
+                if options.report_file is not None:
+                    file = ReportFile(options.report_file, reporter, cluster=options.cluster, timestamp=_timestamp)
+                    group.start_soon(file.run, name="report file")
                 if options.health_listen:
                     group.start_soon(_serve_health, options.health_listen, name="health")
                 await loop.run()

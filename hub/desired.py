@@ -10,8 +10,9 @@ its first proved. Heavy work runs in worker processes. Next: `waves` (what to ro
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,8 +33,10 @@ from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 
 BATCH = 50
-"""Requests of one bundle that one worker renders, and that are stored as one pack in one transaction: three fsyncs for
-each request were most of a first render's time, and thousands of packs slow down every look into the store."""
+"""Requests of one bundle that one worker renders: they share its build."""
+STORED_BYTES = 16 << 20
+"""So much is stored together, as one pack in one transaction: three fsyncs for each request were most of a first
+render's time, and thousands of packs slow down every look into the store. A hub that dies renders that much again."""
 
 Subtrees = Mapping[BundleName, Mapping[ClusterName, Oid]]
 
@@ -62,6 +65,36 @@ class _Rendered:
     ended_s: float = 0.0
 
 
+class _Storing:
+    """What was rendered, on its way into the store, and then, when its objects are there, into the journal."""
+
+    def __init__(self, store: GitStore, journal: Journal) -> None:
+        self._store = store
+        self._journal = journal
+        self._objects: dict[tuple[str, bytes], None] = {}
+        self._rows: list[tuple[str, str, str, str, Notes]] = []
+        self._bytes = 0
+        self._lock = anyio.Lock()
+
+    async def add(self, made: _Rendered, bundle: BundleName, commit: Oid) -> None:
+        """Take in what one batch rendered to. Raises as `flush`."""
+        new = [item for item in made.objects if item not in self._objects]
+        self._objects.update(dict.fromkeys(new))
+        self._bytes += sum(len(data) for _, data in new)
+        self._rows += [(key, bundle, subtree, commit, notes) for key, (subtree, notes) in made.made.items()]
+        if self._bytes >= STORED_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Store what was taken in so far. Raises what the store and the journal raise; it is forgotten then."""
+        async with self._lock:
+            objects, self._objects = self._objects, {}
+            rows, self._rows, self._bytes = self._rows, [], 0
+            if rows:
+                await anyio.to_thread.run_sync(self._store.write, tuple(objects))
+                await anyio.to_thread.run_sync(self._journal.remember_renders, rows)
+
+
 async def desired(
     commit: Oid,
     *,
@@ -80,7 +113,8 @@ async def desired(
     failed: set[BundleName] = {BundleName(name) for name in fleet.broken_bundles}
     spans: dict[BundleName, tuple[float, float]] = {}
 
-    busy: list[Transient] = []
+    troubles: list[FlotillaError] = []
+    storing = _Storing(store, journal)
 
     async def render(batch: Sequence[RenderRequest]) -> None:
         name = batch[0].bundle.name
@@ -90,11 +124,8 @@ async def desired(
             made = await worker.run(
                 _render, mirror, commit, batch, known_definitions, what=f"bundle {name}", sees=(mirror,)
             )
-            await anyio.to_thread.run_sync(store.write, made.objects)
-            rows = [(key, name, subtree, commit, notes) for key, (subtree, notes) in made.made.items()]
-            await anyio.to_thread.run_sync(journal.remember_renders, rows)
         except Transient as error:
-            busy.append(error)
+            troubles.append(error)
             return
         except FlotillaError as error:
             if len(batch) > 1:  # one of them to blame, and must not take the others with it
@@ -103,6 +134,7 @@ async def desired(
                 return
             made = _Rendered(refused={batch[0].key: error})
         known.update(made.made)
+        await store_now(partial(storing.add, made, name, commit))
         for request in batch:
             if refusal := made.refused.get(request.key):
                 failed.add(name)
@@ -111,14 +143,21 @@ async def desired(
             start, end = spans.get(name, (made.started_s, made.ended_s))
             spans[name] = (min(start, made.started_s), max(end, made.ended_s))
 
+    async def store_now(work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except FlotillaError as error:
+            troubles.append(error)
+
     async def render_all(requests: Iterable[RenderRequest]) -> None:
         async with anyio.create_task_group() as tasks:
             unknown = (request for request in requests if request.key not in known)
             for name, group in itertools.groupby(unknown, key=lambda request: request.bundle.name):
                 while batch := tuple(itertools.islice(group, BATCH)):
                     tasks.start_soon(render, batch, name=f"render {name}")
-        if busy:  # the hub's trouble, not the bundle's: the whole is tried again
-            raise busy[0]
+        await store_now(storing.flush)
+        if troubles:  # the hub's, not the bundle's: the whole is tried again
+            raise troubles[0]
 
     await render_all(requests)
     notes = {key: said for key, (_, said) in known.items()}

@@ -22,17 +22,19 @@ import click
 from aiohttp import web
 from anyio.abc import TaskStatus
 
-from hub import desired, directives
+from hub import desired, directives, isolation, worker
 from hub.agents import sessions
-from hub.agents.keys import HubKeys
-from hub.api import api, http
+from hub.agents.keys import SIGNING_KEY_FILE, HubKeys
+from hub.api import api, bundles, http, openapi
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
 from hub.api.webhooks import Webhooks
+from hub.external import credentials
 from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
+from hub.publish import Publisher
 from hub.repo import signers
 from hub.repo.remote import Ssh
 from hub.repo.verification import NOBODY_LOOKS, Mode, Verification
@@ -67,6 +69,7 @@ class Hub:
         revision: str = "",
         ssh: Ssh | None = None,
         trust: Verification = NOBODY_LOOKS,
+        source_credentials: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
@@ -103,6 +106,11 @@ class Hub:
             heartbeat_s=heartbeat_s,
         )
         self.housekeeping = Housekeeping(self.loop, store=self.store, journal=self.journal, clock=clock)
+        read_credentials = partial(credentials.load, source_credentials)
+        read_credentials()  # what is wrong with them is told at the start
+        self.publisher = Publisher(
+            self.loop, journal=self.journal, path=self.store.path, credentials=read_credentials, clock=clock
+        )
         mirror = data / "fleet.git"
         self.upstream = Upstream(
             fleet,
@@ -123,6 +131,9 @@ class Hub:
         self._heartbeat_s = heartbeat_s
         self._webhook_secrets = webhook_secrets
         self._denials: dict[tuple[str, str], float] = {}
+        self._hidden = (data / "admin.token", data / "keys" / SIGNING_KEY_FILE, data / "journal.db")
+        self.exposed: tuple[str, ...] = ()
+        """What renders could do, though they should not, since this kernel cannot keep them from it."""
 
     def application(self) -> web.Application:
         """Everything that the hub serves, on one listener."""
@@ -136,15 +147,21 @@ class Hub:
             )
         )
         metrics = HubMetrics(
-            self.loop, denied=lambda: self.sessions.denied, clock=self._clock, heartbeat_s=self._heartbeat_s
+            self.loop,
+            denied=lambda: self.sessions.denied,
+            unpublished=lambda: self.publisher.behind,
+            clock=self._clock,
+            heartbeat_s=self._heartbeat_s,
         )
         gate = http.Gate(self.admin_token)
         for_people = api.Api(
             self.loop,
             self.upstream,
+            self.publisher,
             journal=self.journal,
             keys=self.keys,
             metrics=metrics,
+            exposed=lambda: self.exposed,
             gate=gate,
             clock=self._clock,
             heartbeat_s=self._heartbeat_s,
@@ -158,8 +175,10 @@ class Hub:
             clock=self._clock,
         )
         made.add_routes(self.directing.routes())
+        made.add_routes(bundles.Bundles(self.loop, store=self.store, gate=gate).routes())
         webhooks = Webhooks(self._webhook_secrets, ref=self.upstream.ref, wake=self.upstream.wake, clock=self._clock)
         made.add_routes(webhooks.routes())
+        made.add_routes(openapi.routes())
         made.on_shutdown.append(for_people.stop)
         return made
 
@@ -175,12 +194,16 @@ class Hub:
         runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
         try:
             await self.loop.publish_all()
+            self.exposed = await worker.run(isolation.lacks, self._hidden, sees=())
+            for text in self.exposed:
+                log.warning("%s", text)
             await runner.setup()
             await web.TCPSite(runner, host, port, ssl_context=tls).start()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.loop.run, name="loop")
                 tasks.start_soon(self.upstream.run, name="upstream")
                 tasks.start_soon(self.housekeeping.run, name="housekeeping")
+                tasks.start_soon(self.publisher.run, name="publisher")
                 task_status.started(int(runner.addresses[0][1]))
         finally:
             self.sessions.stop()
@@ -323,6 +346,11 @@ Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
     help="File of OpenSSH allowed_signers or armored GPG public keys; it wins over spec.signers of fleet.yaml.",
 )
 @click.option(
+    "--source-credentials",
+    type=click.Path(path_type=Path, exists=True),
+    help="File or folder of the credentials that the fleet repo names, each bound to its addresses.",
+)
+@click.option(
     "--data",
     default="flotilla-hub",
     type=click.Path(path_type=Path, file_okay=False),
@@ -360,6 +388,7 @@ def main(
     ssh_known_hosts_file: Path | None,
     verify_commits: Mode,
     trusted_signers: tuple[Path, ...],
+    source_credentials: Path | None,
     data: Path,
     listen: str,
     tls_cert: Path | None,
@@ -400,6 +429,7 @@ def main(
             revision=revision,
             ssh=ssh,
             trust=Verification(mode=verify_commits, pinned=_pinned(trusted_signers)),
+            source_credentials=source_credentials,
         )
         anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
     except FlotillaError as error:

@@ -99,12 +99,25 @@ class HelmOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """A change to the rendered objects that `target` selects: `patch` itself (a part of an object, a list of JSON 6902
+    operations, or YAML text with one of them), or the file at `path`, relative to the bundle's folder."""
+
+    patch: Any = None
+    path: str = ""
+    target: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, bool] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Every variant whose `when` matches applies, in order. `kustomize` replaces the source path."""
+    """Every variant whose `when` matches applies, in order. `kustomize` takes the place of the bundle's."""
 
     when: Selector
     kustomize: str | None = None
     helm: HelmOptions | None = None
+    patches: tuple[Patch, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -191,7 +204,10 @@ class Bundle:
     source: str = ""
     namespace: str = ""
     variants: tuple[Variant, ...] = ()
+    kustomize: str | None = None
+    """A Kustomize folder to build in place of the source, or over it when that is a chart."""
     helm: HelmOptions | None = None
+    patches: tuple[Patch, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     depends_on: tuple[BundleName, ...] = ()
     rollout: str = ""
@@ -327,6 +343,15 @@ class Checks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """A Git repository that mirrors the slices; `${cluster}` in `url` stands for a cluster's name, where each has a
+    repository of its own. `credentials` names those of the hub that may push, "" for none."""
+
+    url: str
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """A whole fleet repo at one revision. What could not be read is in `findings` and missing from the maps, except
     that `broken` names every bundle and cluster that exists but is not valid: those keep what they run."""
@@ -342,6 +367,7 @@ class Fleet:
     freezes: tuple[Freeze, ...] = ()
     max_changes: int = 0
     """Rollouts in flight on one cluster at a time; 0 is no limit."""
+    publish: Publish | None = None
     findings: tuple[Finding, ...] = ()
     broken_bundles: frozenset[str] = frozenset()
     broken_clusters: frozenset[str] = frozenset()

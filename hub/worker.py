@@ -66,8 +66,10 @@ async def run(
     what: str = "",
     time_limit_s: float = TIME_LIMIT_S,
     sees: tuple[Path, ...] | None = None,
+    limiter: anyio.CapacityLimiter | None = None,
 ) -> T:
     """`function(*args)` in a worker process, as many at once as there are cores; the wait for a core has no limit.
+    What mostly waits for others brings a `limiter` of its own, so that it takes no core from those that work.
 
     With `sees` the process is confined to those files and folders. Raises the FlotillaError that `function` raises;
     Permanent about `what` (by default the function) when it fails otherwise, dies or takes longer than `time_limit_s`:
@@ -75,7 +77,7 @@ async def run(
     """
     thing = what or f"{function.__module__}.{function.__qualname__}"
     call = pickle.dumps((function, args), protocol=pickle.HIGHEST_PROTOCOL)
-    async with _cores():
+    async with limiter or _cores():
         own = anyio.CapacityLimiter(1)  # a thread only waits for its process, and those are bounded already
         process: _Process | None = None
         confined = None if sees is None else (sees, function.__module__)

@@ -144,6 +144,14 @@ def count(pack: memoryview) -> int:
     return int(found)
 
 
+def check(pack: memoryview) -> int:
+    """Pure: as `count`, once the whole pack fits its checksum."""
+    found = count(pack)
+    if hashlib.sha1(pack[:-_CHECKSUM], usedforsecurity=False).digest() != pack[-_CHECKSUM:]:
+        raise Broken("pack", "is cut off, or was changed on the way: its checksum does not fit")
+    return found
+
+
 def unpack(pack: memoryview, *, bases: Bases, max_object_bytes: int, max_bytes: int) -> Iterator[tuple[str, bytes]]:
     """Pure: all objects of a pack as (kind, data), each once, bases before what is made of them.
 
@@ -151,6 +159,24 @@ def unpack(pack: memoryview, *, bases: Bases, max_object_bytes: int, max_bytes: 
     ProtocolError, at the latest after the last object.
     """
     return _Reader(pack, bases=bases, max_object_bytes=max_object_bytes, max_bytes=max_bytes).objects()
+
+
+def unpacked_entries(
+    pack: memoryview, *, bases: Bases, max_object_bytes: int, max_bytes: int
+) -> Iterator[tuple[Oid, bytes]]:
+    """Pure: the objects of a pack as whole entries of another, by their ids, which are computed here.
+
+    As many as `count` says. Raises as `unpack`, and ProtocolError for a kind of object that no slice has.
+    """
+    seen: set[Oid] = set()
+    for kind, data in unpack(pack, bases=bases, max_object_bytes=max_object_bytes, max_bytes=max_bytes):
+        if kind not in _TYPES:
+            raise ProtocolError("pack", f"holds a {kind}, which is no kind of object of a slice")
+        oid = git_id(kind, data)
+        if oid in seen:
+            raise ProtocolError("pack", f"holds object {oid} twice")
+        seen.add(oid)
+        yield oid, entry(kind, data)
 
 
 class _Reader:
@@ -183,10 +209,8 @@ class _Reader:
     def _entries(self) -> Iterator[tuple[int, int, str, bytes]]:
         """(offset, where the zlib stream begins, kind, data) of each whole object; deltas are filed under what they
         wait for."""
-        expected = count(self._pack)
+        expected = check(self._pack)
         end = len(self._pack) - _CHECKSUM
-        if hashlib.sha1(self._pack[:end], usedforsecurity=False).digest() != self._pack[end:]:
-            raise Broken("pack", "is cut off, or was changed on the way: its checksum does not fit")
         at = 12
         for _ in range(expected):
             offset = at

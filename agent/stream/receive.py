@@ -1,4 +1,4 @@
-"""The agent's copy of its slice: takes new commits in, from a wake-up or from a Git host, and reads what they want.
+"""The agent's copy of its slice: takes new commits in, from a wake-up, a Git host or a file, and reads what they want.
 
 Everything is checked before the current commit moves, so that the agent goes on with its old slice whatever it is sent.
 `Receiver._accept` is the one gate, whichever way a commit came:
@@ -9,7 +9,7 @@ Everything is checked before the current commit moves, so that the agent goes on
     subtrees        as slice.json names them; every path an object's; every blob there, and none too large
 
 Nothing here prunes or applies: a missing ref, a 401, 403 or 404 is an error and changes nothing. `slice_store` keeps
-the objects, `git_host` fetches them, `slice_reader` does the reading and its checks; `plan` is next.
+the objects, `git_host` and `git_bundle` bring them, `slice_reader` does the reading and its checks; `plan` is next.
 """
 
 import logging
@@ -24,7 +24,7 @@ from anyio import to_thread
 from pygit2.enums import ObjectType
 
 from agent.model import Desired
-from agent.stream import git_host, slice_reader
+from agent.stream import git_bundle, git_host, slice_reader
 from agent.stream.git_host import Login
 from agent.stream.slice_reader import Incomplete
 from agent.stream.slice_store import SliceStore
@@ -94,7 +94,25 @@ class Receiver:
         finally:
             abort.set()
 
+    async def unbundle(self, path: Path) -> bool:
+        """Take the slice in from the `git bundle` file at `path`; True when it moved.
+
+        Raises Transient (unreadable, not whole, no space), Rewound, or ProtocolError (another cluster's, based on what
+        is not here, another history, a slice that is not valid); the old slice stays in each case.
+        """
+        return await to_thread.run_sync(self._unbundle, path, limiter=self._limiter)
+
     # --- taking in: in a worker thread, one at a time ---
+
+    def _unbundle(self, path: Path) -> bool:
+        since = f" --since {self._desired.seq}" if self._desired.seq else ""
+        remedy = f"export it with 'flotilla bundle export {self.cluster}{since}'"
+
+        def bring(repo: pygit2.Repository) -> Oid:
+            had = {self._desired.commit, *self._behind()}
+            return git_bundle.bring(repo, path=path, ref=self._store.ref, had=had, remedy=remedy)
+
+        return self._take(bring, str(path))
 
     def _offer(self, wake: WakeUp) -> bool:
         with self._writing, self._store.disk():
@@ -182,9 +200,10 @@ class Receiver:
 
     def _behind(self) -> set[str]:
         """The commits that came before the current one, as far as they are known."""
-        found = set()
-        for parent, message in slice_reader.ancestry(self._store.repo, self._desired.commit):
-            found.add(parent or slices.predecessor(message) or "")
+        found: set[str] = set()
+        if self._desired.commit:
+            for parent, message in slice_reader.ancestry(self._store.repo, self._desired.commit):
+                found.add(parent or slices.predecessor(message) or "")
         return found
 
     def _advance(self, desired: Desired) -> None:

@@ -230,6 +230,25 @@ class Reporter:
         self._sent_at = now
         return report
 
+    def whole(self) -> Report:
+        """All that is now, with the newest drift, for whoever never acknowledges anything."""
+        drift = list(self._spool.waiting)
+        unsaid = max(0, len(drift) - MAX_DRIFT)
+        return compose(
+            None,
+            self._now,
+            number=0,
+            boot_id=self.boot_id,
+            agent_version=self.agent_version,
+            drift=drift[unsaid:],
+            cut=self._spool.cut + unsaid,
+        )
+
+    @property
+    def changed(self) -> anyio.Event:
+        """Set once something is new, counted from now."""
+        return self._changed
+
     async def wait_due(self, *, heartbeat_s: float) -> None:
         """Returns once `next` has a report."""
         while (delay := self.due_in(anyio.current_time(), heartbeat_s=heartbeat_s)) > 0:

@@ -6,7 +6,7 @@ something of agents are in `directing`. Errors are JSON with `error` and `remedy
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +23,7 @@ from hub.inputs import Happened, Release, ToRollout
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
 from hub.model import FINAL, Command, State
+from hub.publish import Publisher
 from hub.rollout import rollouts_json
 from hub.upstream import Upstream
 from proto.errors import InvalidInput
@@ -43,20 +44,24 @@ class Api:
         self,
         loop: Loop,
         upstream: Upstream,
+        publisher: Publisher,
         *,
         journal: Journal,
         keys: HubKeys,
         metrics: HubMetrics,
+        exposed: Callable[[], Sequence[str]],
         gate: http.Gate,
         clock: Callable[[], float],
         heartbeat_s: float,
     ) -> None:
         self._loop = loop
         self._upstream = upstream
+        self._publisher = publisher
         self._journal = journal
         self._keys = keys
         self._registry = CollectorRegistry()
         self._registry.register(metrics)
+        self._exposed = exposed
         self._gate = gate
         self._clock = clock
         self._heartbeat_s = heartbeat_s
@@ -125,7 +130,11 @@ class Api:
                 "holds": sorted(loop.holds),
                 "directives": status.directives(loop.directives.values(), loop.live.clusters),
                 "findings": [status.finding(item) for item in desired.findings] if desired else [],
-                "problems": [text for text in (self._upstream.problem, loop.problem) if text],
+                "problems": [
+                    text
+                    for text in (*self._exposed(), self._upstream.problem, loop.problem, self._publisher.problem)
+                    if text
+                ],
             }
         )
 
@@ -144,7 +153,12 @@ class Api:
             "holds": snapshot.holds(loop.holds),
             "directives": snapshot.directives(status.directives(loop.directives.values(), loop.live.clusters)),
             "findings": snapshot.findings([status.finding(item) for item in desired.findings] if desired else []),
-            "problems": snapshot.problems(upstream=self._upstream.problem, loop=loop.problem),
+            "problems": snapshot.problems(
+                exposed=self._exposed(),
+                upstream=self._upstream.problem,
+                loop=loop.problem,
+                publish=self._publisher.problem,
+            ),
             **self._over(),
         }
 
@@ -239,9 +253,9 @@ class Api:
                 "is not in the fleet repo",
                 f"commit a Cluster file for it first (clusters/{cluster}.yaml)",
             )
-        ttl_s = float(body.get("ttl_s", JOIN_TOKEN_TTL_S))
-        if not 60 <= ttl_s <= 30 * 24 * 3600:
-            raise InvalidInput("ttl_s", f"is {ttl_s:g}", "use 60 (a minute) to 2592000 (30 days)")
+        ttl_s = body.get("ttl_s", JOIN_TOKEN_TTL_S)
+        if not isinstance(ttl_s, int | float) or not 60 <= ttl_s <= 30 * 24 * 3600:
+            raise InvalidInput("ttl_s", f"is {str(ttl_s)[:40]}", "use 60 (a minute) to 2592000 (30 days)")
         token, mac_key = self._keys.join_token(cluster, secrets.token_hex(8))
         now = self._clock()
         self._journal.add_join_token(token.join_id, cluster=cluster, mac_key=mac_key, expires_at=now + ttl_s)
@@ -323,6 +337,6 @@ class Api:
 
 def _number(request: web.Request, name: str, default: int, *, most: int = MAX_LIST) -> int:
     text = request.query.get(name, str(default))
-    if not text.isdigit() or int(text) > most:
+    if not (text.isascii() and text.isdigit() and len(text) < 20) or int(text) > most:
         raise InvalidInput(f"?{name}={text[:40]}", "is not valid", f"use a whole number from 0 to {most}")
     return int(text)

@@ -120,7 +120,7 @@ class Directing:
     async def values(self, request: web.Request) -> web.Response:
         await self._gate.body(request)
         id_ = request.match_info["id"]
-        row = self._loop.journal.event(int(id_)) if id_.isdigit() and len(id_) < 19 else None
+        row = self._loop.journal.event(int(id_)) if id_.isascii() and id_.isdigit() and len(id_) < 19 else None
         if row is None or row.kind != "drift":
             raise http.NotFound(f"drift {id_[:40]}", "is not known", "see 'flotilla drift' for their ids")
         detail = await self._drift_detail(row.cluster, str(row.data.get("id", "")))

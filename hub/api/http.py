@@ -21,15 +21,22 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Our errors as JSON with the right status."""
     try:
         return await handler(request)
+    except web.HTTPException as error:
+        # Of aiohttp's own words only: unknown paths and methods, bodies that are too large. Git's clients show text.
+        if error.status < 400 or error.text != f"{error.status}: {error.reason}" or request.path.startswith("/git/"):
+            raise
+        kept = {name: value for name, value in error.headers.items() if name == "Allow"}
+        told = {"error": f"{request.method} {request.path}: {error.reason}", "remedy": "see /openapi.json"}
+        return answer(told, error.status, kept)
     except FlotillaError as error:
         code = 404 if isinstance(error, NotFound) else 401 if isinstance(error, Refused) else 400
         code = 503 if isinstance(error, Transient) else code
-        return answer({"error": f"{error.thing}: {error.cause}", "remedy": error.remedy}, status=code)
+        return answer({"error": f"{error.thing}: {error.cause}", "remedy": error.remedy}, code)
 
 
-def answer(value: object, *, status: int = 200) -> web.Response:
+def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON answer."""
-    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+    return web.Response(body=orjson.dumps(value), status=status, headers=headers, content_type="application/json")
 
 
 class Gate:
@@ -41,7 +48,9 @@ class Gate:
     async def body(self, request: web.Request) -> Mapping[str, Any]:
         """The body of an authorised command. Raises Refused, InvalidInput."""
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._admin_token):
+        if kind.lower() != "bearer" or not hmac.compare_digest(
+            token.strip().encode("utf-8", "surrogateescape"), self._admin_token
+        ):
             raise Refused(
                 "command", "needs the administrator's token", "pass --token-file DATA/admin.token to flotilla"
             )

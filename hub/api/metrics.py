@@ -20,10 +20,17 @@ class HubMetrics(Collector):
     """`flotilla_*` metrics."""
 
     def __init__(
-        self, loop: Loop, *, denied: Callable[[], Counter[str]], clock: Callable[[], float], heartbeat_s: float
+        self,
+        loop: Loop,
+        *,
+        denied: Callable[[], Counter[str]],
+        unpublished: Callable[[], int],
+        clock: Callable[[], float],
+        heartbeat_s: float,
     ) -> None:
         self._loop = loop
         self._denied = denied
+        self._unpublished = unpublished
         self._clock = clock
         self._heartbeat_s = heartbeat_s
 
@@ -89,6 +96,11 @@ class HubMetrics(Collector):
             "flotilla_deciding",
             "1 while decisions can be stored, 0 while they cannot (disk?).",
             value=int(not loop.problem),
+        )
+        yield GaugeMetricFamily(
+            "flotilla_unpublished",
+            "Clusters whose newest slice is not at the mirror. Stays above 0: 'flotilla status' says why.",
+            value=self._unpublished(),
         )
         yield CounterMetricFamily(
             "flotilla_drift", "Drifts reported since the start.", value=sum(item.drift_total for item in live.values())

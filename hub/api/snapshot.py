@@ -123,11 +123,16 @@ def directives(rows: Sequence[Json]) -> Json:
     return {"total": len(rows), "rows": [{**row, "why": row["why"][:MAX_TEXT]} for row in rows[:MAX_DIRECTIVES]]}
 
 
-def problems(*, upstream: str, loop: str) -> list[Json]:
+def problems(*, exposed: Sequence[str] = (), upstream: str, loop: str, publish: str) -> list[Json]:
     """Pure: what keeps the hub from its work, with what goes on meanwhile."""
     told = (
         (loop, "nothing can be decided until this is over; agents go on with what they have"),
         (upstream, "no commit can be read until this is over; what was read last goes on"),
+        (publish, "the mirror of the slices is behind until this is over; agents that reach the hub get theirs here"),
+        *(
+            (text, "run the hub on Linux 5.13 or newer, and let its container use Landlock and seccomp")
+            for text in exposed
+        ),
     )
     return [{"what": text[:MAX_TEXT], "remedy": remedy} for text, remedy in told if text]
 

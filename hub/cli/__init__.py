@@ -6,6 +6,7 @@ import click
 
 from hub.cli import (
     bootstrap,
+    bundles,
     commanding,
     diffing,
     directing,
@@ -57,6 +58,7 @@ _MODULES = (
     online,
     commanding,
     directing,
+    bundles,
     bootstrap,
 )
 

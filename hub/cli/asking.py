@@ -4,12 +4,14 @@ An error names the hub, the cause and the next step, and exits with 1. What the 
 commit: it is shown as it is, never read as markup.
 """
 
+import http.client
 import json
 import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,12 @@ class HubApi:
     def post(self, path: str, body: dict[str, object]) -> Any:
         return self._call("POST", path, body)
 
+    def download(self, path: str, body: dict[str, object]) -> bytes:
+        """What the hub answers a POST with, when that is a file. Raises as all calls do when it does not come whole."""
+        with self._opened("POST", path, body) as response:
+            found: bytes = response.read()
+            return found
+
     def _token(self) -> str:
         if self._token_file is not None:
             try:
@@ -69,6 +77,11 @@ class HubApi:
         return os.environ.get("FLOTILLA_TOKEN", "")
 
     def _call(self, method: str, path: str, body: dict[str, object] | None) -> Any:
+        with self._opened(method, path, body) as response:
+            return json.load(response)
+
+    @contextmanager
+    def _opened(self, method: str, path: str, body: dict[str, object] | None) -> Iterator[Any]:
         headers = {"Content-Type": "application/json"}
         if body is not None:
             headers["Authorization"] = f"Bearer {self._token()}"
@@ -80,11 +93,11 @@ class HubApi:
         )
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-                return json.load(response)
+                yield response
         except urllib.error.HTTPError as error:
             with error:
                 raise click.ClickException(_told(error)) from error
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             why = getattr(error, "reason", error)
             raise click.ClickException(
                 f"no hub answers at {self.hub}: {why}\n"

@@ -32,13 +32,14 @@ def _reason(command: Any) -> Any:
 
 @click.group()
 def bundle() -> None:
-    """Suspend a bundle on clusters, resume it, or sync it now.
+    """Suspend, resume or sync a bundle; carry a slice in a file.
 
     \b
     Examples:
       flotilla bundle suspend shop --cluster eu-1 --reason 'a migration runs'
       flotilla bundle resume shop --reason 'the migration is done'
       flotilla bundle sync shop
+      flotilla bundle export eu-1 -o eu-1.bundle
     """
 
 

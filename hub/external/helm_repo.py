@@ -2,7 +2,7 @@
 
 | of the index | what happens                                                                                         |
 |--------------|------------------------------------------------------------------------------------------------------|
-| its form     | YAML or JSON; the part about one chart is cut out first, for an index may have 30 MB                 |
+| its form     | YAML or JSON; of YAML as Helm writes it, only the one version is parsed: an index may have 30 MB    |
 | `version`    | one that is written just like the source's comes first, else the newest in its range                 |
 | `urls`       | tried in order; relative ones lie below the repository, `oci://` ones are asked of their registry    |
 | `digest`     | the archive has to have it; where there is none, it is of what was fetched                           |
@@ -13,10 +13,10 @@ at its top. Next: `dependencies` completes it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from urllib.parse import urljoin
 
 import orjson
 import pygit2
@@ -24,7 +24,7 @@ import yaml
 
 from hub.external import archive, oci, versions
 from hub.external.credentials import Login
-from hub.external.web import Web, headers_of, shown
+from hub.external.web import Web, headers_of, joined, shown
 from hub.model import HelmSource, Pin
 from hub.repo.schema import nearest
 from proto.errors import FlotillaError, InvalidInput, Permanent, ProtocolError, Transient
@@ -32,14 +32,25 @@ from proto.ids import Oid
 
 MAX_INDEX_BYTES = 64 << 20
 MAX_CHART_BYTES = 64 << 20
-_MAX_YAML_BYTES = 8 << 20
-"""Of what is parsed as YAML: the part of one chart, or an index that is not written as Helm does; about ten seconds."""
+_MAX_YAML_BYTES = 256 << 10
+"""Of what is parsed as YAML, about a second: a small index, or of a larger one the one version."""
 _MAX_URLS = 5
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _ENTRIES = re.compile(rb"^entries:[ \t]*\r?\n", re.MULTILINE)
-_KEY = re.compile(rb"^( +)([^\s\-#'\"][^\s:]*|'[^'\s]*'|\"[^\"\s\\]*\"):[ \t]*\r?$", re.MULTILINE)
+_KEY = rb"([^\s\-#'\"][^\s:]*|'[^'\s]*'|\"[^\"\s\\]*\"):[ \t]*\r?$"
+_FIRST = re.compile(rb"(?:[ \t]*(?:#.*)?\r?\n)*( +)" + _KEY, re.MULTILINE)
+_LATER = re.compile(rb"^[^\s#-]", re.MULTILINE)
+_ITEM = re.compile(rb"^( *)- +(?=\S)", re.MULTILINE)
 _Loader: type[Any] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 """Everything stays text: `version: 1.10` is no number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """One version of the chart, and how to read what the index says of it."""
+
+    version: str
+    read: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +73,14 @@ def fetch(source: HelmSource, repo: pygit2.Repository, *, login: Login | None = 
     remedy = f"check the credentials {source.credentials!r}" if source.credentials else ""
     web = Web(thing=thing, ca=login.ca if login is not None else None, login=remedy)
     base = source.repository.rstrip("/") + "/"
-    index = web.get(urljoin(base, "index.yaml"), headers=headers_of(login), max_bytes=MAX_INDEX_BYTES)
-    release = _chosen(source, list(_releases(_entries(index.body, source.chart, thing))), thing)
+    index = web.get(joined(base, "index.yaml"), headers=headers_of(login), max_bytes=MAX_INDEX_BYTES)
+    release = _chosen(source, _entries(index.body, source.chart, thing), thing)
     if known is not None and known.digest == release.digest and known.revision == release.version:
         return known
     failures: list[FlotillaError] = []
     for url in release.urls[:_MAX_URLS]:
         try:
-            digest, tree = _fetched(urljoin(base, url), release, repo, web, login)
+            digest, tree = _fetched(joined(base, url), release, repo, web, login)
             return Pin(revision=release.version, digest=digest, tree=tree)
         except FlotillaError as error:
             failures.append(error)
@@ -98,74 +109,94 @@ def _check(digest: str, release: _Release, url: str, thing: str) -> None:
         raise ProtocolError(thing, cause, "make the index again; if that is not it, somebody changed the archive")
 
 
-def _chosen(source: HelmSource, releases: list[_Release], thing: str) -> _Release:
-    """The release of the source's version. Of a version that is there twice, the first one, as Helm does."""
-    version = versions.newest(source.version, [release.version for release in releases])
-    if version is None:
-        some = ", ".join(release.version for release in releases[:10])
-        raise Permanent(thing, f"has no version in {source.version!r}", f"it has {some}" if some else "publish one")
-    return next(release for release in releases if release.version == version)
+def _chosen(source: HelmSource, entries: list[_Entry], thing: str) -> _Release:
+    """The release of the source's version. Of a version that is there twice, the first one; what cannot be read is
+    passed over. Both as Helm does."""
+    left = list(entries)
+    while (version := versions.newest(source.version, [entry.version for entry in left])) is not None:
+        for entry in left:
+            if entry.version == version and (release := _release(version, entry.read())) is not None:
+                return release
+        left = [entry for entry in left if entry.version != version]
+    some = ", ".join(entry.version for entry in entries[:10])
+    raise Permanent(thing, f"has no version in {source.version!r}", f"it has {some}" if some else "publish one")
 
 
-def _releases(entries: list[Any]) -> Iterator[_Release]:
-    """Pure: what can be read of the index's entries; the rest is passed over, as Helm does."""
-    for entry in entries:
-        if not isinstance(entry, Mapping):
-            continue
-        version, urls, digest = entry.get("version"), entry.get("urls"), entry.get("digest") or ""
-        found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-        if isinstance(version, str) and isinstance(urls, list) and (found or not digest):
-            texts = tuple(url for url in urls if isinstance(url, str) and url)
-            yield _Release(version=version, urls=texts, digest=f"sha256:{found[1]}" if found else "")
+def _release(version: str, entry: Any) -> _Release | None:
+    """Pure: what an entry of the index says; None when that is no release."""
+    if not isinstance(entry, Mapping):
+        return None
+    urls, digest = entry.get("urls"), entry.get("digest") or ""
+    found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+    if not isinstance(urls, list) or (digest and found is None):
+        return None
+    texts = tuple(url for url in urls if isinstance(url, str) and url)
+    return _Release(version=version, urls=texts, digest=f"sha256:{found[1]}" if found else "")
 
 
-def _entries(index: bytes, chart: str, thing: str) -> list[Any]:
-    """The chart's entries in an index. Raises Permanent when it has none, ProtocolError for what is no index."""
-    found: Any = None
-    names: list[str] = []
-    if index.lstrip()[:1] == b"{":
-        try:
-            found = orjson.loads(index)
-        except orjson.JSONDecodeError:
-            found = None
-    if found is None:
+def _entries(index: bytes, chart: str, thing: str) -> list[_Entry]:
+    """The versions of the chart in an index. Raises Permanent when it has none, ProtocolError for what is no index."""
+    if index.lstrip()[:1] != b"{" and len(index) > _MAX_YAML_BYTES:
         part, names = _part(index, chart)
         if part is not None:
-            found = _yaml(part)
-            found = {"entries": found} if isinstance(found, Mapping) else None
-        if found is None and len(index) <= _MAX_YAML_BYTES:
-            found = _yaml(index)
-    entries = found.get("entries") if isinstance(found, Mapping) else None
-    if isinstance(entries, Mapping):
-        names = [str(name) for name in entries]
-        if isinstance(entries.get(chart), list):
-            return list(entries[chart])
-    elif not names:
+            return _items(part)
+    else:
+        found = _read(index)
+        entries = found.get("entries") if isinstance(found, Mapping) else None
+        names = [str(name) for name in entries] if isinstance(entries, Mapping) else []
+        if isinstance(entries, Mapping) and isinstance(entries.get(chart), list):
+            stated = [entry for entry in entries[chart] if isinstance(entry, Mapping)]
+            whole = [entry for entry in stated if isinstance(entry.get("version"), str)]
+            return [_Entry(version=entry["version"], read=partial(dict, entry)) for entry in whole]
+    if not names:
         remedy = "check that its address is that of a Helm repository: the part before /index.yaml"
         raise ProtocolError(thing, "its index.yaml is not one of charts", remedy)
     raise Permanent(thing, "is not in its index", nearest(chart, names, else_="check the name of the chart"))
+
+
+def _read(index: bytes) -> Any:
+    """None for what cannot be read."""
+    if index.lstrip()[:1] == b"{":
+        try:
+            return orjson.loads(index)
+        except orjson.JSONDecodeError:
+            if len(index) > _MAX_YAML_BYTES:
+                return None
+    return _yaml(index)
 
 
 def _part(index: bytes, chart: str) -> tuple[bytes | None, list[str]]:
     """Pure: the lines about `chart` of an index as Helm writes it, where each chart is a line of its own below
     `entries:`; and the names of all charts. None when it is not written so, or has no such line, or two."""
     start = _ENTRIES.search(index)
-    first = _KEY.match(index, start.end()) if start is not None else None
+    first = _FIRST.match(index, start.end()) if start is not None else None
     if start is None or first is None:
         return None, []
-    indent = len(first[1])
-    over = re.compile(rb"^(?! *\r?$)(?! *#)(?!- )(?! )", re.MULTILINE).search(index, start.end())
-    end = over.start() if over is not None else len(index)
-    keys = re.compile(rb"^ {%d}([^\s\-#'\"][^\s:]*|'[^'\s]*'|\"[^\"\s\\]*\"):[ \t]*\r?$" % indent, re.MULTILINE)
-    found = [
-        (key.start(), key[1].strip(b"'\"").decode("utf-8", "replace")) for key in keys.finditer(index, start.end(), end)
-    ]
+    later = _LATER.search(index, start.end())
+    end = later.start() if later is not None else len(index)
+    keys = re.compile(rb"^ {%d}" % len(first[1]) + _KEY, re.MULTILINE).finditer(index, start.end(), end)
+    found = [(key.start(), key[1].strip(b"'\"").decode("utf-8", "replace")) for key in keys]
     names = [name for _, name in found]
     if names.count(chart) != 1:
         return None, names
     at = names.index(chart)
-    part = index[found[at][0] : found[at + 1][0] if at + 1 < len(found) else end]
-    return part if len(part) <= _MAX_YAML_BYTES else None, names
+    return index[found[at][0] : found[at + 1][0] if at + 1 < len(found) else end], names
+
+
+def _items(part: bytes) -> list[_Entry]:
+    """Pure: the versions in the lines about a chart, where each is an item of a list with a line for its version."""
+    first = _ITEM.search(part)
+    if first is None:
+        return []
+    starts = [found.start() for found in re.finditer(rb"^ {%d}- " % len(first[1]), part, re.MULTILINE)]
+    line = re.compile(rb"^ {%d}version: +(['\"]?)([^\s'\"#&*!|>]+)\1 *\r?$" % len(first[0]), re.MULTILINE)
+    entries: list[_Entry] = []
+    for start, end in zip(starts, [*starts[1:], len(part)], strict=True):
+        item = part[start:end].replace(b"-", b" ", 1)
+        version = line.search(item)
+        if version is not None and len(item) <= _MAX_YAML_BYTES:
+            entries.append(_Entry(version=version[2].decode("utf-8", "replace"), read=partial(_yaml, item)))
+    return entries
 
 
 def _yaml(text: bytes) -> Any:

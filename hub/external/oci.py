@@ -22,14 +22,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import orjson
 import pygit2
 
 from hub.external import archive, narrow, versions
 from hub.external.credentials import Login
-from hub.external.web import Answer, Web, basic, shown
+from hub.external.web import Answer, Web, basic, joined, shown
 from hub.model import OciSource, Pin
 from hub.repo import addresses, sources
 from proto.errors import InvalidInput, Permanent, ProtocolError, Refused, TooLarge
@@ -129,9 +129,8 @@ class _Registry:
         """The digest of what `reference` (a tag or a digest) names, and the manifest of layers that it is, or has."""
         answer = self._get(f"manifests/{reference}", accept=", ".join((*_MANIFESTS, *_INDEXES)), found=False)
         if answer.status == 404:
-            raise Permanent(
-                self.web.thing, f"has no {reference}", "check tag and repository, and that the hub may see it"
-            )
+            what = reference if _DIGEST.fullmatch(reference) else f"tag {reference!r}"
+            raise Permanent(self.web.thing, f"has no {what}", "check its name, and that the hub may see it")
         digest = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
         stated = answer.headers.get("docker-content-digest", digest)
         if digest != (reference if _DIGEST.fullmatch(reference) else stated if _DIGEST.fullmatch(stated) else digest):
@@ -176,7 +175,7 @@ class _Registry:
             found = _LINK.search(answer.headers.get("link", ""))
             if found is None:
                 return
-            there = urljoin(self._url(path), found[1])
+            there = joined(self._url(path), found[1])
             if not self._own(there):
                 raise ProtocolError(self.web.thing, f"its next tags are at {shown(there)}", "check the registry")
             path = there
@@ -228,7 +227,7 @@ class _Registry:
         return (base.scheme, base.netloc) == (other.scheme, other.netloc)
 
     def _url(self, path: str) -> str:
-        return urljoin(f"{self._base}/v2/{self._name}/", path)
+        return joined(f"{self._base}/v2/{self._name}/", path)
 
     def _authorise(self, challenge: str) -> bool:
         """Do as a 401 asks; False when there is nothing more that could be sent."""
@@ -242,10 +241,11 @@ class _Registry:
         if self._login is not None and self._login.token:
             return False
         stated = dict(reversed(re.findall(r'(\w+)\s*=\s*"([^"]*)"', bearer[1])))
-        realm = urljoin(self._base, stated.get("realm", ""))
+        realm = joined(self._base, stated.get("realm", ""))
         asked = {"service": stated.get("service", ""), "scope": stated.get("scope") or f"repository:{self._name}:pull"}
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode({key: value for key, value in asked.items() if value})}"
-        if not (realm.startswith("https://") or (self._base.startswith("http://") and addresses.local(realm))):
+        plain = realm.startswith("http://") and self._base.startswith("http://") and addresses.local(realm)
+        if not realm.startswith("https://") and not plain:
             raise Refused(self.web.thing, f"its token server is {shown(realm)}, without TLS", "check the registry")
         if login is not None and not (self._own(realm) or login.is_for(realm.partition("?")[0])):
             cause = f"its token server {shown(realm)} is none of the addresses that the credentials are for"

@@ -193,7 +193,7 @@ class Web:
         return left
 
     def _next(self, url: str, location: str) -> str:
-        there = urljoin(url, location)
+        there = joined(url, location)
         if not location or (urlsplit(url).scheme, urlsplit(there).scheme) not in _STEPS:
             cause = f"{shown(url)} redirects to {shown(there)}" if location else f"{shown(url)} redirects nowhere"
             raise Permanent(self.thing, cause, "if that is right, use it as the address")
@@ -211,6 +211,14 @@ class Web:
 
 
 _STEPS = frozenset({("http", "http"), ("http", "https"), ("https", "https")})
+
+
+def joined(base: str, reference: str) -> str:
+    """Pure: where `reference` leads from `base`; "" when it is no address."""
+    try:
+        return urljoin(base, reference)
+    except ValueError:
+        return ""
 
 
 def shown(url: str) -> str:

@@ -1,9 +1,7 @@
 """One bundle with one set of inputs, rendered to the files of its subtree.
 
-The kind of the sources is recognised by itself: `Chart.yaml` is a Helm chart, a kustomization file a Kustomize folder,
-anything else is plain YAML. Equal sources and inputs give equal bytes. Variables are filled in after the build, so the
-clusters of a bundle share one Kustomize build (kept per process, for the last few folders). Next: `packs` stores the
-files as Git objects.
+Equal sources and inputs give equal bytes. Variables are filled in after the build, so the clusters of a bundle share
+one Kustomize build (kept per process, for the last few folders). Next: `packs` stores the files as Git objects.
 """
 
 import tempfile
@@ -18,7 +16,7 @@ import msgspec
 import orjson
 
 from hub.model import Notes, Rights
-from hub.render import checks, helm, kustomize, limits, objects, plain, validate, variables
+from hub.render import checks, gather, limits, objects, plain, validate, variables
 from hub.repo import sources, tenants
 from proto.errors import FlotillaError, InvalidInput, Permanent, Transient
 from proto.ids import Oid, check_name
@@ -31,7 +29,7 @@ alone, or an upgrade of the hub would roll out everything."""
 
 _NO_DEFINITIONS: Mapping[Oid, bytes] = MappingProxyType({})
 _KEPT_BUILDS = 4
-_kept: OrderedDict[tuple[str, Oid, str], "_Built"] = OrderedDict()
+_kept: OrderedDict[tuple[str, Oid, bytes], "_Built"] = OrderedDict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +56,7 @@ class _Built:
     manifests: tuple[plain.Manifest, ...]
     warnings: tuple[str, ...] = ()
     helm: bool = False
+    shielded: bool = False
     constant: set[int] = field(default_factory=set)
     whole: dict[Hashable, dict[int, "_Whole"]] = field(default_factory=dict)
 
@@ -97,7 +96,7 @@ def render_tree(
 ) -> Rendered:
     """Render the bundle in `folder` of a fleet repo. Raises as `render`; Transient when the disk fails."""
     try:
-        key = folder, tree.tree_id(folder), str(inputs.get("path") or "")
+        key = folder, tree.tree_id(folder), canonical([inputs.get("path") or "", inputs.get("patches") or []])
         built = _kept.get(key)
         if built is None:
             with tempfile.TemporaryDirectory(prefix="flotilla-render-") as scratch:
@@ -154,41 +153,20 @@ def _named(error: FlotillaError, bundle: str) -> FlotillaError:
 
 
 def _built(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str) -> _Built:
-    path = str(inputs.get("path") or "").strip("/")
-    path = "" if path == "." else path
-    source = folder / path
-    if ".." in Path(path).parts or not source.is_dir():
-        there = ", ".join(sorted(item.name for item in folder.iterdir() if item.is_dir())[:10])
-        raise InvalidInput(
-            f"{at}/{path}",
-            "is not a folder of the bundle",
-            f"the bundle has {there}" if there else "check spec.source.path",
-        )
-    name = f"{at}/{path}" if path else at
-    if (source / plain.CHART_FILE).is_file():
-        options = inputs.get("helm") or {}
-        manifests, warnings = helm.load(
-            folder,
-            path,
-            at=at,
-            release=str(options.get("release") or bundle),
-            namespace=str(inputs.get("namespace") or "default"),
-            values=helm.values_of(folder, options, inputs.get("variables") or {}, at=at),
-            kubernetes=str(inputs.get("kubernetes") or ""),
-            pinned=bool(inputs.get("pinFirstRender")),
-        )
-        return _Built(source=name, manifests=tuple(manifests), warnings=warnings, helm=True)
-    if inputs.get("helm"):
-        raise InvalidInput(name, "has Helm options, but no Chart.yaml", "remove spec.helm, or set spec.source.path")
-    if kustomize.kustomization_of(source) is not None:
-        return _Built(source=name, manifests=tuple(kustomize.load(folder, path, at=at)))
-    return _Built(source=name, manifests=tuple(plain.load(source, at=name)))
+    found = gather.gather(folder, inputs, bundle=bundle, at=at)
+    return _Built(
+        source=found.source,
+        manifests=found.manifests,
+        warnings=found.warnings,
+        helm=found.helm,
+        shielded=found.shielded,
+    )
 
 
 def _finished(built: _Built, inputs: Mapping[str, Any], definitions: Definitions, *, bundle: str) -> Rendered:
     warnings = list(built.warnings)
     manifests = list(built.manifests)
-    if not built.helm:
+    if not built.helm or built.shielded:
         for index, manifest in enumerate(manifests):
             if index in built.constant:
                 continue
@@ -200,6 +178,8 @@ def _finished(built: _Built, inputs: Mapping[str, Any], definitions: Definitions
             else:
                 manifests[index] = replace(manifest, value=value)
             warnings.extend(notes)
+    if built.shielded:
+        manifests = [replace(one, value=variables.unshielded(one.value)) for one in manifests]
     namespace = str(inputs.get("namespace") or "default")
     check_name("namespace", namespace)
     theirs = [(orjson.loads(data), data) for data in _definitions(inputs, definitions)]

@@ -25,6 +25,12 @@ MAX_OUTPUT_BYTES = yaml_reader.MAX_BYTES
 """What the reader of the output takes."""
 _ERROR_BYTES = 2000
 
+_BREAKING = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
+"""Kustomize writes JSON in between, where they stand as they are, and reads it as YAML, where they may not, or are the
+end of a line."""
+_DUMPED_OBJECT = re.compile(r"map\[string\]interface \{\}\{(?:.*\}: |.*$)", re.DOTALL)
+"""A whole object in an error, with the values of a Secret too."""
+
 _FOLDER_FIELDS = (
     "resources",
     "bases",
@@ -68,8 +74,39 @@ def load(root: Path, path: str, *, at: str) -> list[plain.Manifest]:
     root = root.resolve()
     _check(root, path, at=at)
     name = f"{at}/{path}" if path else at
-    output = _run([*_command(), str(root / path)], name=name, root=root, at=at)
+    return build(root / path, name=name, root=root, at=at)
+
+
+def build(folder: Path, *, name: str, root: Path, at: str) -> list[plain.Manifest]:
+    """The manifests that a `folder` builds of which all is known to be inside `root`, which messages call `at`, and the
+    folder `name`. Raises as `load`."""
+    output = _run([*_command(), str(folder)], name=name, root=root, at=at)
     return plain.read(output, where=f"{name} (built)", lines=False)
+
+
+def breaks(text: str) -> bool:
+    """Pure: whether the text has characters that do not come out of Kustomize as they went in."""
+    return _BREAKING.search(text) is not None
+
+
+def listing(root: Path, path: str, name: str) -> frozenset[Path]:
+    """Where files `name` would be that the folder `path` of `root`, or one that it builds on, has as resources."""
+    found: set[Path] = set()
+    todo, seen = [root / path], {root / path}
+    while todo:
+        folder = todo.pop()
+        file = kustomization_of(folder)
+        for document in yaml_reader.documents(file.read_bytes(), where=name, strict=False) if file else ():
+            for field, entry in _entries(document.value) if isinstance(document.value, Mapping) else ():
+                target = Path(os.path.normpath(folder / entry)) if "\n" not in entry else root.parent
+                if not target.is_relative_to(root):
+                    continue
+                if field == "resources" and target.name == name:
+                    found.add(target)
+                elif target.is_dir() and target not in seen:
+                    seen.add(target)
+                    todo.append(target)
+    return frozenset(found)
 
 
 def kustomization_of(folder: Path) -> Path | None:
@@ -192,6 +229,7 @@ def _run(command: list[str], *, name: str, root: Path, at: str) -> bytes:
         if code != 0:
             errors.seek(0)
             text = errors.read(_ERROR_BYTES).decode(errors="replace").replace(str(root), at).strip()
+            text = _DUMPED_OBJECT.sub("an object: ", text)
             raise InvalidInput(
                 name, f"does not build: {text or f'kustomize ended with {code}'}", "fix the kustomization"
             )

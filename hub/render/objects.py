@@ -111,11 +111,16 @@ CLUSTER_SCOPED = frozenset(
 
 def describe(manifest: Manifest) -> str:
     """`file:line: Kind/namespace/name`, as far as the manifest has them, for messages."""
+    return f"{manifest.where}: {named(manifest)}"
+
+
+def named(manifest: Manifest) -> str:
+    """`Kind/namespace/name`, as far as the manifest has them."""
     value, metadata = manifest.value, manifest.value.get("metadata")
     names = [value.get("kind") or "object"]
     if isinstance(metadata, Mapping):
         names += [metadata.get("namespace"), metadata.get("name") or metadata.get("generateName")]
-    return f"{manifest.where}: {'/'.join(str(name)[:100] for name in names if name)}"
+    return "/".join(str(name)[:100] for name in names if name)
 
 
 def scopes_of(objects: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], bool]:

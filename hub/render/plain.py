@@ -5,7 +5,7 @@ out. Next: `build` fills in variables and `objects` checks each manifest.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -48,13 +48,23 @@ class Manifest:
             self.lines.forget()
 
 
-def load(folder: Path, *, at: str) -> list[Manifest]:
-    """All manifests of a folder and its subfolders, by path. `at` is the folder's name in messages.
+def identity(value: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Pure: apiVersion, kind, namespace and name as the manifest has them, checked by nobody yet."""
+    metadata = value.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    return value.get("apiVersion"), value.get("kind"), metadata.get("namespace") or "", metadata.get("name")
+
+
+def load(folder: Path, *, at: str, without: Collection[Path] = ()) -> list[Manifest]:
+    """All manifests of a folder and its subfolders, by path, but for the files `without`. `at` is the folder's name in
+    messages.
 
     Raises InvalidInput, for an inner Kustomize folder or chart too: whether those are wanted cannot be known.
     """
     found: list[Manifest] = []
     for path in _files(folder, at=at):
+        if path in without:
+            continue
         where, text = f"{at}/{path.relative_to(folder)}", path.read_bytes()
         found.extend(_kept(text, where) if len(text) <= _KEPT_FILE_BYTES else read(text, where=where))
     return found

@@ -32,6 +32,8 @@ _TYPED_DEFAULT = re.compile(r"true|false|0|-?[1-9][0-9]{0,17}", re.ASCII)
 
 _TEXT_BELOW = frozenset({"labels", "annotations", "matchLabels", "matchExpressions", "selector", "nodeSelector"})
 """All scalars below a key of these are text, at any depth of any kind."""
+_SHIELDED = "$\ue000{"
+"""A character that nobody writes, for it means nothing."""
 _SCRIPT_LISTS = frozenset({"args", "command"})
 _TEXT_FIELDS: Mapping[str, frozenset[str]] = {
     "ConfigMap": frozenset({"data", "binaryData"}),
@@ -57,6 +59,24 @@ def substitute(
 def substitute_values(values: Any, variables: Mapping[str, Any], *, what: str) -> Any:
     """Pure: Helm values with their variables filled in, each lone one with its type. Raises InvalidInput."""
     return _Filler(variables, what=what, manifest=False).walk(values)
+
+
+def shielded(value: Any) -> Any:
+    """Pure: a copy with every `${` hidden from `substitute`; `unshielded` undoes it."""
+    return _replaced(value, "${", _SHIELDED)
+
+
+def unshielded(value: Any) -> Any:
+    """Pure: a copy of what `shielded` gave, with every `${` as it was."""
+    return _replaced(value, _SHIELDED, "${")
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, Mapping):
+        return {key.replace(old, new): _replaced(child, old, new) for key, child in value.items()}
+    return [_replaced(child, old, new) for child in value] if isinstance(value, list) else value
 
 
 def _is_disabled(obj: Mapping[str, Any]) -> bool:

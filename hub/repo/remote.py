@@ -76,8 +76,9 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """A redirect stays an error."""
 
 
-def ask(remote: Remote) -> None:
-    """Make the first request of a fetch over HTTP, and raise what its answer means; nothing for other addresses.
+def ask(remote: Remote, *, service: str = "git-upload-pack") -> None:
+    """Make the first request of a fetch (of a push: `git-receive-pack`) over HTTP, and raise what its answer means;
+    nothing for other addresses.
 
     libgit2 would follow a redirect, with the credentials and whatever it is told, and crashes when that leads nowhere.
     """
@@ -86,7 +87,7 @@ def ask(remote: Remote) -> None:
         return
     user, _, host = parts.netloc.rpartition("@")
     user = unquote(user) if user else f"{remote.username}:{remote.password}" if remote.username else ""
-    suffix = "/info/refs?service=git-upload-pack"
+    suffix = f"/info/refs?service={service}"
     headers = {"User-Agent": "git/2.0 (flotilla)"}  # some hosts serve Git only to who sounds like it
     if user:
         headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()

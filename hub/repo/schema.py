@@ -57,9 +57,12 @@ class Section:
 
     def problem(self, message: str, *steps: str | int, remedy: str = "") -> None:
         """Add a finding about the field at `steps` below here."""
-        path = (*self._path, *steps)
-        where = f"{self._document.where}:{self._document.lines.at(*path)}"
-        self._findings.append(Finding(where=where, message=f"{_dotted(path)} {message}".lstrip(), remedy=remedy))
+        message = f"{_dotted((*self._path, *steps))} {message}".lstrip()
+        self._findings.append(Finding(where=self.place(*steps), message=message, remedy=remedy))
+
+    def place(self, *steps: str | int) -> str:
+        """`file:line` of the field at `steps` below here."""
+        return f"{self._document.where}:{self._document.lines.at(*self._path, *steps)}"
 
     def states(self, name: str) -> bool:
         """Whether the field is there, with a null too."""
@@ -213,12 +216,22 @@ class Section:
     def mapping(self, name: str) -> Mapping[str, Any]:
         """Any mapping, as it is."""
         found = cast(Mapping[str, Any], self._typed(name, dict, {}))
+        return found if self._is_json(found, name) else {}
+
+    def patch(self, name: str) -> Any:
+        """A mapping, a list, or a text that holds one of them."""
+        found = self._value.get(name)
+        if not isinstance(found, str | Mapping | list):
+            self.problem(f"is {_kind(found)}", name, remedy="write a part of an object, or a list of operations")
+        return found if self._is_json(found, name) else ""
+
+    def _is_json(self, value: object, name: str) -> bool:
         try:
-            canonical(found)
+            canonical({"": value})
         except InvalidInput as error:
             self.problem(error.cause, name, remedy="use numbers of at most 64 bits, or put them in quotes")
-            return {}
-        return found
+            return False
+        return True
 
     def variables(self, name: str = "variables") -> Mapping[str, Any]:
         """Variables: names as in `${name}`, with strings, numbers and booleans."""

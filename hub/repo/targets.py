@@ -102,17 +102,22 @@ def _words(checks: Checks) -> Mapping[str, Any]:
 def _shared_inputs(bundle: Bundle, chosen: tuple[bool, ...], fleet: Fleet) -> Mapping[str, Any]:
     """What the clusters have in common for which the same variants match (`chosen`: one answer for each of them).
 
-    `path` and `helm.valuesFiles` are relative to the bundle's folder; `helm` is None without Helm options; `policy` is
-    the content of `bundle.json`. A cluster's name and labels are not in it: they would part it from all others.
+    `path`, `chart` (what a Kustomize folder at `path` is laid over, if it is a chart) and `helm.valuesFiles` are
+    relative to the bundle's folder; `helm` is None without Helm options; `policy` is the content of `bundle.json`. A
+    cluster's name and labels are not in it: they would part it from all others.
     """
-    path, helm = bundle.source, bundle.helm
+    overlay, helm, patches = bundle.kustomize, bundle.helm, bundle.patches
     variables = {**fleet.variables, **bundle.variables}
     for variant in itertools.compress(bundle.variants, chosen):
-        path = variant.kustomize if variant.kustomize is not None else path
+        overlay = variant.kustomize if variant.kustomize is not None else overlay
         helm = _merged(helm, variant.helm)
+        patches += variant.patches
         variables |= variant.variables
     return {
-        "path": path,
+        "path": overlay if overlay is not None else bundle.source,
+        **({"chart": bundle.source} if overlay not in (None, bundle.source) else {}),
+        **_patch_files(bundle),
+        **({"patches": [msgspec.to_builtins(patch) for patch in patches]} if patches else {}),
         "namespace": bundle.namespace,
         "helm": helm and {"values": helm.values, "valuesFiles": list(helm.values_files), "release": helm.release},
         "variables": variables,
@@ -121,6 +126,13 @@ def _shared_inputs(bundle: Bundle, chosen: tuple[bool, ...], fleet: Fleet) -> Ma
         **_words(checks_for(bundle, fleet)),
         **({"rights": msgspec.to_builtins(bundle.tenant.rights)} if bundle.tenant else {}),
     }
+
+
+def _patch_files(bundle: Bundle) -> Mapping[str, Any]:
+    """The input `patchFiles`: those of all variants, for none of them is a manifest."""
+    every = (*bundle.patches, *itertools.chain.from_iterable(variant.patches for variant in bundle.variants))
+    files = sorted({patch.path for patch in every if patch.path})
+    return {"patchFiles": files} if files else {}
 
 
 def _inputs(shared: Mapping[str, Any], cluster: Cluster) -> Mapping[str, Any]:

@@ -31,12 +31,21 @@ def test_every_option_can_come_from_the_environment(tmp_path: Path) -> None:
         "FLOTILLA_LOG_LEVEL": "debug",
         "FLOTILLA_HEALTH_LISTEN": ":8081",
         "FLOTILLA_CONTROLLERS": "keda-operator, istiod,",
+        "FLOTILLA_REPORT_FILE": "/r",
     }
     options = main.parse([], environment)
     assert (options.hub, options.cluster, options.state_dir) == ("https://hub", "eu-1", tmp_path)
     assert (options.kubeconfig, options.context, options.otlp_endpoint) == (Path("/k"), "c", "http://otlp")
     assert (options.log_level, options.health_listen) == ("debug", ":8081")
     assert options.controllers == ("keda-operator", "istiod")
+    assert (options.report_file, options.slice_bundles) == (Path("/r"), None)
+
+
+def test_slices_come_from_a_hub_or_from_files() -> None:
+    environment = {"FLOTILLA_CLUSTER": "eu-1", "FLOTILLA_HUB": "", "FLOTILLA_SLICE_BUNDLES": "/slices"}
+    assert main.parse([], environment).slice_bundles == Path("/slices")
+    with pytest.raises(InvalidInput, match="give --hub or --slice-bundles"):
+        main.parse(["--hub", "https://hub"], environment)
 
 
 def test_the_command_line_wins_over_the_environment() -> None:

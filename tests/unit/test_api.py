@@ -13,6 +13,7 @@ import anyio
 import pygit2
 import pytest
 
+from hub import isolation, worker
 from hub.main import Hub
 
 FLEET = """
@@ -292,3 +293,23 @@ async def test_a_signed_webhook_makes_the_hub_look_long_before_the_next_poll(tmp
                 while (await client.get("/api/v1/fleet"))[1]["revision"] != tip:  # noqa: ASYNC110
                     await anyio.sleep(0.05)
         tasks.cancel_scope.cancel()
+
+
+async def test_a_kernel_that_cannot_confine_renders_is_told_in_log_and_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, told = worker.run, "renders have network: the kernel lacks seccomp filters"
+
+    async def on_an_old_kernel(function: Any, *args: Any, **options: Any) -> Any:
+        return (told,) if function is isolation.lacks else await run(function, *args, **options)
+
+    monkeypatch.setattr(worker, "run", on_an_old_kernel)
+    async with serving(tmp_path, fleet_repo(tmp_path / "fleet")) as client:
+        await ready(client)
+        assert told in (await client.get("/api/v1/fleet"))[1]["problems"]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [told]
+
+
+async def test_a_hub_here_has_nothing_to_say_of_its_kernel(client: Client) -> None:
+    if isolation._landlock_abi() >= 1:
+        assert (await client.get("/api/v1/fleet"))[1]["problems"] == []

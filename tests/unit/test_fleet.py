@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hub.model import Amount, Checks, FailurePolicy, Finding, Fleet, HelmOptions, Requirement, Selector
+from hub.model import Amount, Checks, FailurePolicy, Finding, Fleet, HelmOptions, Patch, Publish, Requirement, Selector
 from hub.repo import fleet
 from proto.errors import InvalidInput
 from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
@@ -295,7 +295,6 @@ NOT_YET: list[Any] = [
             ("source: {git: https://example.org/x}", "spec.source.git"),
             ("source: {helm: {chart: x}}", "spec.source.helm"),
             ("source: {oci: example.org/x}", "spec.source.oci"),
-            ("variants: [{when: {}, patches: []}]", "spec.variants[0].patches"),
             ("signature: x", "spec.signature"),
             ("tenant: x", "spec.tenant"),
         ]
@@ -807,21 +806,74 @@ def test_equal_files_give_equal_fleets_in_any_order() -> None:
     assert fleet.load(files) == fleet.load(dict(reversed(files.items())))
 
 
+def test_patches_of_a_bundle_and_of_its_variants() -> None:
+    text = """
+kustomize: {path: overlays/all}
+patches:
+  - {target: {kind: Deployment, name: web.*}, patch: {spec: {replicas: null}}}
+  - patch: |
+      - {op: remove, path: /a}
+    target: {labelSelector: app=web}
+variants:
+  - {when: {}, patches: [{path: ./patches/eu.yaml, options: {allowNameChange: true, allowKindChange: false}}]}
+targets: {}"""
+    found = load(bundle=with_spec(SHOP, text.strip()))
+    assert errors(found) == []
+    (shop,) = found.bundles.values()
+    assert shop.kustomize == "overlays/all"
+    assert shop.patches == (
+        Patch(
+            patch={"spec": {"replicas": None}},
+            target={"kind": "Deployment", "name": "web.*"},
+            where="bundles/shop/bundle.yaml:8",
+        ),
+        Patch(
+            patch="- {op: remove, path: /a}\n",
+            target={"labelSelector": "app=web"},
+            where="bundles/shop/bundle.yaml:9",
+        ),
+    )
+    assert shop.variants[0].patches == (
+        Patch(path="patches/eu.yaml", options={"allowNameChange": True}, where="bundles/shop/bundle.yaml:13"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("{target: {kind: A}}", "has to have one of patch and path", id="neither"),
+        pytest.param("{target: {kind: A}, patch: {}, path: a}", "has to have one of patch and path", id="both"),
+        pytest.param("{target: {}, patch: {a: 1}}", "selects every object", id="everything"),
+        pytest.param("{target: {kind: A, name: '${x}'}, patch: {a: 1}}", "has a variable", id="a variable"),
+        pytest.param("{target: {kinds: A}, patch: {a: 1}}", "is not a known field", id="mistyped"),
+        pytest.param("{target: {kind: A}, path: ../x.yaml}", "outside of the bundle's folder", id="outside"),
+        pytest.param("{target: {kind: A}, patch: 3}", "is the number 3", id="a number"),
+        pytest.param("{target: {kind: A}, patch: {}, options: {allowNameChanges: true}}", "not a known", id="options"),
+    ],
+)
+@pytest.mark.parametrize("place", ["patches: [PATCH]", "variants: [{when: {}, patches: [PATCH]}]"])
+def test_a_patch_that_cannot_be_meant_is_told_at_its_line(place: str, text: str, message: str) -> None:
+    found = errors(load(bundle=SHOP + f"  {place.replace('PATCH', text)}\n"))
+    assert any(message in finding.message for finding in found), found
+    assert {finding.where for finding in found} == {"bundles/shop/bundle.yaml:7"}
+
+
 REFERENCE = (Path(__file__).parents[2] / "docs/fleet-repo.md").read_text()
 
 
 def test_the_examples_of_the_reference_are_valid() -> None:
-    table, tenants, ledger, freezes = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
+    table, tenants, ledger, web, freezes = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
     [stores] = re.findall(r"((?:^    .*,.*\n)+)\n\| field of `spec` \| what", REFERENCE, re.MULTILINE)
     files = {
         "bundles/ledger/bundle.yaml": ledger,
+        "bundles/web/bundle.yaml": web,
         "fleet.yaml": tenants,
         "clusters/stores.yaml": table,
         "clusters/stores.csv": stores,
     }
     found = fleet.load({path: text.encode() for path, text in files.items()})
     assert errors(found) == []
-    assert found.bundles.keys() == {"ledger"}
+    assert found.bundles.keys() == {"ledger", "web"}
     assert found.clusters.keys() == {"store-1"}
     assert [tenant.name for tenant in found.tenants] == ["team-a"]
     found = fleet.load({"fleet.yaml": freezes.encode()})
@@ -861,3 +913,37 @@ def test_a_signer_that_cannot_be_read_is_told_at_its_line(spec: str, message: st
     assert finding.message == message
     assert remedy in finding.remedy
     assert finding.where.startswith("fleet.yaml:")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("https://git.example.org/slices.git", id="https"),
+        pytest.param("https://git.example.org/slices/${cluster}.git", id="a repository for each cluster"),
+        pytest.param("git@git.example.org:fleet/slices.git", id="ssh"),
+    ],
+)
+def test_a_fleet_says_where_its_slices_are_mirrored(url: str) -> None:
+    found = load(fleet=with_spec(FLEET, f"publish: {{url: '{url}', credentials: bot}}"))
+    assert found.publish == Publish(url=url, credentials="bot")
+    assert not found.findings
+    assert load(fleet=FLEET).publish is None
+
+
+@pytest.mark.parametrize(
+    ("publish", "message", "remedy"),
+    [
+        pytest.param("{credentials: bot}", "spec.publish.url is missing", "write the address", id="no address"),
+        pytest.param("{url: ''}", "spec.publish.url is not an address", "https://", id="an empty address"),
+        pytest.param("{adress: x}", "adress is not a known field", "known are: url, credentials", id="mistyped"),
+        pytest.param("https://git.example.org/x", "spec.publish has to be a mapping", "", id="no mapping"),
+        pytest.param(
+            "{url: 'https://me:pw@git.example.org/x'}", "has a user or password", "credentials", id="password"
+        ),
+        pytest.param("{url: 'ftp://git.example.org/x'}", "is not an address", "https://", id="no such way"),
+    ],
+)
+def test_a_mirror_that_cannot_be_is_refused(publish: str, message: str, remedy: str) -> None:
+    found = errors(load(fleet=with_spec(FLEET, f"publish: {publish}")))
+    assert any(message in str(each) and remedy in each.remedy for each in found), found
+    assert not any(":pw" in str(each) for each in found)

@@ -44,7 +44,9 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 
 def scraped(loop: Loop, denied: Counter[str] | None = None) -> list[str]:
     registry = CollectorRegistry()
-    registry.register(HubMetrics(loop, denied=lambda: denied or Counter(), clock=lambda: NOW, heartbeat_s=10.0))
+    registry.register(
+        HubMetrics(loop, denied=lambda: denied or Counter(), unpublished=lambda: 2, clock=lambda: NOW, heartbeat_s=10.0)
+    )
     return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
 
 
@@ -56,6 +58,7 @@ def test_a_hub_that_just_began_has_values_for_everything(loop: Loop) -> None:
         "flotilla_clusters_paused 0.0",
         "flotilla_findings 0.0",
         "flotilla_deciding 1.0",
+        "flotilla_unpublished 2.0",
         "flotilla_drift_total 0.0",
     ]
 

@@ -386,8 +386,8 @@ def test_what_people_asked_is_bounded_with_its_number_told() -> None:
 
 
 def test_a_problem_of_the_fleet_repo_and_one_of_the_journal_mean_different_things() -> None:
-    assert snapshot.problems(upstream="", loop="") == []
-    disk, repo = snapshot.problems(upstream="fleet repo: no route to host", loop="journal.db: disk is full")
+    assert snapshot.problems(upstream="", loop="", publish="") == []
+    disk, repo = snapshot.problems(upstream="fleet repo: no route to host", loop="journal.db: disk is full", publish="")
     assert (disk["what"], "nothing can be decided" in disk["remedy"]) == ("journal.db: disk is full", True)
     assert (repo["what"], "no commit can be read" in repo["remedy"]) == ("fleet repo: no route to host", True)
 

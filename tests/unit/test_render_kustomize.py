@@ -1,7 +1,6 @@
 """Kustomize folders: what kubectl builds is what we render, and nothing reaches outside the bundle's folder."""
 
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,8 @@ from typing import Any
 import pytest
 
 from hub.render import build, kustomize
-from hub.repo import yaml_reader
 from proto.errors import InvalidInput, Permanent
-from proto.objects import key_of
 
-REAL = Path(__file__).parents[2].parent / "shared/data/real"
 CONFIG = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {k: v}\n"
 
 
@@ -27,37 +23,6 @@ def written(folder: Path, files: Mapping[str, str]) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     return folder
-
-
-def without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_nulls(child) for key, child in value.items() if child is not None}
-    return [without_nulls(child) for child in value] if isinstance(value, list) else value
-
-
-@pytest.mark.parametrize(
-    ("bundle", "path"),
-    [
-        ("podinfo", "overlays/dev"),
-        ("podinfo", "overlays/staging"),
-        ("podinfo", "overlays/production"),
-        ("boutique", "base"),
-    ],
-)
-def test_real_folders_give_object_by_object_what_kubectl_builds(bundle: str, path: str) -> None:
-    folder = REAL / bundle
-    if not folder.is_dir():
-        pytest.skip(f"the real manifests of {bundle} are not beside the checkout")
-    built = subprocess.run([*kustomize._command(), str(folder / path)], check=True, capture_output=True).stdout
-    expected = {}
-    for document in yaml_reader.documents(built, where="kubectl"):
-        obj = without_nulls({key: value for key, value in document.value.items() if key != "status"})
-        if obj["kind"] != "Namespace":
-            obj["metadata"].setdefault("namespace", "default")
-        expected[key_of(obj)] = obj
-    found = {key_of(obj): obj for obj in build.readable(build.render(folder, inputs(path), bundle=bundle))}
-    assert found == expected
-    assert len(found) >= 25
 
 
 def test_an_overlay_reaches_the_bases_of_its_bundle(tmp_path: Path) -> None:

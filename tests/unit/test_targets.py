@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, RenderRequest, Requirement, Selector, Variant
+from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, Patch, RenderRequest, Requirement, Selector, Variant
 from hub.repo import targets
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import canonical
@@ -287,3 +287,26 @@ def test_every_wanted_cluster_is_in_exactly_one_request_and_inputs_are_json(
     assert len({(request.bundle.name, request.key) for request in requests}) == len(requests)
     for request in requests:
         canonical(request.inputs)
+
+
+def test_patches_of_matching_variants_come_after_those_of_the_bundle() -> None:
+    first, eu, us = (Patch(path=f"{name}.yaml", where=name) for name in ("first", "eu", "us"))
+    variants = (
+        Variant(when=EU, patches=(eu,)),
+        Variant(when=Selector(match_labels={"region": "us"}), patches=(us,)),
+    )
+    found = inputs_of(fleet([bundle(patches=(first,), variants=variants)], [cluster("a", region="eu")]), "a")
+    assert [patch["path"] for patch in found["patches"]] == ["first.yaml", "eu.yaml"]
+    assert found["patchFiles"] == ["eu.yaml", "first.yaml", "us.yaml"]
+
+
+def test_a_kustomize_folder_goes_with_the_source_that_it_may_be_laid_over() -> None:
+    made = bundle(source="chart", kustomize="base", variants=(Variant(when=EU, kustomize="overlays/eu"),))
+    clusters = [cluster("a", region="eu"), cluster("b")]
+    found = [inputs_of(fleet([made], clusters), name) for name in ("a", "b")]
+    assert [(each["path"], each["chart"]) for each in found] == [("overlays/eu", "chart"), ("base", "chart")]
+
+
+def test_what_is_not_used_is_in_no_inputs() -> None:
+    found = inputs_of(fleet([bundle()], [cluster("a")]), "a")
+    assert not found.keys() & {"patches", "patchFiles", "chart"}

@@ -4,6 +4,7 @@ import re
 from typing import Literal
 
 from hub.model import Bundle, HelmOptions, Variant
+from hub.repo.kinds import patches
 from hub.repo.kinds.common import ACCOUNT, METADATA
 from hub.repo.schema import Section
 from proto import health_checks as cel
@@ -33,10 +34,10 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
         (
             *("targets", "source", "namespace", "variants", "helm", "variables", "dependsOn", "rollout"),
             *("drift", "prune", "destructivePrune", "adopt", "timeout", "serviceAccount", "allowEmpty", "healthChecks"),
-            "pinFirstRender",
+            *("pinFirstRender", "kustomize", "patches"),
             "renamedFrom",
         ),
-        not_yet=("signature", "tenant", "windows", "patches"),
+        not_yet=("signature", "tenant", "windows"),
     )
     depends_on = spec.names("dependsOn", what="bundle")
     namespace = spec.name("namespace", what="namespace", required=False)
@@ -48,9 +49,11 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
         namespace=namespace,
         variants=tuple(
             _variant(section, folder)
-            for section in spec.sections("variants", ("when", "kustomize", "helm", "variables"), not_yet=("patches",))
+            for section in spec.sections("variants", ("when", "kustomize", "helm", "patches", "variables"))
         ),
+        kustomize=_kustomize(spec, folder),
         helm=_helm(spec, folder),
+        patches=patches.patches(spec, folder=folder),
         variables=spec.variables(),
         depends_on=tuple(BundleName(other) for other in depends_on),
         pin_first_render=spec.flag("pinFirstRender", default=False),
@@ -117,15 +120,20 @@ def health_checks(spec: Section) -> tuple[HealthCheck, ...]:
 
 
 def _variant(section: Section, folder: str) -> Variant:
+    return Variant(
+        when=section.selector("when", why="for which clusters the variant is"),
+        kustomize=_kustomize(section, folder),
+        helm=_helm(section, folder),
+        patches=patches.patches(section, folder=folder),
+        variables=section.variables(),
+    )
+
+
+def _kustomize(section: Section, folder: str) -> str | None:
     kustomize = section.section("kustomize", ("path",))
     if section.has("kustomize") and not kustomize.has("path"):
         kustomize.problem("is missing", "path", remedy="write the overlay's path inside the bundle's folder")
-    return Variant(
-        when=section.selector("when", why="for which clusters the variant is"),
-        kustomize=kustomize.path("path", folder=folder) if kustomize.has("path") else None,
-        helm=_helm(section, folder),
-        variables=section.variables(),
-    )
+    return kustomize.path("path", folder=folder) if kustomize.has("path") else None
 
 
 def _helm(section: Section, folder: str) -> HelmOptions | None:

@@ -1,9 +1,9 @@
-"""Fleet: variables, checks, tenants and signers. Pure. Next: `fleet` reads everything else by them."""
+"""Fleet: variables, checks, tenants, signers, the slices' mirror. Pure. Next: `fleet` reads everything else by them."""
 
 from typing import Literal
 
-from hub.model import Checks, Fleet, Rights, Selector, Tenant
-from hub.repo import signers, tenants
+from hub.model import Checks, Fleet, Publish, Rights, Selector, Tenant
+from hub.repo import addresses, signers, tenants
 from hub.repo.kinds import gates
 from hub.repo.kinds.common import ACCOUNT, METADATA
 from hub.repo.schema import Section, nearest
@@ -14,9 +14,10 @@ _VALIDATION: tuple[Literal["off", "warn", "error"], ...] = ("off", "warn", "erro
 
 
 def fleet(root: Section) -> Fleet:
-    """What a Fleet says itself: variables, checks, tenants and signers."""
+    """What a Fleet says itself."""
     root.section("metadata", METADATA).name(what="fleet", required=False)
-    fields = ("variables", "secrets", "validation", "tenants", "requireTenant", "signers", "freezes", "maxChanges")
+    checks = ("variables", "secrets", "validation", "tenants", "requireTenant", "signers")
+    fields = (*checks, "publish", "freezes", "maxChanges")
     spec = root.section("spec", fields, not_yet=("defaults",))
     return Fleet(
         variables=spec.variables(),
@@ -29,7 +30,24 @@ def fleet(root: Section) -> Fleet:
         signers=_signers(spec),
         freezes=gates.freezes(spec),
         max_changes=spec.whole("maxChanges", default=0, least=1),
+        publish=_publish(spec),
     )
+
+
+def _publish(spec: Section) -> Publish | None:
+    section = spec.section("publish", ("url", "credentials"))
+    if not spec.states("publish"):
+        return None
+    url = section.text("url")
+    if not section.has("url"):
+        section.problem("is missing", "url", remedy="write the address of the repository that mirrors the slices")
+        return None
+    try:
+        addresses.normal(url.replace("${cluster}", "cluster"), schemes=("https", "http", "ssh", "file"))
+    except InvalidInput as error:
+        section.problem(error.cause, "url", remedy=error.remedy)
+        return None
+    return Publish(url=url, credentials=section.text("credentials"))
 
 
 def _signers(spec: Section) -> tuple[str, ...]:
