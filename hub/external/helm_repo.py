@@ -113,13 +113,20 @@ def _chosen(source: HelmSource, entries: list[_Entry], thing: str) -> _Release:
     """The release of the source's version. Of a version that is there twice, the first one; what cannot be read is
     passed over. Both as Helm does."""
     left = list(entries)
-    while (version := versions.newest(source.version, [entry.version for entry in left])) is not None:
+    while (version := _newest(source.version, left, thing)) is not None:
         for entry in left:
             if entry.version == version and (release := _release(version, entry.read())) is not None:
                 return release
         left = [entry for entry in left if entry.version != version]
     some = ", ".join(entry.version for entry in entries[:10])
     raise Permanent(thing, f"has no version in {source.version!r}", f"it has {some}" if some else "publish one")
+
+
+def _newest(range: str, entries: list[_Entry], thing: str) -> str | None:
+    try:
+        return versions.newest(range, [entry.version for entry in entries])
+    except InvalidInput as error:
+        raise InvalidInput(thing, f"its {error.thing} {error.cause}", error.remedy) from error
 
 
 def _release(version: str, entry: Any) -> _Release | None:
