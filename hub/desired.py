@@ -20,12 +20,15 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from hub import requests as requesting
 from hub import worker
 from hub.journal import Journal
-from hub.model import ABSENT, Finding, Fleet, Notes, RenderRequest
+from hub.model import ABSENT, Finding, Fleet, Notes, Pin, RenderRequest
+from hub.pins import Pins
 from hub.render import build
-from hub.repo import definitions, findings, reading, sources, targets
+from hub.repo import definitions, findings, sources, targets
 from hub.repo import fleet as fleet_loader
+from hub.repo.mounts import Mount, Mounted
 from hub.slices import compose, trees
 from hub.slices.gitstore import GitStore
 from proto.errors import FlotillaError, Transient
@@ -44,13 +47,15 @@ Subtrees = Mapping[BundleName, Mapping[ClusterName, Oid]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """What one commit wants. `subtrees` has every bundle that rendered; `failed` those that keep what they run;
-    `rendered_s` when each newly rendered bundle was worked on (start, end; Unix seconds)."""
+    `pins` what the sources from outside are; `rendered_s` when each newly rendered bundle was worked on (start, end;
+    Unix seconds)."""
 
     commit: Oid
     fleet: Fleet
     subtrees: Subtrees
     failed: frozenset[BundleName]
     findings: tuple[Finding, ...]
+    pins: Mapping[BundleName, Pin] = field(default_factory=dict)
     rendered_s: Mapping[BundleName, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -101,18 +106,20 @@ async def desired(
     mirror: Path,
     store: GitStore,
     journal: Journal,
+    pins: Pins,
     current: Mapping[ClusterName, Mapping[BundleName, Oid]],
 ) -> Desired:
     """Load and render `commit` of the `mirror`. `current` is each cluster's decided composition.
 
     Raises Transient or Permanent only when the commit cannot be read at all; what is wrong inside it is in `findings`.
     """
-    fleet, requests = await worker.run(_read, mirror, commit, what=f"fleet repo at {commit:.12}", sees=(mirror,))
+    asked = await requesting.made(commit, mirror=mirror, known=pins)
+    fleet, requests = asked.fleet, asked.requests
     known = await anyio.to_thread.run_sync(_known, journal, store, [request.key for request in requests])
-    found = list(fleet.findings)
-    failed: set[BundleName] = {BundleName(name) for name in fleet.broken_bundles}
+    found = list(asked.findings)
+    failed: set[BundleName] = {BundleName(name) for name in fleet.broken_bundles} | asked.failed
     spans: dict[BundleName, tuple[float, float]] = {}
-
+    places: dict[BundleName, Mount] = {}
     troubles: list[FlotillaError] = []
     storing = _Storing(store, journal)
 
@@ -121,8 +128,10 @@ async def desired(
         try:
             theirs = {oid for request in batch for oid in definitions.ids(request)}
             known_definitions = await anyio.to_thread.run_sync(_read_all, store, theirs) if theirs else {}
+            place = places.get(name)
+            sees = (mirror,) if place is None else (mirror, place.repo)
             made = await worker.run(
-                _render, mirror, commit, batch, known_definitions, what=f"bundle {name}", sees=(mirror,)
+                _render, mirror, commit, batch, place, known_definitions, what=f"bundle {name}", sees=sees
             )
         except Transient as error:
             troubles.append(error)
@@ -150,8 +159,16 @@ async def desired(
             troubles.append(error)
 
     async def render_all(requests: Iterable[RenderRequest]) -> None:
+        unknown = [request for request in requests if request.key not in known]
+        for bundle in {request.bundle.name: request.bundle for request in unknown}.values():
+            if bundle.external is not None:
+                try:
+                    places[bundle.name] = await pins.mount(bundle.name, asked.pins[bundle.name])
+                except FlotillaError as error:
+                    failed.add(bundle.name)
+                    found.append(requesting.unfetched(bundle, error))
+        unknown = [request for request in unknown if request.bundle.name not in failed]
         async with anyio.create_task_group() as tasks:
-            unknown = (request for request in requests if request.key not in known)
             for name, group in itertools.groupby(unknown, key=lambda request: request.bundle.name):
                 while batch := tuple(itertools.islice(group, BATCH)):
                     tasks.start_soon(render, batch, name=f"render {name}")
@@ -191,6 +208,7 @@ async def desired(
         subtrees={name: value for name, value in subtrees.items() if name not in clashing},
         failed=frozenset(failed | clashing.keys()),
         findings=fleet_loader.bounded((*dict.fromkeys((*found, *clashing.values())),)),  # many clusters say the same
+        pins=asked.pins,
         rendered_s=spans,
     )
 
@@ -323,16 +341,17 @@ def _not_rendered(request: RenderRequest, error: FlotillaError) -> Finding:
     )
 
 
-def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...]]:
-    """In a worker process: the fleet of a commit, and what is to be rendered of it."""
-    fleet, trees = reading.read(sources.CommitTree(mirror, commit))
-    return fleet, targets.render_requests(fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
-
-
 def _render(
-    mirror: Path, commit: Oid, batch: Sequence[RenderRequest], known_definitions: Mapping[Oid, bytes]
+    mirror: Path,
+    commit: Oid,
+    batch: Sequence[RenderRequest],
+    place: Mount | None,
+    known_definitions: Mapping[Oid, bytes],
 ) -> _Rendered:
     """In a worker process: requests of one bundle to the objects of their subtrees."""
+    tree: sources.Tree = sources.CommitTree(mirror, commit)
+    if place is not None:
+        tree = Mounted(tree, {batch[0].bundle.folder: place})
     started_s = time.time()
     made: dict[str, tuple[Oid, Notes]] = {}
     refused: dict[str, FlotillaError] = {}
@@ -340,9 +359,7 @@ def _render(
     for request in batch:
         bundle = request.bundle
         try:
-            rendered = build.render_request(
-                mirror, commit, bundle.folder, request.inputs, bundle.name, known_definitions
-            )
+            rendered = build.render_request(tree, bundle.folder, request.inputs, bundle.name, known_definitions)
         except Transient:
             raise
         except FlotillaError as error:

@@ -21,10 +21,13 @@ from typing import Any
 import msgspec
 import orjson
 
-from hub.model import Notes
+from hub.model import Notes, Pin
 from proto.errors import FlotillaError, Permanent, Refused, Transient
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.slices import SliceManifest
+
+NUMBERS = "rollout-numbers"
+"""The word of `meta` for the highest number of a rollout that was given and has no row: `recovery` sets it."""
 
 EVENTS_KEPT = 20_000
 """About a week of a busy fleet, 10 MB; older ones are dropped."""
@@ -83,7 +86,13 @@ WHEN old.notes IS NOT NULL AND NOT EXISTS (SELECT 1 FROM renders WHERE notes = o
 BEGIN DELETE FROM notes WHERE id = old.notes; END;
 """
 """Many clusters' renders say the same, so each text is there once."""
-_SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES)
+_PINS = """
+CREATE TABLE pins(
+    bundle TEXT PRIMARY KEY, folder TEXT NOT NULL, source TEXT NOT NULL, revision TEXT NOT NULL, digest TEXT NOT NULL,
+    tree TEXT NOT NULL, time_s REAL NOT NULL
+) STRICT;
+"""
+_SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS)
 """What each schema version adds to the one before; a released one never changes."""
 SCHEMA = len(_SCHEMAS)
 _SILENT = Notes()
@@ -178,6 +187,18 @@ class DirectiveRow:
     @property
     def key(self) -> DirectiveKey:
         return self.kind, self.cluster, self.bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinRow:
+    """What a bundle's source from outside was resolved to, while its own files were the tree `folder`; `source` is the
+    source as text."""
+
+    bundle: BundleName
+    folder: Oid
+    source: str
+    pin: Pin
+    time_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,7 +377,11 @@ class Journal:
         return RolloutRow(number=number, id=name, phase=phase, alive=bool(alive), state=state)
 
     def next_number(self) -> int:
-        return int(self._read("SELECT coalesce(max(number), 0) + 1 FROM rollouts")[0][0])
+        """Of the next rollout. Those that a restored journal forgot are not given again."""
+        return max(int(self._read("SELECT coalesce(max(number), 0) FROM rollouts")[0][0]), self._forgotten()) + 1
+
+    def _forgotten(self) -> int:
+        return int(self.meta(NUMBERS, "0"))
 
     def last_good(self) -> dict[tuple[ClusterName, BundleName], Oid]:
         return {(c, b): Oid(s) for c, b, s in self._read("SELECT cluster, bundle, subtree FROM last_good")}
@@ -458,6 +483,33 @@ class Journal:
         """The fleet repo revision that a subtree was first rendered from, or ""."""
         rows = self._read("SELECT revision FROM renders WHERE subtree=? ORDER BY rowid LIMIT 1", subtree)
         return str(rows[0][0]) if rows else ""
+
+    # --- sources from outside ---------------------------------------------------------------------------------------
+
+    def pins(self) -> dict[BundleName, PinRow]:
+        return {
+            name: PinRow(
+                bundle=name,
+                folder=Oid(folder),
+                source=source,
+                pin=Pin(revision=revision, digest=digest, tree=Oid(tree)),
+                time_s=time_s,
+            )
+            for name, folder, source, revision, digest, tree, time_s in self._read("SELECT * FROM pins")
+        }
+
+    def remember_pins(self, rows: Iterable[PinRow], gone: Iterable[str], events: Iterable[EventRow]) -> None:
+        with _ours(self._path), self._transaction() as db:
+            self._check_epoch(db)
+            db.executemany("DELETE FROM pins WHERE bundle=?", [(bundle,) for bundle in gone])
+            db.executemany(
+                "INSERT OR REPLACE INTO pins VALUES(?,?,?,?,?,?,?)",
+                [
+                    (row.bundle, row.folder, row.source, row.pin.revision, row.pin.digest, row.pin.tree, row.time_s)
+                    for row in rows
+                ],
+            )
+            self._events(db, events)
 
     # --- identities -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 data folder:  journal.db   hard state            slices.git   what agents pull
               fleet.git    mirror of upstream    keys/        hub's own keys      admin.token   for commands
+              sources/     bundles' sources from outside
 """
 
 import fcntl
@@ -34,6 +35,7 @@ from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
+from hub.pins import Pins
 from hub.publish import Publisher
 from hub.repo import signers
 from hub.repo.remote import Ssh
@@ -112,6 +114,7 @@ class Hub:
             self.loop, journal=self.journal, path=self.store.path, credentials=read_credentials, clock=clock
         )
         mirror = data / "fleet.git"
+        self.pins = Pins(self.journal, data / "sources", secrets=source_credentials, clock=clock)
         self.upstream = Upstream(
             fleet,
             branch,
@@ -122,7 +125,12 @@ class Hub:
             trust=trust,
             render=lambda commit: self.housekeeping.rendered(
                 lambda: desired.desired(
-                    commit, mirror=mirror, store=self.store, journal=self.journal, current=self.loop.composition()
+                    commit,
+                    mirror=mirror,
+                    store=self.store,
+                    journal=self.journal,
+                    pins=self.pins,
+                    current=self.loop.composition(),
                 )
             ),
             take=self.loop.tell,
@@ -158,6 +166,7 @@ class Hub:
             self.loop,
             self.upstream,
             self.publisher,
+            pins=self.pins,
             journal=self.journal,
             keys=self.keys,
             metrics=metrics,
@@ -202,6 +211,7 @@ class Hub:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.loop.run, name="loop")
                 tasks.start_soon(self.upstream.run, name="upstream")
+                tasks.start_soon(self.pins.run, self.upstream.poke, name="pins")
                 tasks.start_soon(self.housekeeping.run, name="housekeeping")
                 tasks.start_soon(self.publisher.run, name="publisher")
                 task_status.started(int(runner.addresses[0][1]))

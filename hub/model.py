@@ -134,7 +134,8 @@ class Rights:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
     """Who may do what with the bundles of a folder. `rollouts` None is every policy; `service_account` is a name, in a
-    bundle's namespace, or `namespace/name`; `secrets` "" is the fleet's word."""
+    bundle's namespace, or `namespace/name`; `secrets` "" is the fleet's word; `sources` are the addresses below which
+    its bundles may fetch, None is every one."""
 
     name: str
     folder: str
@@ -143,6 +144,7 @@ class Tenant:
     rollouts: tuple[str, ...] | None = None
     service_account: str = ""
     secrets: Literal["refuse", "warn", "allow", ""] = ""
+    sources: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,13 +197,16 @@ class Pin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """`folder` is the bundle's folder in the fleet repo; `source` a path inside it ("" is the folder itself).
+    """`folder` is the bundle's folder in the fleet repo; `source` a path inside it ("" is the folder itself); what
+    `external` names is in it as `mounts` says, and is looked at again after `interval_s` (0: when the bundle changes).
     `pin_first_render`: what a chart rendered first stays until its inputs change."""
 
     name: BundleName
     folder: str
     targets: Selector
     source: str = ""
+    external: External | None = None
+    interval_s: float = 0.0
     namespace: str = ""
     variants: tuple[Variant, ...] = ()
     kustomize: str | None = None

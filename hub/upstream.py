@@ -114,6 +114,7 @@ class Upstream:
         try:
             revision = await worker.run(fetch, self._mirror, self.url, self.branch, what="fleet repo")
         except FlotillaError:
+            self._render_again |= again
             if self.tip is None:
                 await self._resume()
             raise

@@ -23,7 +23,9 @@ from hub.inputs import Happened, Release, ToRollout
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
 from hub.model import FINAL, Command, State
+from hub.pins import ALL, Pins
 from hub.publish import Publisher
+from hub.repo.schema import nearest
 from hub.rollout import rollouts_json
 from hub.upstream import Upstream
 from proto.errors import InvalidInput
@@ -47,6 +49,7 @@ class Api:
         publisher: Publisher,
         *,
         journal: Journal,
+        pins: Pins,
         keys: HubKeys,
         metrics: HubMetrics,
         exposed: Callable[[], Sequence[str]],
@@ -57,6 +60,7 @@ class Api:
         self._loop = loop
         self._upstream = upstream
         self._publisher = publisher
+        self._pins = pins
         self._journal = journal
         self._keys = keys
         self._registry = CollectorRegistry()
@@ -263,14 +267,34 @@ class Api:
         return http.answer({"cluster": cluster, "token": token.encode(), "expires_at": status.rfc3339(now + ttl_s)})
 
     async def sync(self, request: web.Request) -> web.Response:
-        """Read the fleet repo now; `{"accept_rewrite": true, "reason": …}` takes a rewritten history too."""
+        """Read the fleet repo now; `{"accept_rewrite": true, "reason": …}` takes a rewritten history too, and
+        `{"refresh": [bundle, …]}` (`*`: all) resolves sources outside of it anew."""
         body = await self._gate.body(request)
         accept = body.get("accept_rewrite") is True
+        refresh = self._outside(body.get("refresh"))
         if accept:
             text = f"{http.actor(body)}: accept the fleet repo's rewritten history: {http.reason(body)}"
             await self._audit("command", text)
+        if refresh:
+            await self._audit("command", f"{http.actor(body)}: resolve the source anew of {', '.join(sorted(refresh))}")
+            self._pins.refresh(refresh)
         self._upstream.poke(accept_rewrite=accept)
         return http.answer({"upstream": self._upstream_row()})
+
+    def _outside(self, stated: object) -> frozenset[str]:
+        """Bundles with sources outside the fleet repo, as they were asked for; all for `*`."""
+        now = self._loop.desired
+        known = {name for name, bundle in now.fleet.bundles.items() if bundle.external is not None} if now else set()
+        names = [] if stated is None else stated
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InvalidInput("refresh", "is not a list of bundles", "write for example [shop], or [*]")
+        if ALL in names:
+            return frozenset(known)
+        for name in names:
+            if name not in known:
+                remedy = nearest(name, known, else_=f"those are: {', '.join(sorted(known)) or 'none'}")
+                raise InvalidInput(f"bundle {name[:80]!r}", "has no source outside the fleet repo", remedy)
+        return frozenset(names)
 
     async def command(self, request: web.Request) -> web.Response:
         """`{"reason": …, "actor": …}`, both kept for ever; `skip` takes a `cluster` too."""

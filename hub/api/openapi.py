@@ -200,9 +200,16 @@ OPERATIONS: Sequence[Operation] = (
     ),
     _post(
         "/api/v1/sync",
-        "Look at the fleet repo now; accept_rewrite takes a rewritten history too, and needs a reason",
+        "Look at the fleet repo now; accept_rewrite takes a rewritten history too, and needs a reason; refresh "
+        "resolves the sources of these bundles outside the fleet repo anew (*: of all)",
         _object(upstream=_ref("Upstream")),
-        _object("accept_rewrite", "reason", "actor", accept_rewrite=_YES, reason=_TEXT, actor=_ACTOR),
+        _object(
+            *("accept_rewrite", "refresh", "reason", "actor"),
+            accept_rewrite=_YES,
+            refresh=_list(_TEXT),
+            reason=_TEXT,
+            actor=_ACTOR,
+        ),
     ),
     _post(
         _ROLLOUT + "/{verb}",

@@ -83,9 +83,19 @@ def release(bundle: str, reason: str, hub: str, token_file: Path | None, output:
 
 @click.command()
 @click.option("--accept-rewrite", is_flag=True, help="Take a history that does not go on from the last commit taken.")
+@click.option(
+    "--refresh",
+    multiple=True,
+    is_flag=False,
+    flag_value="*",
+    metavar="[BUNDLE]",
+    help="Resolve the source of a bundle outside the fleet repo anew; without a name those of all.",
+)
 @click.option("--reason", default="", help="Why; needed for --accept-rewrite, and kept.")
 @hub_options
-def sync(accept_rewrite: bool, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+def sync(
+    accept_rewrite: bool, refresh: tuple[str, ...], reason: str, hub: str, token_file: Path | None, output: str
+) -> None:
     """Make the hub look at the fleet repo now.
 
     What did not render is tried again, without a new commit too.
@@ -93,11 +103,14 @@ def sync(accept_rewrite: bool, reason: str, hub: str, token_file: Path | None, o
     \b
     Examples:
       flotilla sync
+      flotilla sync --refresh shop
       flotilla sync --accept-rewrite --reason 'a secret was removed from the history'
     """
     if accept_rewrite and not reason:
         raise click.UsageError("--accept-rewrite needs a --reason: it is kept")
     body: dict[str, object] = {"accept_rewrite": accept_rewrite, "reason": reason, "actor": os.environ.get("USER", "")}
+    if refresh:
+        body["refresh"] = list(refresh)
     made = HubApi(hub, token_file).post("sync", body)
     if not print_json(made, output):
         click.echo(f"looking at {made['upstream']['url']}")

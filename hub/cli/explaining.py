@@ -20,7 +20,7 @@ from hub.cli import offline, origins, progress, revisions, telling
 from hub.cli.revisions import Revision
 from hub.model import Cluster, RenderRequest, Selector, Variant
 from hub.render import build
-from hub.repo import targets
+from hub.repo import addresses, targets
 from proto.ids import ClusterName
 from proto.objects import ObjectKey, blob_id
 
@@ -196,6 +196,9 @@ def _explained(
 ) -> Explained:
     bundle, inputs = request.bundle, request.inputs
     parts = [history.part("bundle", bundle.where or bundle.folder, bundle.name)]
+    if (pin := revision.pins.get(bundle.name)) is not None and bundle.external is not None:
+        note = f"{pin.revision}@{pin.digest}"
+        parts.append(Part(what="source", where=addresses.of(bundle.external), note=note))
     origin = made.origins[key]
     if origin.endswith(" (built)"):
         files = origins.behind_kustomize(revision.tree, bundle.folder, inputs).get(key, ())

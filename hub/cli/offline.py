@@ -9,14 +9,14 @@ import dataclasses
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import yaml
 
-from hub.cli import progress, revisions, telling
+from hub.cli import outside, progress, revisions, telling
 from hub.model import Finding, Fleet, Notes, RenderRequest
 from hub.render import build, checks
 from hub.repo import definitions, findings, reading, targets
@@ -25,14 +25,19 @@ from proto.ids import ClusterName, Oid
 from proto.objects import ObjectKey, key_of
 from proto.slices import BUNDLES, POLICY_FILE
 
-fleet_option = click.option(
-    "--fleet",
-    "root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=".",
-    show_default="this folder",
-    help="A checkout of the fleet repo.",
-)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def fleet_option(command: F) -> F:
+    """The options of every command that renders a checkout: where it is, and how its sources are reached."""
+    return click.option(
+        "--fleet",
+        "root",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        default=".",
+        show_default="this folder",
+        help="A checkout of the fleet repo.",
+    )(outside.options(command))
 
 
 @click.command(
@@ -114,7 +119,7 @@ class _Checkout:
     """A fleet repo on disk, or at a revision of its Git repository, and what was found wrong with it so far."""
 
     def __init__(self, root: Path, *, at: str = "") -> None:
-        self._tree, _ = revisions.tree_at(root, at)
+        tree, _ = revisions.tree_at(root, at)
         self._owners: dict[ClusterName, dict[str, str]] = defaultdict(dict)
         self._clashes: dict[tuple[str, str, str], list[ClusterName]] = defaultdict(list)
         self._found: list[Finding] = []
@@ -128,9 +133,11 @@ class _Checkout:
         self._definitions: dict[Oid, bytes] = {}
         try:
             with progress.noted(f"reading {root}"):
-                self.fleet, self._trees = reading.read(self._tree)
+                fleet, trees = reading.read(tree)
         except (InvalidInput, OSError) as error:
             raise click.ClickException(str(error)) from error
+        there = outside.Outside(tree, fleet, trees)
+        self.fleet, self._tree, self._trees = there.fleet, there.tree, there.trees
         self._found.extend(self.fleet.findings)
         if not (self.fleet.clusters or self.fleet.bundles or self._found):
             raise click.ClickException(
@@ -158,7 +165,8 @@ class _Checkout:
 
     def requests(self) -> list[RenderRequest]:
         """What is to be rendered."""
-        return list(targets.render_requests(self.fleet, self._trees.__getitem__, renderer=build.RENDERER_VERSION))
+        with progress.noted("finding what is to be rendered"):
+            return list(targets.render_requests(self.fleet, self._trees.__getitem__, renderer=build.RENDERER_VERSION))
 
     def render_all(self, requests: Sequence[RenderRequest]) -> None:
         """Render everything, and keep what is wrong with it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pygit2
 
-from hub.cli import progress, settling, telling
+from hub.cli import outside, progress, settling, telling
 from hub.model import Finding, Fleet, RenderRequest
 from hub.render import build
 from hub.repo import findings, reading, sources, targets
@@ -35,12 +35,14 @@ class Revision:
 
     def __init__(self, name: str, tree: sources.Tree, *, commit: pygit2.Commit | None) -> None:
         """Raises Failed when it is no fleet repo."""
-        self.name, self.tree, self.commit = name, tree, commit
+        self.name, self.commit = name, commit
         try:
             with progress.noted(f"reading {self}"):
-                self.fleet, trees = reading.read(tree)
+                fleet, trees = reading.read(tree)
         except (FlotillaError, OSError) as error:
             raise Failed(f"{self}: {error}") from error
+        there = outside.Outside(tree, fleet, trees)
+        self.fleet, self.tree, self.pins, trees = there.fleet, there.tree, there.pins, there.trees
         if not (self.fleet.clusters or self.fleet.bundles or self.fleet.findings):
             raise Failed(f"{self} has no Cluster and no Bundle files: is it a fleet repo? (use --fleet DIR)")
         self._failed: dict[Finding, list[ClusterName]] = {}
@@ -48,7 +50,7 @@ class Revision:
         """The last few renders by their key."""
         self._definitions: dict[Oid, bytes] = {}
         requests = targets.render_requests(self.fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
-        self.requests = settling.settled(tree, requests, self._tried, self._definitions)
+        self.requests = settling.settled(self.tree, requests, self._tried, self._definitions)
 
     def __str__(self) -> str:
         if self.commit is None or str(self.commit.id).startswith(self.name):

@@ -29,7 +29,6 @@ from hub.repo.schema import Section, nearest
 from proto import ids
 from proto.errors import InvalidInput
 
-SCHEMES = ("https", "http", "oci", "ssh", "file")
 _FIELDS = ("for", "tenants", "username", "password", "token", "caFile", "sshKeyFile", "knownHostsFile", "plainHttp")
 _SECRET = ("username", "password", "token")
 _MAX_BYTES = 1 << 20
@@ -55,7 +54,7 @@ class Login:
     def is_for(self, address: str) -> bool:
         """Whether it may be sent to `address`."""
         try:
-            one = addresses.normal(address, schemes=SCHEMES)
+            one = addresses.normal(address, schemes=addresses.SCHEMES)
         except InvalidInput:
             return False
         return any(addresses.within(one, prefix) for prefix in self.addresses)
@@ -150,7 +149,7 @@ def _login(section: Section, folder: Path) -> Login:
     prefixes: list[str] = []
     for index, text in enumerate(section.texts("for")):
         try:
-            prefixes.append(addresses.normal(text, schemes=SCHEMES))
+            prefixes.append(addresses.normal(text, schemes=addresses.SCHEMES))
         except InvalidInput as error:
             section.problem(error.cause, "for", index, remedy=error.remedy)
     if not section.texts("for"):

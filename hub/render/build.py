@@ -115,20 +115,19 @@ def render_tree(
 
 
 def render_request(
-    repo: Path,
-    commit: str,
+    tree: sources.Tree,
     folder: str,
     inputs: Mapping[str, Any],
     bundle: str,
     definitions: Definitions = _NO_DEFINITIONS,
 ) -> Rendered:
-    """`render_tree` of a commit, for a worker process: everything here can be pickled, and the process is bound.
+    """`render_tree` in a worker process, which is bound meanwhile.
 
     Raises Permanent too: when the bundle takes more memory than it may.
     """
     try:
         with limits.bounded():
-            return render_tree(sources.CommitTree(repo, commit), folder, inputs, bundle, definitions)
+            return render_tree(tree, folder, inputs, bundle, definitions)
     except MemoryError as error:
         cause = f"takes more than {limits.MEMORY_BYTES >> 30} GiB of memory to render"
         raise Permanent(f"bundle {bundle}", cause, "split the bundle") from error

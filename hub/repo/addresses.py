@@ -10,8 +10,10 @@ refused before anybody compares it. Next: `kinds` reads addresses, `tenants` and
 import re
 from urllib.parse import urlsplit
 
+from hub.model import External, GitSource, HelmSource, OciSource
 from proto.errors import InvalidInput
 
+SCHEMES = ("https", "http", "oci", "ssh", "file")
 _SCP = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[^:/].*)")
 _AUTHORITY = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?")
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
@@ -61,6 +63,22 @@ def normal(text: str, *, schemes: tuple[str, ...]) -> str:
     if scheme == "ssh" and "@" not in host:
         host = f"git@{host}"
     return f"{scheme}://{host}{path}"
+
+
+def of(source: External) -> str:
+    """Pure: where a source is fetched from."""
+    return source.repository if isinstance(source, HelmSource) else source.url
+
+
+def fixed(source: External) -> bool:
+    """Pure: whether a source names its very content, so that it can be but one thing for ever."""
+    match source:
+        case GitSource():
+            return bool(source.commit)
+        case OciSource():
+            return bool(source.digest)
+        case HelmSource():
+            return False
 
 
 def within(address: str, prefix: str) -> bool:

@@ -388,7 +388,7 @@ def _check_link(path: str, links: dict[str, str], seen: dict[str, _Entry], folde
             return
         target = links[at]
     raise InvalidInput(
-        shown(f"{folder}/{path}"),
+        shown(_below(folder, path)),
         f"links to {shown(links[path])}, which is not a file of the bundle",
         "replace the link by a copy of the file, or put the file into the bundle's folder",
     )

@@ -1,4 +1,4 @@
-"""What a tenant's bundles may do: which clusters, rollout policies, namespaces, kinds, and in whose name.
+"""What a tenant's bundles may do: which clusters, rollout policies, sources, namespaces, kinds, and in whose name.
 
 A bundle is of the tenant with the longest folder that holds it; one in no tenant's folder may do everything, unless
 the fleet says `requireTenant`. What a rule leaves open is not restricted, but for one thing:
@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from hub.model import Bundle, Cluster, Rights, Tenant
-from hub.repo import targets
+from hub.repo import addresses, targets
 from proto.objects import ObjectKey
 
 KIND_PATTERN = re.compile(r"[A-Za-z0-9*]+(\.[-a-z0-9.*]+)?", re.ASCII)
@@ -69,6 +69,10 @@ def problems(bundle: Bundle, clusters: Iterable[Cluster]) -> Iterator[tuple[str,
     namespaces = tenant.rights.namespaces
     if bundle.namespace and not _is_among(namespaces, bundle.namespace):
         yield f"spec.namespace: {who} may not use namespace {bundle.namespace}", _one_of(namespaces or ())
+    if bundle.external is not None and tenant.sources is not None:
+        address = addresses.of(bundle.external)
+        if not any(addresses.within(address, prefix) for prefix in tenant.sources):
+            yield f"spec.source: {who} may not fetch from {address}", _one_of(tenant.sources)
     account, stated = _account(tenant, bundle), bundle.policy.service_account
     if tenant.service_account and not account:
         yield f"spec.namespace is missing: {who} runs as {tenant.service_account} in it", "set spec.namespace"

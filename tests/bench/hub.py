@@ -26,6 +26,7 @@ from aiohttp import web
 
 from hub import desired, housekeeping
 from hub.journal import Journal
+from hub.pins import Pins
 from hub.slices import compose, garbage, git_http, trees
 from hub.slices.git_protocol import FLUSH, packet
 from hub.slices.gitstore import GitStore
@@ -71,6 +72,7 @@ class Slices:
         self.repo = pygit2.init_repository(str(self.mirror), bare=True)
         self.store = GitStore.create(folder / "slices.git")
         self.journal = Journal(folder / "journal.db")
+        self.pins = Pins(self.journal, folder / "sources")
         self.running: Running = {}
         self.tips: dict[ClusterName, compose.Composed] = {}
         self._files: dict[str, str] = {}
@@ -86,7 +88,12 @@ class Slices:
     async def take(self, commit: Oid) -> None:
         """Render, and move every cluster that would change to it."""
         wanted = await desired.desired(
-            commit, mirror=self.mirror, store=self.store, journal=self.journal, current=self.running
+            commit,
+            mirror=self.mirror,
+            store=self.store,
+            journal=self.journal,
+            pins=self.pins,
+            current=self.running,
         )
         assert not wanted.failed, wanted.findings
         changes: dict[ClusterName, dict[BundleName, Oid]] = {}

@@ -13,6 +13,7 @@ from hub import worker
 from hub.desired import Desired, clashes, desired
 from hub.journal import Journal
 from hub.model import Finding
+from hub.pins import Pins
 from hub.repo import sync
 from hub.slices.gitstore import GitStore
 from proto.errors import Permanent, Transient
@@ -141,6 +142,7 @@ class Hub:
         self.mirror = folder / "mirror"
         self.store = GitStore.create(folder / "slices.git")
         self.journal = Journal(folder / "journal.db")
+        self.pins = Pins(self.journal, folder / "sources")
         self.files: dict[str, str] = {}
         self.rendered: list[str] = []
 
@@ -159,7 +161,14 @@ class Hub:
         self.files = dict(files)
         commit = self.commit()
         self.rendered.clear()
-        return await desired(commit, mirror=self.mirror, store=self.store, journal=self.journal, current=current or {})
+        return await desired(
+            commit,
+            mirror=self.mirror,
+            store=self.store,
+            journal=self.journal,
+            pins=self.pins,
+            current=current or {},
+        )
 
 
 @pytest.fixture

@@ -292,9 +292,6 @@ NOT_YET: list[Any] = [
     *[
         pytest.param("bundle", SHOP + f"  {text}\n", field, id=field)
         for text, field in [
-            ("source: {git: https://example.org/x}", "spec.source.git"),
-            ("source: {helm: {chart: x}}", "spec.source.helm"),
-            ("source: {oci: example.org/x}", "spec.source.oci"),
             ("signature: x", "spec.signature"),
             ("tenant: x", "spec.tenant"),
         ]
@@ -862,18 +859,20 @@ REFERENCE = (Path(__file__).parents[2] / "docs/fleet-repo.md").read_text()
 
 
 def test_the_examples_of_the_reference_are_valid() -> None:
-    table, tenants, ledger, web, freezes = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
+    table, tenants, ledger, outside, web, freezes = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
     [stores] = re.findall(r"((?:^    .*,.*\n)+)\n\| field of `spec` \| what", REFERENCE, re.MULTILINE)
     files = {
         "bundles/ledger/bundle.yaml": ledger,
         "bundles/web/bundle.yaml": web,
+        "bundles/ingress/bundle.yaml": outside.partition("---\n")[0],
+        "bundles/billing/bundle.yaml": outside.partition("---\n")[2],
         "fleet.yaml": tenants,
         "clusters/stores.yaml": table,
         "clusters/stores.csv": stores,
     }
     found = fleet.load({path: text.encode() for path, text in files.items()})
     assert errors(found) == []
-    assert found.bundles.keys() == {"ledger", "web"}
+    assert found.bundles.keys() == {"ledger", "web", "ingress", "billing"}
     assert found.clusters.keys() == {"store-1"}
     assert [tenant.name for tenant in found.tenants] == ["team-a"]
     found = fleet.load({"fleet.yaml": freezes.encode()})

@@ -457,7 +457,7 @@ def test_a_commit_renders_like_its_checkout(tmp_path: Path) -> None:
     repo.index.add_all()
     who = pygit2.Signature("A", "a@x", 0, 0)
     commit = repo.create_commit("HEAD", who, who, "all", repo.index.write_tree(), [])
-    there = build.render_request(root / ".git", str(commit), "bundles/shop", inputs(), "shop")
+    there = build.render_request(sources.CommitTree(root / ".git", str(commit)), "bundles/shop", inputs(), "shop")
     assert there == build.render_tree(sources.FolderTree(root), "bundles/shop", inputs(), "shop")
     assert sources.CommitTree(repo, str(commit)).tree_id("bundles/shop") == sources.FolderTree(root).tree_id(
         "bundles/shop"

@@ -4,7 +4,7 @@ import re
 from typing import Literal
 
 from hub.model import Bundle, HelmOptions, Variant
-from hub.repo.kinds import patches
+from hub.repo.kinds import external, patches
 from hub.repo.kinds.common import ACCOUNT, METADATA
 from hub.repo.schema import Section
 from proto import health_checks as cel
@@ -39,13 +39,16 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
         ),
         not_yet=("signature", "tenant", "windows"),
     )
+    source = external.source(spec, folder=folder)
     depends_on = spec.names("dependsOn", what="bundle")
     namespace = spec.name("namespace", what="namespace", required=False)
     return Bundle(
         name=name,
         folder=folder,
         targets=spec.selector("targets", why="which clusters get the bundle"),
-        source=spec.section("source", ("path",), not_yet=("git", "helm", "oci")).path("path", folder=folder),
+        source=source.path,
+        external=source.external,
+        interval_s=source.interval_s,
         namespace=namespace,
         variants=tuple(
             _variant(section, folder)

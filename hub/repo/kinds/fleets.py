@@ -62,7 +62,7 @@ def _signers(spec: Section) -> tuple[str, ...]:
 
 def _tenants(spec: Section) -> tuple[Tenant, ...]:
     found: list[Tenant] = []
-    fields = ("name", "folder", "kinds", "namespaces", "clusters", "serviceAccount", "rollouts", "secrets")
+    fields = ("name", "folder", "kinds", "namespaces", "clusters", "serviceAccount", "rollouts", "secrets", "sources")
     for section in spec.sections("tenants", fields):
         name, account = section.name(what="tenant"), section.text("serviceAccount")
         kind_rules = section.section("kinds", ("allow", "deny"))
@@ -83,6 +83,7 @@ def _tenants(spec: Section) -> tuple[Tenant, ...]:
             rollouts=_rule(section, "rollouts"),
             service_account=account,
             secrets=section.choice("secrets", _SECRETS, default="warn") if section.has("secrets") else "",
+            sources=_prefixes(section),
         )
         for index, pattern in enumerate(tenant.rights.namespaces or ()):
             if tenants.NAMESPACE_PATTERN.fullmatch(pattern) is None:
@@ -106,6 +107,17 @@ def _tenant_folder(section: Section) -> str:
     elif parts[0] != "bundles" or not all(part.strip(".") for part in parts):
         section.problem(f"is {folder[:200]!r}", "folder", remedy="write a folder in bundles/, such as bundles/team-a")
     return folder
+
+
+def _prefixes(section: Section) -> tuple[str, ...] | None:
+    """The addresses below which a tenant may fetch."""
+    stated, found = _rule(section, "sources"), list[str]()
+    for index, text in enumerate(stated or ()):
+        try:
+            found.append(addresses.normal(text, schemes=addresses.SCHEMES))
+        except InvalidInput as error:
+            section.problem(error.cause, "sources", index, remedy=error.remedy)
+    return None if stated is None else tuple(found)
 
 
 def _rule(section: Section, name: str) -> tuple[str, ...] | None:

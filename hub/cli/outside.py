@@ -1,0 +1,167 @@
+"""Sources from outside of the fleet repo, for commands that work on a checkout and ask no hub.
+
+They resolve for themselves, and say on standard error what to: a hub may have pinned something else, which no checkout
+tells. What was fetched stays in a cache of the user (`$XDG_CACHE_HOME/flotilla`, or `~/.cache/flotilla`).
+
+| the source                              | is                                                                         |
+|-----------------------------------------|----------------------------------------------------------------------------|
+| names its content (a commit, a digest)  | what the cache has; nobody is asked                                        |
+| was resolved less than `FRESH_S` ago    | what it was: `render`, then `diff`, show the same                          |
+| cannot be reached, and was at some time | what it was, with a warning                                                |
+| with `--offline`                        | what it was, however long ago                                              |
+
+Within one command equal sources are one: both sides of a `diff` have the same. Next: `mounts` puts them in their place.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hub import pins
+from hub.cli import progress
+from hub.external import fetch, store
+from hub.model import Finding, Fleet, Pin
+from hub.pins import Wanted
+from hub.repo import addresses, mounts, sources
+from hub.repo import fleet as fleet_loader
+from hub.repo.mounts import Mounted
+from hub.requests import unfetched
+from proto.errors import FlotillaError, InvalidInput, Transient
+from proto.ids import BundleName, Oid
+
+FRESH_S = 600.0
+_META = "flotilla.outside"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def options(command: F) -> F:
+    """The options of every command that renders a checkout."""
+    command = click.option(
+        "--source-credentials",
+        envvar="FLOTILLA_SOURCE_CREDENTIALS",
+        type=click.Path(path_type=Path, exists=True),
+        expose_value=False,
+        callback=_remember,
+        help="File or folder of the credentials that bundles name for sources outside the fleet repo.",
+    )(command)
+    return click.option(
+        "--offline",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="Fetch nothing: sources outside the fleet repo are what the cache has.",
+    )(command)
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    context.find_root().meta[f"{_META}.{parameter.name}"] = value
+
+
+class Outside:
+    """A fleet repo with its sources from outside in their places. `fleet` lacks the bundles whose source cannot be had;
+    its findings say why."""
+
+    def __init__(self, tree: sources.Tree, fleet: Fleet, trees: Mapping[str, Oid]) -> None:
+        cache = _cache()
+        self.pins: dict[BundleName, Pin] = {}
+        failed: dict[BundleName, Finding] = {}
+        late: list[Finding] = []
+        for bundle in fleet.bundles.values():
+            if (wanted := pins.wanted(bundle, trees[bundle.folder])) is None:
+                continue
+            try:
+                self.pins[bundle.name], trouble = cache.pin(wanted)
+            except FlotillaError as error:
+                failed[bundle.name] = replace(unfetched(bundle, error), remedy=error.remedy)
+                continue
+            if trouble is not None:
+                late.append(replace(unfetched(bundle, trouble), message=f"what the cache has is used: {trouble}"))
+        folders = {fleet.bundles[name].folder: pin.tree for name, pin in self.pins.items()}
+        self.tree = Mounted(tree, {folder: store.mount(cache.folder, oid) for folder, oid in folders.items()})
+        self.trees = {**trees, **{folder: mounts.mounted_id(trees[folder], oid) for folder, oid in folders.items()}}
+        whole = fleet_loader.without(fleet, failed)
+        warnings = tuple(replace(finding, severity="warning", remedy="") for finding in late)
+        self.fleet = replace(whole, findings=(*whole.findings, *warnings))
+
+
+class _Cache:
+    """`told` are the sources of which the person was told already."""
+
+    def __init__(self, folder: Path, *, secrets: Path | None, offline: bool) -> None:
+        self.folder = folder / "sources"
+        self._index = folder / "sources.json"
+        self._secrets, self._offline = secrets, offline
+        self._now: dict[tuple[str, str], tuple[Pin, FlotillaError | None] | FlotillaError] = {}
+
+    def pin(self, wanted: Wanted) -> tuple[Pin, FlotillaError | None]:
+        """What a source is, and why that is not sure, if so. Raises what kept it from being known at all."""
+        key = wanted.text, wanted.tenant if wanted.source.credentials else ""
+        if key not in self._now:
+            try:
+                self._now[key] = found = self._pin(wanted)
+                pin, address = found[0], addresses.of(wanted.source)
+                click.echo(f"bundle {wanted.bundle}: {address} is {pin.revision}@{pin.digest}", err=True)
+            except FlotillaError as error:
+                self._now[key] = error
+        answer = self._now[key]
+        if isinstance(answer, FlotillaError):
+            raise answer
+        return answer
+
+    def _pin(self, wanted: Wanted) -> tuple[Pin, FlotillaError | None]:
+        known, when_s = self._known(wanted.text)
+        fresh = known is not None and (addresses.fixed(wanted.source) or time.time() - when_s < FRESH_S)
+        if known is not None and (fresh or self._offline):
+            return known, None
+        if self._offline:
+            cause = "is not in the cache, and --offline forbids to fetch it"
+            raise InvalidInput(f"source {addresses.of(wanted.source)}", cause, "run the command once without --offline")
+        try:
+            with progress.noted(f"fetching {addresses.of(wanted.source)}"):
+                pin = fetch.fetch(wanted.source, self.folder, secrets=self._secrets, tenant=wanted.tenant, known=known)
+        except Transient as error:
+            if known is None:
+                raise
+            return known, error
+        self._remember(wanted.text, pin)
+        return pin, None
+
+    def _known(self, text: str) -> tuple[Pin | None, float]:
+        """The last pin of a source whose tree is still there, and when it was resolved."""
+        try:
+            row = self._read()[text]
+            pin, when_s = Pin(**row["pin"]), float(row["time_s"])
+        except (TypeError, KeyError, ValueError):
+            return None, 0.0
+        return (pin, when_s) if store.has(self.folder, pin.tree) else (None, 0.0)
+
+    def _remember(self, text: str, pin: Pin) -> None:
+        rows = {**self._read(), text: {"pin": asdict(pin), "time_s": time.time()}}
+        made = self._index.with_name(f".{self._index.name}.{os.getpid()}")
+        made.write_text(json.dumps(rows))
+        made.rename(self._index)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._index.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _cache() -> _Cache:
+    """One for the whole command."""
+    context = click.get_current_context(silent=True)
+    told: dict[str, Any] = context.find_root().meta if context is not None else {}
+    if _META not in told:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        secrets, offline = told.get(f"{_META}.source_credentials"), bool(told.get(f"{_META}.offline"))
+        told[_META] = _Cache(Path(home, "flotilla"), secrets=secrets, offline=offline)
+    found: _Cache = told[_META]
+    return found

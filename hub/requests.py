@@ -1,0 +1,77 @@
+"""From a commit of the fleet repo to what is to be rendered of it, sources from outside pinned.
+
+The files are read in a worker process that sees the mirror alone; `pins` says what each source from outside is. A
+bundle whose source nobody knows keeps what it runs, with a finding; the others go on. Next: `desired` renders.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hub import pins, worker
+from hub.model import Bundle, Finding, Fleet, Pin, RenderRequest
+from hub.pins import Pins, Wanted
+from hub.render import build
+from hub.repo import mounts, reading, sources, targets
+from proto.errors import FlotillaError
+from proto.ids import BundleName, Oid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """`requests` are sorted by bundle; `failed` have none of theirs."""
+
+    fleet: Fleet
+    requests: tuple[RenderRequest, ...]
+    pins: Mapping[BundleName, Pin]
+    failed: frozenset[BundleName]
+    findings: tuple[Finding, ...]
+
+
+async def made(commit: Oid, *, mirror: Path, known: Pins) -> Requests:
+    """Of `commit` in the `mirror`. Raises Transient or Permanent when it cannot be read at all."""
+    what = f"fleet repo at {commit:.12}"
+    fleet, requests, outside = await worker.run(_read, mirror, commit, what=what, sees=(mirror,))
+    resolved = await known.resolve(outside, kept=fleet.broken_bundles, lost=fleet.lost_bundles)
+    if resolved.pins:
+        there = replace(fleet, bundles={name: fleet.bundles[name] for name in resolved.pins})
+        own = {wanted.bundle: wanted.folder for wanted in outside}
+        trees = {fleet.bundles[n].folder: mounts.mounted_id(own[n], pin.tree) for n, pin in resolved.pins.items()}
+        more = await worker.run(_requests, there, trees, what=what, sees=(mirror,))
+        requests = tuple(sorted((*requests, *more), key=lambda request: request.bundle.name))
+    findings = [unfetched(fleet.bundles[name], error) for name, error in resolved.failed.items()]
+    for name, error in resolved.late.items():
+        pin = resolved.pins[name]
+        message = f"bundle {name} stays at {pin.revision} ({pin.digest:.23}): {error.thing}: {error.cause}"
+        findings.append(replace(unfetched(fleet.bundles[name], error), message=message, severity="warning"))
+    return Requests(
+        fleet=fleet,
+        requests=requests,
+        pins=resolved.pins,
+        failed=frozenset(resolved.failed),
+        findings=(*fleet.findings, *findings),
+    )
+
+
+def unfetched(bundle: Bundle, error: FlotillaError) -> Finding:
+    """Pure: what to say of a bundle whose source cannot be had."""
+    return Finding(
+        where=bundle.where,
+        message=f"bundle {bundle.name} has no source: {error.thing}: {error.cause}",
+        remedy=error.remedy or "it is tried again; what runs keeps running",
+        about=f"bundle {bundle.name}",
+    )
+
+
+def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...], tuple[Wanted, ...]]:
+    """In a worker process: the fleet of a commit, what is to be rendered of it, and what is to be pinned first."""
+    fleet, trees = reading.read(sources.CommitTree(mirror, commit))
+    outside = tuple(
+        wanted for bundle in fleet.bundles.values() if (wanted := pins.wanted(bundle, trees[bundle.folder])) is not None
+    )
+    here = replace(fleet, bundles={name: one for name, one in fleet.bundles.items() if one.external is None})
+    return fleet, _requests(here, trees), outside
+
+
+def _requests(fleet: Fleet, trees: Mapping[str, Oid]) -> tuple[RenderRequest, ...]:
+    return targets.render_requests(fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
