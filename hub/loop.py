@@ -157,6 +157,13 @@ class Loop:
     async def publish_all(self) -> None:
         """Make every ref what the journal says; the first thing after a start. Raises Permanent when a ref is ahead:
         then the journal was restored from a backup, and moving on would lose what agents have been told already."""
+        for cluster in await self._in_git(self.store.clusters):
+            if cluster not in self.slices:
+                raise Permanent(
+                    f"cluster {cluster}",
+                    "has slices that the journal does not know: the journal is older than they are",
+                    "restore journal.db and slices.git from one moment, or run 'flotilla hub recover'",
+                )
         for row in self.slices.values():
             await self._in_git(partial(self._publish_ref, row.cluster, row.commit))
 

@@ -29,7 +29,7 @@ from hub.slices.lru import Lru
 from hub.slices.trees import KeySets
 from proto import wire
 from proto.errors import FlotillaError, Permanent, Transient
-from proto.ids import Oid, check_name, slice_ref
+from proto.ids import ClusterName, Oid, check_name, slice_ref
 from proto.messages import GitObject
 from proto.objects import ObjectKey, git_id
 from proto.slices import POLICY_FILE, SLICE_FILE, SliceManifest, predecessor, read_manifest
@@ -239,7 +239,7 @@ class GitStore:
             parents = self._object(at, pygit2.Commit).parent_ids
             at = Oid(str(parents[0])) if parents else None
 
-    def _whole_history(self, commit: Oid) -> Iterator[Oid]:
+    def whole_history(self, commit: Oid) -> Iterator[Oid]:
         """As `history`, and on across checkpoints, as far as what they cut off is kept."""
         before: Oid | None = commit
         while before is not None and self.has(before):
@@ -247,6 +247,10 @@ class GitStore:
                 yield at
             cut = predecessor(self._object(at, pygit2.Commit).message)
             before = None if cut is None else Oid(cut)
+
+    def time_s(self, commit: Oid) -> int:
+        """When a commit was made, by its committer; Unix seconds. Raises Permanent."""
+        return int(self._object(commit, pygit2.Commit).commit_time)
 
     def missing(self, wants: Iterable[Oid], haves: Iterable[Oid]) -> Iterator[Oid]:
         """The commits, then the trees, then the blobs that are reachable from the commits `wants` and not from `haves`.
@@ -339,6 +343,12 @@ class GitStore:
                 "restore slices.git and journal.db from one moment",
             ) from error
 
+    def clusters(self) -> list[ClusterName]:
+        """The clusters that have a ref."""
+        prefix = slice_ref("")
+        names = (str(name) for name in self._repo.references)
+        return sorted(ClusterName(name.removeprefix(prefix)) for name in names if name.startswith(prefix))
+
     def set_ref(self, cluster: str, commit: Oid, *, force: bool = False) -> None:
         """Move the cluster's ref to `commit`, durably. A repetition changes nothing.
 
@@ -347,11 +357,12 @@ class GitStore:
         with self._exclusive():
             self._tree_of(commit)
             old = None if force else self.ref(cluster)
-            if old is not None and old not in self._whole_history(commit):
+            if old is not None and old not in self.whole_history(commit):
                 raise Permanent(
                     f"ref of cluster {cluster}",
                     f"is at {old}, which is no ancestor of {commit}",
-                    "restore journal.db and slices.git from one moment: the database is older than the agents",
+                    "the database is older than the agents: restore journal.db and slices.git from one moment, "
+                    "or run 'flotilla hub recover'",
                 )
             if old != commit:
                 path = self.path / slice_ref(check_name("cluster", cluster))
