@@ -83,12 +83,13 @@ class Hub:
             self.admin_token = _admin_token(data / "admin.token")
             self._opened = opened.pop_all()
         self._clock = clock
-        self.tracing = Tracing(telemetry.provider("flotilla-hub", otlp))
+        self.tracing = Tracing(telemetry.provider("flotilla-hub", otlp), silent=not otlp)
         self.loop = Loop(
             journal=self.journal,
             store=self.store,
             wake=lambda cluster, wake: self.sessions.wake(cluster, wake),
             direct=lambda cluster, told: self.sessions.direct(cluster, told),
+            hears=lambda cluster: self.sessions.hears(cluster),
             tracing=self.tracing,
             heartbeat_s=heartbeat_s,
             clock=clock,

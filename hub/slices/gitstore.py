@@ -6,7 +6,7 @@ journal's pointers (design, decision 8). What it promises:
     write      all objects of one call are durable and visible, or none is; repeating it is harmless
     repack     objects are in the merged pack before the packs they came from go
     keep       every other pack goes, even if a kill comes between two of them
-    set_ref    only forward along first parents and checkpoints, unless forced
+    set_refs   only forward along first parents and checkpoints, unless forced
 
 Everything here blocks: call it from a worker thread or process. A lock file keeps writers of several processes apart;
 readers need none. Assumes that nothing but this module and `garbage` writes to the repository. Composition is in
@@ -19,14 +19,14 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import Self, TypeVar
 
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub.slices import packs, trees
+from hub.slices import packs, refs, trees
 from hub.slices.lru import Lru
-from hub.slices.trees import KeySets
+from hub.slices.trees import KeySets, TreeEntry
 from proto import wire
 from proto.errors import FlotillaError, Permanent, Transient
 from proto.ids import ClusterName, Oid, check_name, slice_ref
@@ -44,12 +44,6 @@ _ENTRY_BYTES_CACHED = 64 << 20
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
 V = TypeVar("V")
-
-
-class TreeEntry(NamedTuple):
-    name: str
-    is_tree: bool
-    oid: Oid
 
 
 class GitStore:
@@ -80,9 +74,9 @@ class GitStore:
         with store._exclusive():
             packs.sweep(store._packs)
             packs.sweep(store.path)
-            refs = (store.path / slice_ref("any")).parent
-            refs.mkdir(exist_ok=True)
-            packs.sync_folder(refs.parent)
+            folder = (store.path / slice_ref("any")).parent
+            folder.mkdir(exist_ok=True)
+            packs.sync_folder(folder.parent)
         return store
 
     def _opened(self) -> pygit2.Repository:
@@ -350,26 +344,41 @@ class GitStore:
         return sorted(ClusterName(name.removeprefix(prefix)) for name in names if name.startswith(prefix))
 
     def set_ref(self, cluster: str, commit: Oid, *, force: bool = False) -> None:
-        """Move the cluster's ref to `commit`, durably. A repetition changes nothing.
+        """As `set_refs`, for one cluster. Raises what keeps its ref where it is."""
+        for error in self.set_refs({cluster: commit}, force=force).values():
+            raise error
 
-        Raises Permanent, unless forced, when the ref is not on the way that leads to `commit`.
+    def set_refs(self, commits: Mapping[str, Oid], *, force: bool = False) -> dict[str, FlotillaError]:
+        """Move each cluster's ref to its commit, durably; gives why others stay where they are. A repetition changes
+        nothing. A ref stays, unless forced, when it is not on the way that leads to the commit.
+
+        Raises Transient when the disk refuses; some may be moved then.
         """
+        refused: dict[str, FlotillaError] = {}
+        moved: dict[str, Oid] = {}
         with self._exclusive():
-            self._tree_of(commit)
-            old = None if force else self.ref(cluster)
-            if old is not None and old not in self.whole_history(commit):
-                raise Permanent(
-                    f"ref of cluster {cluster}",
-                    f"is at {old}, which is no ancestor of {commit}",
-                    "the database is older than the agents: restore journal.db and slices.git from one moment, "
-                    "or run 'flotilla hub recover'",
-                )
-            if old != commit:
-                path = self.path / slice_ref(check_name("cluster", cluster))
-                # Not beside the ref: git would take the leftover of a kill for a broken ref.
-                with packs.Unfinished(self.path) as file:
-                    file.write(f"{commit}\n".encode())
-                    file.publish(path)
+            for cluster, commit in commits.items():
+                try:
+                    if self._moves(cluster, commit, force=force):
+                        moved[slice_ref(cluster)] = commit
+                except FlotillaError as error:
+                    refused[cluster] = error
+            refs.write(self.path, moved)
+        return refused
+
+    def _moves(self, cluster: str, commit: Oid, *, force: bool) -> bool:
+        """Whether the ref has to be written. Raises Permanent when it may not."""
+        check_name("cluster", cluster)
+        self._tree_of(commit)
+        old = None if force else self.ref(cluster)
+        if old is not None and old not in self.whole_history(commit):
+            raise Permanent(
+                f"ref of cluster {cluster}",
+                f"is at {old}, which is no ancestor of {commit}",
+                "the database is older than the agents: restore journal.db and slices.git from one moment, "
+                "or run 'flotilla hub recover'",
+            )
+        return old != commit
 
 
 def _unreadable(oid: Oid) -> Permanent:
