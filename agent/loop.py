@@ -200,6 +200,10 @@ class Loop:
         """Somebody at the hub wants to see the values of a drift."""
         return self._guard.detail(query)
 
+    def problem(self, source: str, text: str) -> None:
+        """Something is wrong with one of the agent's own parts: a whole sentence, "" once it is over."""
+        self._problem(source, text)
+
     def stop(self) -> None:
         """Finish what is under way, and end."""
         self._stopping.set()

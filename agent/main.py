@@ -1,10 +1,9 @@
-"""`flotilla-agent`: reads its options, makes the parts, and runs the loop until it is told to end.
+"""`flotilla-agent`: makes the parts that its `options` ask for, and runs the loop until it is told to end.
 
 The state folder belongs to one process: it is locked, and a kill frees the lock. SIGTERM and SIGINT let what is under
 way finish, save the inventory and give the lease back. `loop` does the work.
 """
 
-import argparse
 import ctypes
 import datetime
 import faulthandler
@@ -15,10 +14,9 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -30,165 +28,28 @@ from agent.inventory import Inventory
 from agent.kube.cluster import Cluster, backoff
 from agent.kube.lease import Lease
 from agent.loop import Loop
+from agent.options import VERSION, Options, parse
 from agent.owner.directives import DirectiveStore
 from agent.stream.bundle_folder import BundleFolder
 from agent.stream.git_host import Login
 from agent.stream.hub_client import HubClient
 from agent.stream.identity import Identity
+from agent.stream.mirror import Mirror
 from agent.stream.receive import Receiver
 from agent.stream.report import Reporter
 from agent.stream.report_file import ReportFile
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, InvalidInput
-from proto.identity import JoinToken
+from proto.messages import WakeUp
 
-VERSION: Final = version("flotilla")
 END_S: Final = 25
 """From the signal to the end of the process, whatever hangs: a pod is killed after 30 s without a word."""
 LARGE_BYTES: Final = 128 << 10
 _M_MMAP_THRESHOLD: Final = -3
 """glibc's number for mallopt."""
-_EXAMPLES = """\
-examples:
-  in a cluster, the first time:
-    flotilla-agent --hub https://hub.example.org --join-token-file /run/secrets/join-token
-  afterwards, the state folder knows hub and key:
-    flotilla-agent --hub https://hub.example.org --cluster eu-1
-  on a workstation:
-    flotilla-agent --hub http://127.0.0.1:8080 --kubeconfig ~/.kube/config --context kind-eu-1 \\
-      --state-dir ./agent-eu-1 --join-token-file ./token
-  without a hub, enforce the slice that is in the state folder:
-    flotilla-agent --cluster eu-1
-  without a hub, in an air-gapped cluster: enforce the newest of the git bundles that somebody puts there:
-    flotilla-agent --cluster eu-1 --slice-bundles /media/slices --report-file /media/slices/eu-1.report.json
-
-Every option can be given in the environment: --hub is FLOTILLA_HUB, --state-dir FLOTILLA_STATE_DIR, and so on.
-"""
 
 log = logging.getLogger("flotilla.agent")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the command line and the environment say, checked."""
-
-    hub: str
-    slice_bundles: Path | None
-    report_file: Path | None
-    cluster: str
-    join_token: JoinToken | None
-    state_dir: Path
-    kubeconfig: Path | None
-    context: str | None
-    otlp_endpoint: str
-    controllers: tuple[str, ...]
-    log_level: str
-    health_listen: str
-
-
-def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
-    """The options. Raises InvalidInput; argparse ends the process for what it cannot read."""
-
-    def default(name: str, otherwise: str = "") -> str:
-        return environment.get(f"FLOTILLA_{name}", otherwise)
-
-    parser = argparse.ArgumentParser(
-        prog="flotilla-agent",
-        description="Keeps this Kubernetes cluster equal to its slice of the fleet repo.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--hub", metavar="URL", default=default("HUB"), help="the hub's address; without it the last slice is enforced")
-    add(
-        "--cluster",
-        metavar="NAME",
-        default=default("CLUSTER"),
-        help="this cluster's name (the join token names it, too)",
-    )
-    add("--join-token", metavar="TOKEN", default=default("JOIN_TOKEN"), help="the join token; a file is safer")
-    add("--join-token-file", metavar="FILE", default=default("JOIN_TOKEN_FILE"), help="a file with the join token")
-    add(
-        "--state-dir",
-        metavar="DIR",
-        default=default("STATE_DIR", "/var/lib/flotilla-agent"),
-        help="key, slice and inventory; one agent each (%(default)s)",
-    )
-    add(
-        "--kubeconfig",
-        metavar="FILE",
-        default=default("KUBECONFIG"),
-        help="how to reach the API server (the service account of the pod)",
-    )
-    add(
-        "--slice-bundles",
-        metavar="PATH",
-        default=default("SLICE_BUNDLES"),
-        help="without a hub: take slices from this git bundle, or from every *.bundle of this folder",
-    )
-    add(
-        "--report-file",
-        metavar="FILE",
-        default=default("REPORT_FILE"),
-        help="keep a file of what the agent would tell a hub (not kept)",
-    )
-    add("--context", metavar="NAME", default=default("CONTEXT"), help="the kubeconfig's context (its current one)")
-    add(
-        "--otlp-endpoint",
-        metavar="URL",
-        default=default("OTLP_ENDPOINT", environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")),
-        help="where traces go, OTLP over HTTP (OTEL_EXPORTER_OTLP_ENDPOINT; none)",
-    )
-    add(
-        "--controllers",
-        metavar="NAMES",
-        default=default("CONTROLLERS"),
-        help="field managers, with commas, whose fields beside ours are no drift; Kubernetes' own are known",
-    )
-    add(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default=default("LOG_LEVEL", "info"),
-        help="(%(default)s)",
-    )
-    add(
-        "--health-listen",
-        metavar="HOST:PORT",
-        default=default("HEALTH_LISTEN"),
-        help="serve /healthz for probes (not served)",
-    )
-    add("--version", action="version", version=f"flotilla-agent {VERSION}")
-    found = parser.parse_args(arguments)
-    token = _join_token(found.join_token, found.join_token_file)
-    cluster = found.cluster or (token.cluster if token is not None else "")
-    if not cluster:
-        raise InvalidInput("cluster", "has no name", "give --cluster, or the join token of the first start")
-    if found.hub and found.slice_bundles:
-        raise InvalidInput("--slice-bundles", "is for an agent without a hub", "give --hub or --slice-bundles")
-    return Options(
-        hub=found.hub,
-        slice_bundles=Path(found.slice_bundles) if found.slice_bundles else None,
-        report_file=Path(found.report_file) if found.report_file else None,
-        cluster=cluster,
-        join_token=token,
-        state_dir=Path(found.state_dir),
-        kubeconfig=Path(found.kubeconfig).expanduser() if found.kubeconfig else None,
-        context=found.context or None,
-        otlp_endpoint=found.otlp_endpoint,
-        controllers=tuple(name for name in (part.strip() for part in found.controllers.split(",")) if name),
-        log_level=found.log_level,
-        health_listen=found.health_listen,
-    )
-
-
-def _join_token(text: str, file: str) -> JoinToken | None:
-    if file:
-        try:
-            text = Path(file).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"join token file {file}", f"cannot be read: {error}") from error
-    return JoinToken.decode(text) if text.strip() else None
 
 
 def main() -> None:
@@ -229,6 +90,30 @@ async def run(options: Options, holder: str) -> None:
                 return await receiver.fetch(url, Login(user=options.cluster, password=token) if token else None)
 
             bundles = BundleFolder(options.slice_bundles, receiver) if options.slice_bundles is not None else None
+            mirror = (
+                Mirror(
+                    options.slices,
+                    receiver,
+                    login_file=options.slices_login_file,
+                    hub=fetch if options.hub else None,
+                    connected=lambda: hub is not None and not hub.problem,
+                    problem=lambda text: loop.problem("mirror", text),
+                    poll_s=options.slices_poll_s,
+                )
+                if options.slices
+                else None
+            )
+
+            def on_wake(wake: WakeUp) -> None:
+                if mirror is not None:
+                    mirror.hub_says(wake)
+                loop.on_wake(wake)
+
+            take = fetch if options.hub else None
+            if bundles is not None:
+                take = bundles.take
+            elif mirror is not None:
+                take = mirror.take
             lease = Lease(cluster, holder=holder, timestamp=_timestamp)
             loop = Loop(
                 cluster,
@@ -239,7 +124,7 @@ async def run(options: Options, holder: str) -> None:
                 tracing=tracing,
                 directives=DirectiveStore(options.state_dir),
                 cluster=options.cluster,
-                fetch=bundles.take if bundles is not None else fetch if options.hub else None,
+                fetch=take,
                 timestamp=_timestamp,
                 wall_ns=time.time_ns,
                 controllers=options.controllers,
@@ -250,7 +135,7 @@ async def run(options: Options, holder: str) -> None:
                     options.hub,
                     who,
                     reporter=reporter,
-                    on_wake=loop.on_wake,
+                    on_wake=on_wake,
                     on_query=loop.on_query,
                     on_directives=loop.on_directives,
                 )
@@ -264,6 +149,8 @@ async def run(options: Options, holder: str) -> None:
                 if options.report_file is not None:
                     file = ReportFile(options.report_file, reporter, cluster=options.cluster, timestamp=_timestamp)
                     group.start_soon(file.run, name="report file")
+                if mirror is not None:
+                    group.start_soon(in_turn, lease, partial(mirror.poll, loop.on_wake), name="mirror")
                 if options.health_listen:
                     group.start_soon(_serve_health, options.health_listen, name="health")
                 await loop.run()

@@ -21,7 +21,7 @@ with the next tick. Steps never call each other; this module alone knows the ord
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -86,6 +86,7 @@ class Loop:
         store: GitStore,
         wake: Callable[[ClusterName, WakeUp], None],
         direct: Callable[[ClusterName, Directives], None],
+        hears: Callable[[ClusterName], bool] = lambda _: True,
         tracing: Tracing,
         heartbeat_s: float,
         clock: Callable[[], float] = time.time,
@@ -106,6 +107,8 @@ class Loop:
         self.directives: dict[DirectiveKey, DirectiveRow] = {}
         self._wake = wake
         self._direct = direct
+        self._hears = hears
+        """Is the agent connected? Who is not need not be carried anything."""
         self._tracing = tracing
         self._heartbeat_s = heartbeat_s
         self._clock = clock
@@ -157,8 +160,16 @@ class Loop:
     async def publish_all(self) -> None:
         """Make every ref what the journal says; the first thing after a start. Raises Permanent when a ref is ahead:
         then the journal was restored from a backup, and moving on would lose what agents have been told already."""
-        for row in self.slices.values():
-            await self._in_git(partial(self._publish_ref, row.cluster, row.commit))
+        for cluster in await self._in_git(self.store.clusters):
+            if cluster not in self.slices:
+                raise Permanent(
+                    f"cluster {cluster}",
+                    "has slices that the journal does not know: the journal is older than they are",
+                    "restore journal.db and slices.git from one moment, or run 'flotilla hub recover'",
+                )
+        refused = await self._in_git(partial(self.store.set_refs, self._tips(self.slices)))
+        for error in refused.values():
+            raise error
 
     def composition(self) -> dict[ClusterName, dict[BundleName, Oid]]:
         """Each cluster's decided composition."""
@@ -507,14 +518,17 @@ class Loop:
         for cluster in sorted({cluster for _, cluster, _ in decision.directives}):
             self._direct(cluster, directives.message(self.directives, cluster))
         moved = {move.cluster: move for move in decision.moves}
-        for cluster in sorted(self._unpublished):
+        unpublished = sorted(self._unpublished)
+        refused = await self._copied(self._tips(unpublished)) if unpublished else {}
+        for cluster in unpublished:
             row, move = self.slices[cluster], moved.get(cluster)
             parent = move.old if move else None
             objects: tuple[GitObject, ...] = ()
             try:
-                await self._in_git(partial(self._publish_ref, cluster, row.commit))
+                if cluster in refused:
+                    raise refused[cluster]
                 self._unpublished.discard(cluster)
-                if move:
+                if move and self._hears(cluster):
                     objects = await self._in_git(partial(self.store.new_objects, row.commit, parent))
             except FlotillaError as error:
                 level = logging.ERROR if move else logging.DEBUG
@@ -525,9 +539,15 @@ class Loop:
             changed, self.changed = self.changed, anyio.Event()
             changed.set()
 
-    def _publish_ref(self, cluster: ClusterName, commit: Oid) -> None:
-        if self.store.ref(cluster) != commit:
-            self.store.set_ref(cluster, commit)
+    def _tips(self, clusters: Iterable[ClusterName]) -> dict[str, Oid]:
+        return {cluster: self.slices[cluster].commit for cluster in clusters}
+
+    async def _copied(self, tips: Mapping[str, Oid]) -> Mapping[str, FlotillaError]:
+        """Copy slice pointers to refs; gives why some are not copied."""
+        try:
+            return await self._in_git(partial(self.store.set_refs, tips))
+        except FlotillaError as error:  # the disk
+            return dict.fromkeys(tips, error)
 
     async def _in_git(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._git)

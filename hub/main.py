@@ -5,7 +5,6 @@ data folder:  journal.db   hard state            slices.git   what agents pull
               sources/     bundles' sources from outside
 """
 
-import fcntl
 import logging
 import secrets
 import signal
@@ -15,7 +14,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import anyio
 import anyio.to_thread
@@ -30,6 +28,7 @@ from hub.api import api, bundles, http, openapi
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
 from hub.api.webhooks import Webhooks
+from hub.data_folder import only_one
 from hub.external import credentials
 from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
@@ -45,7 +44,7 @@ from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from hub.upstream import Upstream
 from proto import keyfile, telemetry
-from proto.errors import FlotillaError, InvalidInput, Permanent
+from proto.errors import FlotillaError, InvalidInput
 from proto.ids import ClusterName, Oid
 from proto.messages import Report
 
@@ -76,7 +75,7 @@ class Hub:
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
-            opened.enter_context(_only_one(data))
+            opened.enter_context(only_one(data))
             self.journal = Journal(data / "journal.db")
             opened.callback(self.journal.close)
             self.store = GitStore.create(data / "slices.git")
@@ -84,12 +83,13 @@ class Hub:
             self.admin_token = _admin_token(data / "admin.token")
             self._opened = opened.pop_all()
         self._clock = clock
-        self.tracing = Tracing(telemetry.provider("flotilla-hub", otlp))
+        self.tracing = Tracing(telemetry.provider("flotilla-hub", otlp), silent=not otlp)
         self.loop = Loop(
             journal=self.journal,
             store=self.store,
             wake=lambda cluster, wake: self.sessions.wake(cluster, wake),
             direct=lambda cluster, told: self.sessions.direct(cluster, told),
+            hears=lambda cluster: self.sessions.hears(cluster),
             tracing=self.tracing,
             heartbeat_s=heartbeat_s,
             clock=clock,
@@ -270,19 +270,6 @@ class _Chain:
 
     def __contains__(self, commit: Oid) -> bool:
         return self._journal.in_chain(self._cluster, commit)
-
-
-def _only_one(data: Path) -> IO[str]:
-    """Hold the data folder's lock. Raises Permanent when another hub has it."""
-    lock = (data / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise Permanent(
-            f"data folder {data}", "is in use by another hub", "stop that one, or use another --data"
-        ) from error
-    return lock
 
 
 def _admin_token(path: Path) -> str:

@@ -21,6 +21,8 @@ class GitHost:
         self.root = root
         self.url = ""
         self.asked: list[str] = []
+        self.sent = 0
+        """Bytes of bodies so far."""
         self.before: Callable[[str], int | None] = lambda _: None
         self.public = False
         """Whether reading needs no password."""
@@ -127,6 +129,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        self.serves.sent += len(content)
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:

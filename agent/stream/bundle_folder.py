@@ -16,16 +16,13 @@ from typing import Final
 import anyio
 from anyio import to_thread
 
-from agent.stream.receive import Receiver, Rewound
+from agent.stream.receive import LOOK, Receiver, Rewound
 from proto.errors import FlotillaError, ProtocolError, Transient
-from proto.ids import NO_OID
 from proto.messages import WakeUp
 
 SUFFIX: Final = ".bundle"
 LOOK_S: Final = 2.0
 RETRY_S: Final = 60.0
-WAKE: Final = WakeUp(seq=0, commit=NO_OID)
-"""Tells the loop to look: it carries nothing and names no slice."""
 
 Seen = tuple[tuple[object, ...], ...]
 
@@ -82,7 +79,7 @@ class BundleFolder:
             retry = self._failed and anyio.current_time() - tried_at >= self._retry_s
             if settled and (seen != tried or retry):
                 tried, tried_at = seen, anyio.current_time()
-                wake(WAKE)
+                wake(LOOK)
             before = seen
             await anyio.sleep(self._look_s)
 

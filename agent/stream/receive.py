@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import anyio
 import pygit2
@@ -30,10 +31,13 @@ from agent.stream.slice_reader import Incomplete
 from agent.stream.slice_store import SliceStore
 from proto import slices
 from proto.errors import FlotillaError, ProtocolError, UnsupportedVersion
-from proto.ids import Oid, check_name
+from proto.ids import NO_OID, Oid, check_name
 from proto.messages import WakeUp
 
 _FORWARD = "a slice only moves forward; restore the hub's journal.db and slices.git from one moment"
+
+LOOK: Final = WakeUp(seq=0, commit=NO_OID)
+"""Tells the loop to ask for the slice: it carries nothing and names none."""
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +83,17 @@ class Receiver:
         """
         return await to_thread.run_sync(self._offer, wake, limiter=self._limiter)
 
-    async def fetch(self, url: str, login: Login | None = None) -> bool:
-        """Fetch the slice's ref from the Git host at `url`; True when the slice moved.
+    async def fetch(self, url: str, login: Login | None = None, *, look_first: bool = False) -> bool:
+        """Fetch the slice's ref from the Git host at `url`; True when the slice moved. With `look_first` it is first
+        asked where that ref is, which costs less than a fetch when it is where we are.
 
         Raises Transient (no answer, no space), Refused (401, 403, 404), Rewound, or ProtocolError (no such ref, another
         history, a slice that is not valid); the old slice stays in each case.
         """
-        if url.startswith(("http://", "https://")):
+        if look_first:
+            if await git_host.tip(url, self._store.ref, login, thing=self._thing) == self._desired.commit:
+                return False
+        elif url.startswith(("http://", "https://")):
             await git_host.ask(url, login, thing=self._thing)
         abort = threading.Event()
         bring = partial(git_host.fetch, url=url, ref=self._store.ref, login=login, abort=abort, thing=self._thing)

@@ -121,6 +121,10 @@ class Sessions:
         """Cluster → since when (wall clock) its agent has been connected."""
         return {cluster: session.since for cluster, session in self._sessions.items()}
 
+    def hears(self, cluster: str) -> bool:
+        """Is the cluster's agent connected?"""
+        return cluster in self._sessions
+
     def wake(self, cluster: str, wake: WakeUp) -> None:
         """Tell an agent that its slice moved; nothing when it is not connected (its Welcome will say so)."""
         if session := self._sessions.get(cluster):

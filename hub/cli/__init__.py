@@ -16,6 +16,7 @@ from hub.cli import (
     offline,
     online,
     planning,
+    recovering,
     slices,
 )
 from hub.demo import command
@@ -60,6 +61,7 @@ _MODULES = (
     directing,
     bundles,
     bootstrap,
+    recovering,
 )
 
 for module in _MODULES:

@@ -6,7 +6,7 @@ journal's pointers (design, decision 8). What it promises:
     write      all objects of one call are durable and visible, or none is; repeating it is harmless
     repack     objects are in the merged pack before the packs they came from go
     keep       every other pack goes, even if a kill comes between two of them
-    set_ref    only forward along first parents and checkpoints, unless forced
+    set_refs   only forward along first parents and checkpoints, unless forced
 
 Everything here blocks: call it from a worker thread or process. A lock file keeps writers of several processes apart;
 readers need none. Assumes that nothing but this module and `garbage` writes to the repository. Composition is in
@@ -19,17 +19,17 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import Self, TypeVar
 
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub.slices import packs, trees
+from hub.slices import packs, refs, trees
 from hub.slices.lru import Lru
-from hub.slices.trees import KeySets
+from hub.slices.trees import KeySets, TreeEntry
 from proto import wire
 from proto.errors import FlotillaError, Permanent, Transient
-from proto.ids import Oid, check_name, slice_ref
+from proto.ids import ClusterName, Oid, check_name, slice_ref
 from proto.messages import GitObject
 from proto.objects import ObjectKey, git_id
 from proto.slices import POLICY_FILE, SLICE_FILE, SliceManifest, predecessor, read_manifest
@@ -44,12 +44,6 @@ _ENTRY_BYTES_CACHED = 64 << 20
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
 V = TypeVar("V")
-
-
-class TreeEntry(NamedTuple):
-    name: str
-    is_tree: bool
-    oid: Oid
 
 
 class GitStore:
@@ -80,9 +74,9 @@ class GitStore:
         with store._exclusive():
             packs.sweep(store._packs)
             packs.sweep(store.path)
-            refs = (store.path / slice_ref("any")).parent
-            refs.mkdir(exist_ok=True)
-            packs.sync_folder(refs.parent)
+            folder = (store.path / slice_ref("any")).parent
+            folder.mkdir(exist_ok=True)
+            packs.sync_folder(folder.parent)
         return store
 
     def _opened(self) -> pygit2.Repository:
@@ -239,7 +233,7 @@ class GitStore:
             parents = self._object(at, pygit2.Commit).parent_ids
             at = Oid(str(parents[0])) if parents else None
 
-    def _whole_history(self, commit: Oid) -> Iterator[Oid]:
+    def whole_history(self, commit: Oid) -> Iterator[Oid]:
         """As `history`, and on across checkpoints, as far as what they cut off is kept."""
         before: Oid | None = commit
         while before is not None and self.has(before):
@@ -247,6 +241,10 @@ class GitStore:
                 yield at
             cut = predecessor(self._object(at, pygit2.Commit).message)
             before = None if cut is None else Oid(cut)
+
+    def time_s(self, commit: Oid) -> int:
+        """When a commit was made, by its committer; Unix seconds. Raises Permanent."""
+        return int(self._object(commit, pygit2.Commit).commit_time)
 
     def missing(self, wants: Iterable[Oid], haves: Iterable[Oid]) -> Iterator[Oid]:
         """The commits, then the trees, then the blobs that are reachable from the commits `wants` and not from `haves`.
@@ -339,26 +337,48 @@ class GitStore:
                 "restore slices.git and journal.db from one moment",
             ) from error
 
-    def set_ref(self, cluster: str, commit: Oid, *, force: bool = False) -> None:
-        """Move the cluster's ref to `commit`, durably. A repetition changes nothing.
+    def clusters(self) -> list[ClusterName]:
+        """The clusters that have a ref."""
+        prefix = slice_ref("")
+        names = (str(name) for name in self._repo.references)
+        return sorted(ClusterName(name.removeprefix(prefix)) for name in names if name.startswith(prefix))
 
-        Raises Permanent, unless forced, when the ref is not on the way that leads to `commit`.
+    def set_ref(self, cluster: str, commit: Oid, *, force: bool = False) -> None:
+        """As `set_refs`, for one cluster. Raises what keeps its ref where it is."""
+        for error in self.set_refs({cluster: commit}, force=force).values():
+            raise error
+
+    def set_refs(self, commits: Mapping[str, Oid], *, force: bool = False) -> dict[str, FlotillaError]:
+        """Move each cluster's ref to its commit, durably; gives why others stay where they are. A repetition changes
+        nothing. A ref stays, unless forced, when it is not on the way that leads to the commit.
+
+        Raises Transient when the disk refuses; some may be moved then.
         """
+        refused: dict[str, FlotillaError] = {}
+        moved: dict[str, Oid] = {}
         with self._exclusive():
-            self._tree_of(commit)
-            old = None if force else self.ref(cluster)
-            if old is not None and old not in self._whole_history(commit):
-                raise Permanent(
-                    f"ref of cluster {cluster}",
-                    f"is at {old}, which is no ancestor of {commit}",
-                    "restore journal.db and slices.git from one moment: the database is older than the agents",
-                )
-            if old != commit:
-                path = self.path / slice_ref(check_name("cluster", cluster))
-                # Not beside the ref: git would take the leftover of a kill for a broken ref.
-                with packs.Unfinished(self.path) as file:
-                    file.write(f"{commit}\n".encode())
-                    file.publish(path)
+            for cluster, commit in commits.items():
+                try:
+                    if self._moves(cluster, commit, force=force):
+                        moved[slice_ref(cluster)] = commit
+                except FlotillaError as error:
+                    refused[cluster] = error
+            refs.write(self.path, moved)
+        return refused
+
+    def _moves(self, cluster: str, commit: Oid, *, force: bool) -> bool:
+        """Whether the ref has to be written. Raises Permanent when it may not."""
+        check_name("cluster", cluster)
+        self._tree_of(commit)
+        old = None if force else self.ref(cluster)
+        if old is not None and old not in self.whole_history(commit):
+            raise Permanent(
+                f"ref of cluster {cluster}",
+                f"is at {old}, which is no ancestor of {commit}",
+                "the database is older than the agents: restore journal.db and slices.git from one moment, "
+                "or run 'flotilla hub recover'",
+            )
+        return old != commit
 
 
 def _unreadable(oid: Oid) -> Permanent:

@@ -8,6 +8,7 @@ look at their identity. Next: `gitstore` reads and writes trees.
 import re
 import weakref
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from hub.slices.lru import Lru
 from proto.errors import Permanent
@@ -20,6 +21,12 @@ _CACHED = 1_000_000
 
 _ENTRY = re.compile(rb"([0-7]+) ([^\0]+)\0(.{20})", re.DOTALL)
 _FOLDER = b"40000"
+
+
+class TreeEntry(NamedTuple):
+    name: str
+    is_tree: bool
+    oid: Oid
 
 
 def entries(tree: bytes) -> list[tuple[bool, bytes, bytes]]:

@@ -60,7 +60,7 @@ class Fleeting:
         self.now = 1_700_000_000.0
         self.store = GitStore.create(folder / "slices.git")
         self.journal = Counted(folder / "journal.db")
-        self.tracing = Tracing(telemetry.provider("bench", ""))
+        self.tracing = Tracing(telemetry.provider("bench", ""), silent=True)
         self.loop = Loop(
             journal=self.journal,
             store=self.store,

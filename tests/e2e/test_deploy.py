@@ -329,7 +329,7 @@ def test_every_way_to_install_is_accepted_without_a_warning(kube: real.ApiServer
 def test_the_overlays_of_the_documentation_render(kube: real.ApiServer, tmp_path: Path) -> None:
     shutil.copytree(DEPLOY, tmp_path / "flotilla/deploy")
     blocks = re.findall(r"```yaml\n(.*?)```", (DEPLOY.parent / "docs/deploying.md").read_text(), re.DOTALL)
-    hub, agent, authority, air_gapped, _ = blocks
+    hub, agent, mirrored, authority, air_gapped, _ = blocks
 
     def render(name: str, text: str) -> dict[tuple[str, str], dict[str, Any]]:
         folder = tmp_path / "my" / name
@@ -348,6 +348,14 @@ def test_the_overlays_of_the_documentation_render(kube: real.ApiServer, tmp_path
     assert {"name": "SSL_CERT_FILE", "value": "/etc/flotilla-agent/authority/ca.crt"} in container["env"]
     settings = objects["ConfigMap", container["envFrom"][0]["configMapRef"]["name"]]
     assert settings["data"] == {"FLOTILLA_HUB": "https://hub.example.org:8470"}
+
+    objects = render("agent-mirrored", mirrored)
+    [container] = objects["Deployment", "flotilla-agent"]["spec"]["template"]["spec"]["containers"]
+    settings = objects["ConfigMap", container["envFrom"][0]["configMapRef"]["name"]]["data"]
+    assert settings["FLOTILLA_HUB"] == "https://hub.example.org:8470"
+    folder = next(mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "slices")
+    assert settings["FLOTILLA_SLICES_LOGIN_FILE"] == f"{folder}/login"
+    assert settings["FLOTILLA_SLICES"].startswith("https://")
 
     deployment = render("air-gapped", air_gapped)["Deployment", "flotilla-agent"]
     assert "FLOTILLA_JOIN_TOKEN_FILE" not in environment(deployment)

@@ -253,6 +253,34 @@ def test_a_ref_that_git_packed_is_still_found(store: GitStore) -> None:
     assert store.ref(EU) == two
 
 
+def test_many_refs_move_with_one_file_and_those_that_may_not_stay(
+    store: GitStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.slices.refs.MANY", 3)
+    one = put_slice(store, 1, {"shop": put_bundle(store, SHOP)})
+    two = put_slice(store, 2, {}, parent=one)
+    names = [f"c-{number}" for number in range(4)]
+    store.set_ref("other", one)
+    git(store, "-c", "user.name=a", "-c", "user.email=b", "tag", "-a", "-m", "x", "kept", one)
+    git(store, "pack-refs", "--all", "--prune")
+    store.set_refs({"c-0": one, "c-1": two})  # few: files of their own
+    folder = store.path / "refs/heads/clusters"
+    assert {file.name for file in folder.iterdir()} == {"c-0", "c-1"}
+    refused = store.set_refs({**dict.fromkeys(names, one), "c-3": NO_OID})
+    assert set(refused) == {"c-1", "c-3"}
+    assert "which is no ancestor of" in str(refused["c-1"])
+    assert store.set_refs(dict.fromkeys(names, two)) == {}
+    assert {file.name for file in folder.iterdir()} == {"c-1"}  # it was there already
+    assert [store.ref(name) for name in (*names, "other")] == [two, two, two, two, one]
+    again = GitStore.open(store.path)
+    assert [again.ref(name) for name in (*names, "other", "unknown")] == [two, two, two, two, one, None]
+    assert git(store, "rev-parse", "clusters/c-0", "kept^{commit}").split() == [two, one]
+    assert git(store, "fsck", "--strict", "--full") == ""
+    three = put_slice(store, 3, {"shop": put_bundle(store, SHOP)}, parent=two)
+    store.set_ref("c-0", three)
+    assert (store.ref("c-0"), store.ref("c-1")) == (three, two)
+
+
 # --- what a wake-up carries -------------------------------------------------------------------------------------------
 
 
@@ -384,7 +412,7 @@ def test_leftovers_of_a_kill_are_swept_and_never_read(store: GitStore) -> None:
 _KILLED_AT_EVERY_STEP = """
 import os, sys
 from pathlib import Path
-from hub.slices import gitstore, packs, trees
+from hub.slices import gitstore, packs, refs, trees
 
 verb, base = sys.argv[1], Path(sys.argv[2])
 gitstore.MAX_PACKS = 3
@@ -403,8 +431,11 @@ def act(store, commit):
         store.write([("blob", b"new 1"), ("blob", b"new 2")])
     elif verb == "repack":
         store.repack()
-    else:
+    elif verb == "set_ref":
         store.set_ref("eu-1", commit)
+    else:
+        refs.MANY = 2
+        store.set_refs({"eu-1": commit, "eu-2": commit})
 
 step = 0
 while True:
@@ -432,7 +463,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize(("verb", "least_steps"), [("write", 8), ("repack", 16), ("set_ref", 4)])
+@pytest.mark.parametrize(("verb", "least_steps"), [("write", 8), ("repack", 16), ("set_ref", 4), ("set_refs", 6)])
 def test_a_kill_at_any_step_shows_all_or_nothing(tmp_path: Path, verb: str, least_steps: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _KILLED_AT_EVERY_STEP, verb, str(tmp_path)],

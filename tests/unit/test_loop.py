@@ -678,7 +678,7 @@ async def test_a_ref_that_could_not_be_written_is_written_with_the_next_turn(
         await hub.turn(hub.says(CANARY))
         tell = Input(what=hub.desired("a", {SHOP: hub.subtree("shop", "one")}))
         with monkeypatch.context() as broken:
-            broken.setattr(hub.store, "set_ref", raising(Transient("slice repository", "No space left on device")))
+            broken.setattr(hub.store, "set_refs", raising(Transient("slice repository", "No space left on device")))
             await hub.loop._guarded([tell])
         assert (tell.error, hub.seqs()) == (None, {CANARY: 1})  # it is stored, so nobody is told otherwise
         assert hub.store.ref(CANARY) is None
