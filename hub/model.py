@@ -219,6 +219,8 @@ class Bundle:
     policy: BundlePolicy
     pin_first_render: bool = False
     tenant: Tenant | None = None
+    mentions: frozenset[str] = frozenset({"*"})
+    """The names of variables that files in the folder mention (`references.mentioned`)."""
     renamed_from: BundleName = _NO_NAME
     where: str = ""
 

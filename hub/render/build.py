@@ -170,7 +170,10 @@ def _finished(built: _Built, inputs: Mapping[str, Any], definitions: Definitions
             if index in built.constant:
                 continue
             value, notes = variables.substitute(
-                manifest.value, inputs.get("variables") or {}, what=objects.describe(manifest)
+                manifest.value,
+                inputs.get("variables") or {},
+                what=objects.describe(manifest),
+                known=inputs.get("known") or (),
             )
             if value is manifest.value:
                 built.constant.add(index)

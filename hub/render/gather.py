@@ -62,7 +62,9 @@ def _sources(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str) -
             at=at,
             release=str(options.get("release") or bundle),
             namespace=str(inputs.get("namespace") or "default"),
-            values=helm.values_of(folder, options, inputs.get("variables") or {}, at=at),
+            values=helm.values_of(
+                folder, options, inputs.get("variables") or {}, at=at, known=inputs.get("known") or ()
+            ),
             kubernetes=str(inputs.get("kubernetes") or ""),
             pinned=bool(inputs.get("pinFirstRender")),
         )

@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,11 @@ def _next_second() -> None:
     time.sleep(1.02 - time.time() % 1)
 
 
-def values_of(root: Path, options: Mapping[str, Any] | None, known: Mapping[str, Any], *, at: str) -> dict[str, Any]:
-    """The values that the options give: `valuesFiles` in order, then `values`, with the variables `known` filled in.
+def values_of(
+    root: Path, options: Mapping[str, Any] | None, defined: Mapping[str, Any], *, at: str, known: Collection[str] = ()
+) -> dict[str, Any]:
+    """The values that the options give: `valuesFiles` in order, then `values`, with the variables `defined` filled in;
+    those that are `known` beside are none of the bundle's inputs.
 
     Raises InvalidInput for a file that is not there or not in the bundle's folder.
     """
@@ -143,8 +146,10 @@ def values_of(root: Path, options: Mapping[str, Any] | None, known: Mapping[str,
         for document in yaml_reader.documents(file.read_bytes(), where=f"{at}/{inside}"):
             if not isinstance(document.value, Mapping):
                 raise InvalidInput(f"{at}/{inside}:{document.line}", "are not Helm values", "they have to be a mapping")
-            merged = _merged(merged, variables.substitute_values(document.value, known, what=f"{at}/{inside}"))
-    return _merged(merged, variables.substitute_values(options.get("values") or {}, known, what=f"{at}: helm values"))
+            what = f"{at}/{inside}"
+            merged = _merged(merged, variables.substitute_values(document.value, defined, what=what, known=known))
+    own, what = options.get("values") or {}, f"{at}: helm values"
+    return _merged(merged, variables.substitute_values(own, defined, what=what, known=known))
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,16 @@ work on a checkout alike. Next: `targets` says what is to be rendered.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hub.model import Finding, Fleet
 from hub.repo import fleet as fleet_loader
-from hub.repo import sources
+from hub.repo import references, sources
 from proto.errors import InvalidInput
 from proto.ids import BundleName, Oid
+
+_KEPT_FOLDERS = 10_000
+_kept: dict[Oid, frozenset[str]] = {}
 
 
 def read(tree: sources.Tree) -> tuple[Fleet, Mapping[str, Oid]]:
@@ -19,13 +23,29 @@ def read(tree: sources.Tree) -> tuple[Fleet, Mapping[str, Oid]]:
     fleet = fleet_loader.load(dict(tree.files(wanted=fleet_loader.is_fleet_file)))
     trees: dict[str, Oid] = {}
     failed: dict[BundleName, Finding] = {}
+    mentions: dict[BundleName, frozenset[str]] = {}
     for name, bundle in fleet.bundles.items():
         about = f"bundle {name}"
         try:
             trees[bundle.folder] = tree.tree_id(bundle.folder)
+            mentions[name] = _mentions(tree, bundle.folder, trees[bundle.folder])
+            if bundle.external is not None:  # what it will bring nobody knows yet
+                mentions[name] |= {references.EVERY}
         except InvalidInput as error:
             failed[name] = Finding(where=error.thing, message=error.cause, remedy=error.remedy, about=about)
         except OSError as error:  # of a checkout
             message, remedy = f"cannot be read: {error}", "check the permissions in the folder"
             failed[name] = Finding(where=bundle.folder, message=message, remedy=remedy, about=about)
-    return fleet_loader.without(fleet, failed), trees
+    fleet = fleet_loader.without(fleet, failed)
+    bundles = {name: replace(bundle, mentions=mentions[name]) for name, bundle in fleet.bundles.items()}
+    return replace(fleet, bundles=bundles), trees
+
+
+def _mentions(tree: sources.Tree, folder: str, oid: Oid) -> frozenset[str]:
+    """What files of the folder mention; a process remembers it of the last folders, whose ids are `oid`."""
+    if oid not in _kept:
+        if len(_kept) >= _KEPT_FOLDERS:
+            del _kept[next(iter(_kept))]
+        # What cannot be read stops the bundle when it is rendered.
+        _kept[oid] = references.mentioned(text for _, text in tree.files(folder) if isinstance(text, bytes))
+    return _kept[oid]

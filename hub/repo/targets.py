@@ -1,8 +1,8 @@
 """Which clusters a bundle is for, and what has to be rendered for them.
 
 A bundle's clusters are grouped by what their rendering depends on, so that those which share it share one render and
-one subtree. A variable's value is the one that was said last: fleet, bundle, each matching variant in order, cluster.
-Next: `render` turns a request into a subtree.
+one subtree: they may differ in variables that the bundle's files do not mention. A variable's value is the one that was
+said last: fleet, bundle, each matching variant in order, cluster. Next: `render` turns a request into a subtree.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, RenderRequest, Requirement, Selector
+from hub.repo import references
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import canonical
 
@@ -60,16 +61,24 @@ def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer
         bundle = fleet.bundles[name]
         tree = folder_tree(bundle.folder)
         shared: dict[tuple[bool, ...], Mapping[str, Any]] = {}
+        keys: dict[object, str] = {}
         groups: dict[str, tuple[Mapping[str, Any], list[ClusterName]]] = {}
         for member in clusters:
             cluster = fleet.clusters[member]
             chosen = tuple(matches(variant.when, cluster.labels) for variant in bundle.variants)
             if chosen not in shared:
                 shared[chosen] = _shared_inputs(bundle, chosen, fleet)
-            inputs = _inputs(shared[chosen], cluster)
-            # A new renderer would give a pinned chart new random values, so it is none of its inputs.
-            key = render_key(tree, inputs, renderer="" if bundle.pin_first_render else renderer)
-            groups.setdefault(key, (inputs, []))[1].append(member)
+            every = {**shared[chosen]["variables"], **cluster.variables}
+            variables = _mentioned(bundle, every, cluster)
+            alike = chosen, cluster.kubernetes, tuple((name, type(value), value) for name, value in variables.items())
+            if alike not in keys:
+                inputs = {**shared[chosen], "variables": variables, "kubernetes": cluster.kubernetes}
+                # A new renderer would give a pinned chart new random values, so it is none of its inputs.
+                keys[alike] = render_key(tree, inputs, renderer="" if bundle.pin_first_render else renderer)
+                if others := sorted(every.keys() - variables.keys()):
+                    inputs["known"] = others
+                groups.setdefault(keys[alike], (inputs, []))
+            groups[keys[alike]][1].append(member)
         found.extend(
             RenderRequest(bundle=bundle, clusters=tuple(members), folder_tree=tree, inputs=inputs, key=key)
             for key, (inputs, members) in groups.items()
@@ -78,9 +87,10 @@ def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer
 
 
 def render_key(folder_tree: Oid, inputs: Mapping[str, Any], *, renderer: str) -> str:
-    """Pure: a hash of all that a subtree depends on. Checks count as far as they refuse: a warning changes nothing."""
+    """Pure: a hash of all that a subtree depends on. Checks count as far as they refuse: a warning changes nothing;
+    `known`, the names of variables that the sources do not mention, is for messages."""
     refusing = {what: word for what, word in inputs.get("checks", {}).items() if word in ("refuse", "error")}
-    inputs = {key: value for key, value in inputs.items() if key != "checks"}
+    inputs = {key: value for key, value in inputs.items() if key not in ("checks", "known")}
     if refusing:
         inputs["checks"] = refusing
     return hashlib.sha256(canonical({"tree": folder_tree, "inputs": inputs, "renderer": renderer})).hexdigest()
@@ -135,9 +145,11 @@ def _patch_files(bundle: Bundle) -> Mapping[str, Any]:
     return {"patchFiles": files} if files else {}
 
 
-def _inputs(shared: Mapping[str, Any], cluster: Cluster) -> Mapping[str, Any]:
-    variables = {**shared["variables"], **cluster.variables}
-    return {**shared, "variables": variables, "kubernetes": cluster.kubernetes}
+def _mentioned(bundle: Bundle, every: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
+    """Of the variables, and of what the cluster is called and labelled, what the bundle's files mention."""
+    own = {references.CLUSTER_NAME: cluster.name, **{references.LABEL + key: v for key, v in cluster.labels.items()}}
+    names = bundle.mentions | every.keys() if references.EVERY in bundle.mentions else bundle.mentions
+    return {name: found[name] for name in sorted(names) for found in (every, own) if name in found}
 
 
 def _merged(below: HelmOptions | None, above: HelmOptions | None) -> HelmOptions | None:

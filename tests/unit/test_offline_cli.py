@@ -195,6 +195,24 @@ def test_render_of_one_bundle_as_a_json_list(fleet: Path) -> None:
     assert [item["data"]["host"] for item in answer["items"]] == ["shop.us.example.org"]
 
 
+def test_a_chart_gets_what_the_cluster_is_called_and_labelled_as_values(fleet: Path) -> None:
+    values = "{name: '${cluster.name}', tier: '${cluster.labels.tier}', host: '${domain}'}"
+    written(
+        fleet,
+        {
+            "bundles/chart/bundle.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: chart}\n"
+            f"spec: {{targets: {{}}, helm: {{values: {values}}}}}\n",
+            "bundles/chart/Chart.yaml": "apiVersion: v2\nname: chart\nversion: 1.0.0\n",
+            "bundles/chart/templates/a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"
+            "data: {{- toYaml .Values | nindent 2 }}\n",
+        },
+    )
+    result = run("render", "--cluster", "us-1", "--bundle", "chart", "--output", "json", "--fleet", fleet)
+    assert result.exit_code == 0, result.stderr
+    (found,) = json.loads(result.stdout)["items"]
+    assert found["data"] == {"name": "us-1", "tier": "prod", "host": "us.example.org"}
+
+
 def test_render_shows_the_exact_slice(fleet: Path) -> None:
     result = run("render", "--cluster", "eu-1", "--bundle", "shop", "--slice", "--fleet", fleet)
     answer = json.loads(result.stdout)

@@ -15,6 +15,8 @@ VARIABLES = {
     "ratio": 0.5,
     "cost": "$${replicas}",
     "empty": "",
+    "cluster.name": "eu-1",
+    "cluster.labels.example.org/tier-1": "prod",
 }
 
 
@@ -40,9 +42,15 @@ VARIABLES = {
         pytest.param("a $${domain} b ${domain}", "a ${domain} b eu.example.org", id="an escape beside a variable"),
         pytest.param("${cost}", "$${replicas}", id="what was filled in is not looked at again"),
         pytest.param("$(POD_IP) $domain ${} ${1} ${a b}", "$(POD_IP) $domain ${} ${1} ${a b}", id="other dollars"),
+        pytest.param("${env:X} ${a.b} ${a[0]} ${sys:a:-b}", "${env:X} ${a.b} ${a[0]} ${sys:a:-b}", id="other tools'"),
+        pytest.param("${none:=fallback}", "fallback", id="a default as Flux has it too"),
         pytest.param(
-            "${VAR%%x} ${#a} ${a:+b} ${a/b/c} ${a[0]}", "${VAR%%x} ${#a} ${a:+b} ${a/b/c} ${a[0]}", id="shell"
+            "$${domain%%x} $${#a} $${none:-${domain}}", "${domain%%x} ${#a} ${none:-eu.example.org}", id="forms"
         ),
+        pytest.param("${cluster.name}", "eu-1", id="the cluster's name"),
+        pytest.param("${cluster.labels.example.org/tier-1}", "prod", id="a label"),
+        pytest.param("${cluster.labels.zone:-none}", "none", id="a label with a default"),
+        pytest.param("$${cluster.name}", "${cluster.name}", id="the name, escaped"),
         pytest.param("${größe}", "${größe}", id="a name that is not ASCII"),
         pytest.param("${domain", "${domain", id="an open brace"),
     ],
@@ -116,9 +124,84 @@ def test_elsewhere_a_number_stays_a_number(spec: Mapping[str, Any]) -> None:
     )
 
 
-def test_keys_are_left_alone() -> None:
-    obj = {"kind": "ConfigMap", "data": {"${domain}": "${domain}"}}
-    assert variables.substitute(obj, VARIABLES, what="X/x")[0]["data"] == {"${domain}": "eu.example.org"}
+def test_keys_are_texts_too() -> None:
+    obj = {"kind": "ConfigMap", "data": {"${domain}-${replicas}.conf": "x", "$${domain}": "y"}}
+    found = variables.substitute(obj, VARIABLES, what="X/x")[0]["data"]
+    assert found == {"eu.example.org-3.conf": "x", "${domain}": "y"}
+
+
+@pytest.mark.parametrize("keys", [("${replicas}", "3"), ("3", "${replicas}"), ("${replicas}", "${none:-3}")])
+def test_keys_that_become_one_are_refused(keys: tuple[str, str]) -> None:
+    obj = {"kind": "ConfigMap", "data": dict.fromkeys(keys, "x")}
+    with pytest.raises(InvalidInput, match="has the key '3' twice in data"):
+        variables.substitute(obj, VARIABLES, what="X/x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("${domain%%.*}", id="cut"),
+        pytest.param("a ${HOME#/}", id="cut in front"),
+        pytest.param("${domain^^}", id="upper"),
+        pytest.param("${domain,,}", id="lower"),
+        pytest.param("${domain/eu/us}", id="replace"),
+        pytest.param("${domain:0:3}", id="a part"),
+        pytest.param("${domain: -3}", id="the end"),
+        pytest.param("${#domain}", id="length"),
+        pytest.param("${domain:+x}", id="an alternative"),
+        pytest.param("${domain:?x}", id="an error"),
+        pytest.param("${domain-x}", id="a default with other rules, or a name with a hyphen"),
+        pytest.param("${domain=x}", id="an assignment"),
+        pytest.param("${none:-${domain}}", id="a default with a variable"),
+        pytest.param("${none:-a$b}", id="a default with a dollar"),
+        pytest.param("${ domain }", id="spaces"),
+        pytest.param("${domain }", id="a space"),
+        pytest.param("${ .ClusterName }", id="another tool's"),
+    ],
+)
+def test_a_form_that_is_not_filled_in_is_refused_but_not_in_scripts(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"X/x: has .* in spec\.list\[0\]\.field, and only \$\{name\}") as caught:
+        variables.substitute({"kind": "X", "spec": {"list": [{"field": text}]}}, VARIABLES, what="X/x")
+    assert "write $${" in caught.value.remedy
+    script = {"kind": "X", "spec": {"args": [text.replace("${domain}", "$y")]}}
+    found, warnings = variables.substitute(script, VARIABLES, what="X/x")
+    assert found == script
+    assert all("is left to its script" in warning for warning in warnings)
+
+
+def test_a_form_of_one_of_our_variables_in_a_script_is_warned_of() -> None:
+    _, warnings = variables.substitute({"kind": "X", "args": ["echo ${domain%%.*}"]}, VARIABLES, what="X/x")
+    assert warnings == ("X/x: ${domain%%.*} is left to its script; only ${domain} is filled in",)
+
+
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_what_opts_out_of_flux_opts_out_here(field: str) -> None:
+    obj = {"metadata": {field: {"kustomize.toolkit.fluxcd.io/substitute": "disabled"}}, "data": {"a": "${NONE} ${a^^}"}}
+    assert variables.substitute(obj, {}, what="X/x")[0] is obj
+
+
+def test_a_variable_that_no_file_mentions_is_told_as_that() -> None:
+    with pytest.raises(InvalidInput, match=r"no file of the bundle has \$\{ratio2\} in one piece"):
+        variables.substitute({"kind": "X", "spec": "${ratio2:-1}"}, VARIABLES, what="X/x", known=["ratio2"])
+    with pytest.raises(InvalidInput, match="ratio3") as caught:
+        variables.substitute({"kind": "X", "spec": "${ratio3}"}, {}, what="X/x", known=["ratio2"])
+    assert "did you mean ratio2" in caught.value.remedy
+
+
+def test_a_label_that_the_cluster_has_not_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match=r"'cluster\.labels\.zone', which is not defined") as caught:
+        variables.substitute({"kind": "X", "spec": "${cluster.labels.zone}"}, VARIABLES, what="X/x")
+    assert "give the cluster the label" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["${HOME} $${x} ${a%%b}", {"${k}": ["${v}", 3, None, {"a": "$"}]}, "$\ue000 {"],
+)
+def test_a_shield_hides_all_and_is_taken_off_again(value: Any) -> None:
+    hidden = variables.shielded(value)
+    assert variables.substitute_values(hidden, {}, what="values") == hidden
+    assert variables.unshielded(hidden) == value
 
 
 def test_an_object_without_variables_is_returned_as_it_is() -> None:

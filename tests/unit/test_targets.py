@@ -310,3 +310,52 @@ def test_a_kustomize_folder_goes_with_the_source_that_it_may_be_laid_over() -> N
 def test_what_is_not_used_is_in_no_inputs() -> None:
     found = inputs_of(fleet([bundle()], [cluster("a")]), "a")
     assert not found.keys() & {"patches", "patchFiles", "chart"}
+
+
+MANY = [
+    cluster("a", region="eu", variables={"domain": "a.org", "size": 1}),
+    cluster("b", region="eu", variables={"domain": "b.org", "size": 1}),
+    cluster("c", region="us", variables={"domain": "c.org", "size": 1}),
+    cluster("d", region="us", variables={"domain": "d.org", "size": True}),
+]
+
+
+@pytest.mark.parametrize(
+    ("mentions", "expected"),
+    [
+        pytest.param((), [("a", "b", "c", "d")], id="nothing"),
+        pytest.param(("HOME", "cluster.labels.zone"), [("a", "b", "c", "d")], id="what no cluster has"),
+        pytest.param(("size",), [("a", "b", "c"), ("d",)], id="a variable, whose type counts"),
+        pytest.param(("domain",), [("a",), ("b",), ("c",), ("d",)], id="a variable that differs everywhere"),
+        pytest.param(("cluster.labels.region",), [("a", "b"), ("c", "d")], id="a label"),
+        pytest.param(("cluster.name",), [("a",), ("b",), ("c",), ("d",)], id="the name"),
+        pytest.param(("*",), [("a",), ("b",), ("c",), ("d",)], id="perhaps any variable"),
+    ],
+)
+def test_clusters_share_a_render_that_differ_only_in_what_no_file_mentions(
+    mentions: tuple[str, ...], expected: list[tuple[str, ...]]
+) -> None:
+    made = fleet([bundle(mentions=frozenset(mentions))], MANY)
+    requests = targets.render_requests(made, lambda folder: TREE, renderer="1")
+    assert [request.clusters for request in requests] == expected
+    assert len({request.key for request in requests}) == len(expected)
+
+
+def test_inputs_have_what_is_mentioned_and_the_names_of_the_rest() -> None:
+    made = fleet([bundle(mentions=frozenset({"domain", "cluster.name", "cluster.labels.region", "NONE"}))], MANY)
+    found = inputs_of(made, "c")
+    assert found["variables"] == {"domain": "c.org", "cluster.name": "c", "cluster.labels.region": "us"}
+    assert found["known"] == ["size"]
+
+
+def test_a_variable_that_no_file_mentions_changes_no_key() -> None:
+    made = bundle(mentions=frozenset({"domain"}))
+
+    def key(**variables: Any) -> str:
+        (request,) = targets.render_requests(
+            fleet([made], [cluster("a", variables={"domain": "x", **variables})]), lambda folder: TREE, renderer="1"
+        )
+        return request.key
+
+    assert key() == key(other=1) == key(other=2, more="x")
+    assert key() != key(domain="y")
