@@ -38,6 +38,7 @@ from agent.stream.mirror import Mirror
 from agent.stream.receive import Receiver
 from agent.stream.report import Reporter
 from agent.stream.report_file import ReportFile
+from agent.stream.signed import SliceSigners
 from agent.tracing import Tracing
 from proto import telemetry
 from proto.errors import FlotillaError, InvalidInput
@@ -79,7 +80,8 @@ async def run(options: Options, holder: str) -> None:
     )
     tracing = Tracing(options.cluster, provider)
     reporter = Reporter(options.state_dir, boot_id=secrets.token_hex(8), agent_version=VERSION)
-    receiver = Receiver(options.state_dir, options.cluster)
+    signers = SliceSigners(options.slice_signers) if options.slice_signers is not None else None
+    receiver = Receiver(options.state_dir, options.cluster, signers=signers)
     async with Cluster.connect(options.kubeconfig, options.context) as cluster:
         with Inventory(options.state_dir / "inventory.db") as inventory:
             hub: HubClient | None = None

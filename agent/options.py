@@ -45,6 +45,7 @@ class Options:
     slices_poll_s: float
     slice_bundles: Path | None
     report_file: Path | None
+    slice_signers: Path | None
     cluster: str
     join_token: JoinToken | None
     state_dir: Path
@@ -121,6 +122,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         default=default("SLICES_POLL", f"{mirror.POLL_S:g}"),
         help="between looks at --slices, ten times that while the hub is there to say when (%(default)s)",
     )
+    add(
+        "--slice-signers",
+        metavar="FILE",
+        default=default("SLICE_SIGNERS"),
+        help="take in only slices that are signed by a key of this file, lines of OpenSSH's allowed_signers (all)",
+    )
     add("--context", metavar="NAME", default=default("CONTEXT"), help="the kubeconfig's context (its current one)")
     add(
         "--otlp-endpoint",
@@ -168,6 +175,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         slices_poll_s=found.slices_poll,
         slice_bundles=Path(found.slice_bundles) if found.slice_bundles else None,
         report_file=Path(found.report_file) if found.report_file else None,
+        slice_signers=Path(found.slice_signers) if found.slice_signers else None,
         cluster=cluster,
         join_token=token,
         state_dir=Path(found.state_dir),

@@ -89,6 +89,7 @@ class Loop:
         hears: Callable[[ClusterName], bool] = lambda _: True,
         tracing: Tracing,
         heartbeat_s: float,
+        sign: Callable[[bytes], bytes] = bytes,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.journal = journal
@@ -111,6 +112,7 @@ class Loop:
         """Is the agent connected? Who is not need not be carried anything."""
         self._tracing = tracing
         self._heartbeat_s = heartbeat_s
+        self._sign = sign
         self._clock = clock
         self._turned_at = clock()
         self._settle_until = self._turned_at + 2 * heartbeat_s
@@ -463,7 +465,12 @@ class Loop:
     async def _compose(self, turn: Outcome) -> dict[ClusterName, compose.Composed]:
         """The next slice commit of each cluster that moves. A rollout whose move clashes takes no step this turn."""
         work = partial(
-            outcome.compositions, turn, self.slices, keys=self.store.keys, revision_of=self.journal.revision_of
+            outcome.compositions,
+            turn,
+            self.slices,
+            keys=self.store.keys,
+            revision_of=self.journal.revision_of,
+            sign=self._sign,
         )
         while True:
             try:

@@ -39,7 +39,7 @@ from hub.publish import Publisher
 from hub.repo import signers
 from hub.repo.remote import Ssh
 from hub.repo.verification import NOBODY_LOOKS, Mode, Verification
-from hub.slices import git_http
+from hub.slices import git_http, signing
 from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from hub.upstream import Upstream
@@ -71,6 +71,7 @@ class Hub:
         ssh: Ssh | None = None,
         trust: Verification = NOBODY_LOOKS,
         source_credentials: Path | None = None,
+        slice_key: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,7 @@ class Hub:
             hears=lambda cluster: self.sessions.hears(cluster),
             tracing=self.tracing,
             heartbeat_s=heartbeat_s,
+            sign=signing.load(slice_key).sign if slice_key is not None else bytes,
             clock=clock,
         )
         self.sessions = sessions.Sessions(
@@ -348,6 +350,11 @@ Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
     help="File or folder of the credentials that the fleet repo names, each bound to its addresses.",
 )
 @click.option(
+    "--slice-signing-key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Ed25519 SSH key without a passphrase; slices are signed with it from their next move on.",
+)
+@click.option(
     "--data",
     default="flotilla-hub",
     type=click.Path(path_type=Path, file_okay=False),
@@ -386,6 +393,7 @@ def main(
     verify_commits: Mode,
     trusted_signers: tuple[Path, ...],
     source_credentials: Path | None,
+    slice_signing_key: Path | None,
     data: Path,
     listen: str,
     tls_cert: Path | None,
@@ -427,6 +435,7 @@ def main(
             ssh=ssh,
             trust=Verification(mode=verify_commits, pinned=_pinned(trusted_signers)),
             source_credentials=source_credentials,
+            slice_key=slice_signing_key,
         )
         anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
     except FlotillaError as error:

@@ -106,6 +106,7 @@ def compositions(
     *,
     keys: Callable[[Oid], frozenset[ObjectKey]],
     revision_of: Callable[[str], str],
+    sign: Callable[[bytes], bytes] = bytes,
 ) -> dict[ClusterName, compose.Composed]:
     """Pure: the next slice commit of each cluster that moves. Raises Clash naming the rollout that has to wait."""
     moves: dict[ClusterName, list[Move]] = {}
@@ -113,7 +114,7 @@ def compositions(
         moves.setdefault(move.cluster, []).append(move)
     made = {}
     for cluster, moved in sorted(moves.items()):
-        next_of = partial(_next, outcome, cluster, slices.get(cluster), keys=keys, revision_of=revision_of)
+        next_of = partial(_next, outcome, cluster, slices.get(cluster), keys=keys, revision_of=revision_of, sign=sign)
         try:
             made[cluster] = next_of(moved)
         except Permanent as error:
@@ -129,6 +130,7 @@ def _next(
     *,
     keys: Callable[[Oid], frozenset[ObjectKey]],
     revision_of: Callable[[str], str],
+    sign: Callable[[bytes], bytes],
 ) -> compose.Composed:
     """Raises Permanent when the moves give no slice."""
     composed = compose.compose(
@@ -145,6 +147,7 @@ def _next(
         keys=keys,
         time_s=int(outcome.now),
         trailers=sorted({("Wave", move.wave) for move in moved if move.wave}),
+        sign=sign,
     )
     if composed is None:
         raise Permanent(f"cluster {cluster}", "was to be moved to what it runs already", "report this as a bug")

@@ -5,6 +5,7 @@ Everything is checked before the current commit moves, so that the agent goes on
 
     objects         hashed here; an id that somebody claims is never believed
     commit          descends from the current one, or (not by wake-up) from a checkpoint that names its predecessor
+    signature       by one of the signers that this cluster lists, if it lists any
     slice.json      this cluster's, of a format that this build knows, with a greater sequence number
     subtrees        as slice.json names them; every path an object's; every blob there, and none too large
 
@@ -27,6 +28,7 @@ from pygit2.enums import ObjectType
 from agent.model import Desired
 from agent.stream import git_bundle, git_host, slice_reader
 from agent.stream.git_host import Login
+from agent.stream.signed import SliceSigners
 from agent.stream.slice_reader import Incomplete
 from agent.stream.slice_store import SliceStore
 from proto import slices
@@ -49,11 +51,13 @@ class Rewound(ProtocolError):
 class Receiver:
     """The slice of `cluster` below `state_dir`. `desired` and `blob` may be called at any time, also during a fetch.
 
-    Opening it puts right what a kill left, and raises Transient when the folder cannot be used.
+    Opening it puts right what a kill left, and raises Transient when the folder cannot be used. With `signers` only
+    slices that one of them signed are taken in.
     """
 
-    def __init__(self, state_dir: Path, cluster: str) -> None:
+    def __init__(self, state_dir: Path, cluster: str, *, signers: SliceSigners | None = None) -> None:
         self.cluster = check_name("cluster", cluster)
+        self._signers = signers
         self._thing = f"slice of cluster {cluster}"
         self._store = SliceStore(state_dir / "slices", cluster)
         self._limiter = anyio.CapacityLimiter(1)
@@ -167,9 +171,12 @@ class Receiver:
         """The slice at `commit` of `repo`, if it may follow on the current one. All that comes in passes here.
 
         `carried`: by a wake-up, so that what is missing can still be fetched. Raises Incomplete when an object is
-        missing, Rewound, UnsupportedVersion, TooLarge or ProtocolError.
+        missing, Rewound, Unsigned, UnsupportedVersion, TooLarge or ProtocolError.
         """
         self._check_descent(repo, commit, carried=carried)
+        if self._signers is not None:
+            raw = slice_reader.read(repo, commit, ObjectType.COMMIT)
+            self._signers.check(raw, thing=f"{self._thing} at {commit}")
         desired = slice_reader.read_slice(repo, commit, self.cluster, known=self._desired)
         if desired.seq <= self._desired.seq:
             raise ProtocolError(

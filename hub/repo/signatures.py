@@ -14,9 +14,9 @@ from pathlib import Path
 
 from hub.repo.signers import Signers
 from proto.errors import InvalidInput
+from proto.sshsig import MAX_SIGNATURE_BYTES, split
 
 TIME_LIMIT_S = 20.0
-MAX_SIGNATURE_BYTES = 64 << 10
 
 _GPG_PROBLEMS = {
     "BADSIG": "its GPG signature does not fit: the commit was changed",
@@ -32,29 +32,6 @@ class Verdict:
 
     signer: str = ""
     problem: str = ""
-
-
-def split(raw: bytes) -> tuple[bytes, bytes]:
-    """Pure: the signature of a raw commit (b"" when it has none) and what it signs: all the rest, byte by byte.
-
-    Raises InvalidInput for a commit of several signatures: nobody could say which one counts.
-    """
-    head, blank, message = raw.partition(b"\n\n")
-    kept: list[bytes] = []
-    found: list[list[bytes]] = []
-    inside = False
-    for line in head.split(b"\n"):
-        if line.startswith(b"gpgsig "):
-            inside = True
-            found.append([line.removeprefix(b"gpgsig ")])
-        elif inside and line.startswith(b" "):
-            found[-1].append(line[1:])
-        else:
-            inside = False
-            kept.append(line)
-    if len(found) > 1:
-        raise InvalidInput("commit", "has several signatures")
-    return b"".join(line + b"\n" for line in found[0]) if found else b"", b"\n".join(kept) + blank + message
 
 
 def verify(raw: bytes, trusted: Signers) -> Verdict:

@@ -7,6 +7,7 @@ bit, so bundles never overwrite each other. Equal arguments give equal bytes and
     parent     the current slice commit, if any; none, but a trailer that names it, at a checkpoint
     identity   Flotilla <hub@flotilla.dev>, the journaled time in UTC, later than the parent's
     message    proto.slices.commit_message with the trailers Bundle, Source-Revision, Rollout, Wave, Predecessor
+    signature  by the key that slices are signed with, if there is one: it follows from key and commit alone
 
 A *checkpoint* cuts a cluster's history, or a first fetch would get longer for ever: the first move in each stretch of
 HISTORY_S is one. Where the stretches begin depends on the cluster's name, so that a fleet is not cut on one day.
@@ -59,12 +60,14 @@ def compose(
     keys: Callable[[Oid], frozenset[ObjectKey]],
     time_s: int,
     trailers: Sequence[tuple[str, str]] = (),
+    sign: Callable[[bytes], bytes] = bytes,
 ) -> Composed | None:
     """Pure: the slice commit after `changes` (None removes a bundle), or None when they change nothing.
 
     `current` is the manifest of the commit `parent`, made at `parent_time_s`; both are None before the first commit.
     `keys` gives the objects of a subtree. `trailers` are added to those that the changes give (Bundle for each,
-    Source-Revision and Rollout of its new entry). Times are Unix seconds.
+    Source-Revision and Rollout of its new entry). Times are Unix seconds. `sign` makes a raw commit a signed
+    one, the same each time.
 
     Raises Conflict when two bundles would own one object; Permanent when the arguments do not fit together.
     """
@@ -95,7 +98,8 @@ def compose(
         root[BUNDLES] = (True, put("tree", bundles))
     tree = put("tree", tree_bytes(root))
     message = commit_message(cluster=cluster, seq=seq, bundles=_subjects(changed), trailers=every_trailer)
-    commit = put("commit", _commit_bytes(tree, None if checkpoint else parent, time_s=made_s, message=message))
+    unsigned = _commit_bytes(tree, None if checkpoint else parent, time_s=made_s, message=message)
+    commit = put("commit", sign(unsigned))
     return Composed(commit=commit, seq=seq, time_s=made_s, manifest=manifest, objects=tuple(objects))
 
 

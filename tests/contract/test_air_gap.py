@@ -12,10 +12,12 @@ import pygit2
 import pytest
 
 from agent.stream.slice_reader import KINDS
+from hub.slices import signing
 from proto.ids import slice_ref
+from proto.sshsig import CommitSigner
 from tests.kube import Kube
 from tests.real import Process, wait_until
-from tests.signing import needs, run
+from tests.signing import SshKey, needs, run
 from tests.slices import CLUSTER, SliceMaker
 
 NAMESPACE = "air-gap"
@@ -48,12 +50,14 @@ class Site:
         self.report = folder / "report.json"
         self.process: Process | None = None
 
-    def move(self, value: str) -> str:
+    def move(self, value: str, key: CommitSigner | None = None) -> str:
         wake = self.maker.next({"shop": color(value)})
         for item in wake.objects:
-            self.slices.odb.write(KINDS[item.kind], item.data)
-        self.slices.references.create(REF, wake.commit, force=True)
-        return wake.commit
+            signed = key is not None and item.kind == "commit"
+            made = self.slices.odb.write(KINDS[item.kind], key.sign(item.data) if signed and key else item.data)
+        self.maker.commit = str(made)
+        self.slices.references.create(REF, self.maker.commit, force=True)
+        return self.maker.commit
 
     def bundle(self, name: str, revisions: str = REF) -> Path:
         run("git", "bundle", "create", "-q", str(self.folder / name), revisions, cwd=Path(self.slices.path))
@@ -62,13 +66,13 @@ class Site:
     def carry(self, file: Path) -> None:
         (self.stick / file.name).write_bytes(file.read_bytes())
 
-    def start(self) -> Process:
+    def start(self, *options: str) -> Process:
         self.process = Process(
             "agent",
             [
                 *(sys.executable, "-m", "agent.main", f"--cluster={CLUSTER}", f"--state-dir={self.folder / 'state'}"),
                 *(f"--slice-bundles={self.stick}", f"--report-file={self.report}"),
-                f"--kubeconfig={self.kube.kubeconfig}",
+                *(f"--kubeconfig={self.kube.kubeconfig}", *options),
             ],
             self.folder,
         )
@@ -148,3 +152,22 @@ def test_killed_while_a_bundle_comes_it_goes_on_with_what_it_has(site: Site) -> 
     (site.stick / "b.bundle").write_bytes(whole)
     wait_until("the next slice", partial(site.has, "green"), process=process)
     wait_until("nothing is wrong any more", partial(site.says, seq=2), process=process)
+
+
+def test_a_slice_that_nobody_signed_is_refused_and_told(site: Site) -> None:
+    key = SshKey(site.folder, "hub")
+    (site.folder / "signers").write_text(f"{key.signer()}\n")
+    site.move("red", signing.load(key.file))
+    site.carry(site.bundle("1.bundle"))
+    process = site.start(f"--slice-signers={site.folder / 'signers'}")
+    wait_until("the signed slice", partial(site.has, "red"), process=process)
+
+    site.move("green")
+    site.carry(site.bundle("2.bundle"))
+    wait_until("the refusal is told", partial(site.says, seq=1, problem="is not signed"), process=process)
+    assert site.has("red")
+
+    site.move("blue", signing.load(key.file))
+    site.carry(site.bundle("3.bundle"))
+    wait_until("the next signed slice, on top of it", partial(site.has, "blue"), process=process)
+    wait_until("who is signed is enough", partial(site.says, seq=3), process=process)

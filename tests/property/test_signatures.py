@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.repo import signatures, signers
+from hub.repo import signers
+from proto import sshsig
 from proto.errors import InvalidInput
 
 LINES = st.lists(
@@ -26,7 +27,7 @@ TEXTS = st.lists(
 @given(LINES.map(b"\n".join))
 def test_signature_and_rest_are_all_of_a_commit_and_its_message_is_never_a_signature(raw: bytes) -> None:
     try:
-        signature, payload = signatures.split(raw)
+        signature, payload = sshsig.split(raw)
     except InvalidInput:
         return
     _, blank, message = raw.partition(b"\n\n")

@@ -33,6 +33,7 @@ def test_every_option_can_come_from_the_environment(tmp_path: Path) -> None:
         "FLOTILLA_HEALTH_LISTEN": ":8081",
         "FLOTILLA_CONTROLLERS": "keda-operator, istiod,",
         "FLOTILLA_REPORT_FILE": "/r",
+        "FLOTILLA_SLICE_SIGNERS": "/s",
     }
     options = parse([], environment)
     assert (options.hub, options.cluster, options.state_dir) == ("https://hub", "eu-1", tmp_path)
@@ -40,6 +41,7 @@ def test_every_option_can_come_from_the_environment(tmp_path: Path) -> None:
     assert (options.log_level, options.health_listen) == ("debug", ":8081")
     assert options.controllers == ("keda-operator", "istiod")
     assert (options.report_file, options.slice_bundles) == (Path("/r"), None)
+    assert options.slice_signers == Path("/s")
 
 
 def test_slices_come_from_a_hub_or_from_files() -> None:

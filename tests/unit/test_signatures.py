@@ -7,6 +7,7 @@ import pytest
 
 from hub.repo import signatures, signers
 from hub.repo.signers import Signers
+from proto import sshsig
 from proto.errors import InvalidInput
 from tests.signing import GpgKey, Repo, SshKey, run
 
@@ -173,9 +174,9 @@ def test_a_user_whom_ssh_keygen_does_not_know_is_no_fault_of_the_signer(
 
 def test_the_parts_of_a_commit_make_the_whole() -> None:
     raw = b"tree t\nauthor a\ngpgsig A\n B\n \n C\nencoding x\n\ngpgsig in the text\n"
-    assert signatures.split(raw) == (b"A\nB\n\nC\n", b"tree t\nauthor a\nencoding x\n\ngpgsig in the text\n")
-    assert signatures.split(b"tree t\n\ngpgsig x\n") == (b"", b"tree t\n\ngpgsig x\n")
-    assert signatures.split(b"") == (b"", b"")
+    assert sshsig.split(raw) == (b"A\nB\n\nC\n", b"tree t\nauthor a\nencoding x\n\ngpgsig in the text\n")
+    assert sshsig.split(b"tree t\n\ngpgsig x\n") == (b"", b"tree t\n\ngpgsig x\n")
+    assert sshsig.split(b"") == (b"", b"")
 
 
 @pytest.mark.parametrize(
