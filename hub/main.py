@@ -10,10 +10,11 @@ import secrets
 import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import anyio
 import anyio.to_thread
@@ -21,7 +22,7 @@ import click
 from aiohttp import web
 from anyio.abc import TaskStatus
 
-from hub import desired, directives, isolation, worker
+from hub import desired, directives, gatekeeper, isolation, worker
 from hub.agents import sessions
 from hub.agents.keys import SIGNING_KEY_FILE, HubKeys
 from hub.api import api, bundles, http, openapi
@@ -30,6 +31,7 @@ from hub.api.metrics import HubMetrics
 from hub.api.webhooks import Webhooks
 from hub.data_folder import only_one
 from hub.external import credentials
+from hub.gatekeeper import Gatekeeper
 from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
@@ -71,6 +73,7 @@ class Hub:
         ssh: Ssh | None = None,
         trust: Verification = NOBODY_LOOKS,
         source_credentials: Path | None = None,
+        prometheus: Mapping[str, gatekeeper.Server] = MappingProxyType({}),
         slice_key: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -115,6 +118,7 @@ class Hub:
         self.publisher = Publisher(
             self.loop, journal=self.journal, path=self.store.path, credentials=read_credentials, clock=clock
         )
+        self.gatekeeper = Gatekeeper(self.loop, servers=prometheus, clock=clock)
         mirror = data / "fleet.git"
         self.pins = Pins(self.journal, data / "sources", secrets=source_credentials, clock=clock)
         self.upstream = Upstream(
@@ -213,6 +217,7 @@ class Hub:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.loop.run, name="loop")
                 tasks.start_soon(self.upstream.run, name="upstream")
+                tasks.start_soon(self.gatekeeper.run, name="gatekeeper")
                 tasks.start_soon(self.pins.run, self.upstream.poke, name="pins")
                 tasks.start_soon(self.housekeeping.run, name="housekeeping")
                 tasks.start_soon(self.publisher.run, name="publisher")
@@ -355,6 +360,18 @@ Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
     help="Ed25519 SSH key without a passphrase; slices are signed with it from their next move on.",
 )
 @click.option(
+    "--prometheus",
+    multiple=True,
+    metavar="[NAME=]URL",
+    help="A Prometheus that metric gates ask, by the name that they give ('default' without one).",
+)
+@click.option(
+    "--prometheus-token-file",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="The bearer token for it.",
+)
+@click.option(
     "--data",
     default="flotilla-hub",
     type=click.Path(path_type=Path, file_okay=False),
@@ -394,6 +411,8 @@ def main(
     trusted_signers: tuple[Path, ...],
     source_credentials: Path | None,
     slice_signing_key: Path | None,
+    prometheus: tuple[str, ...],
+    prometheus_token_file: tuple[str, ...],
     data: Path,
     listen: str,
     tls_cert: Path | None,
@@ -436,6 +455,7 @@ def main(
             trust=Verification(mode=verify_commits, pinned=_pinned(trusted_signers)),
             source_credentials=source_credentials,
             slice_key=slice_signing_key,
+            prometheus=gatekeeper.servers(prometheus, prometheus_token_file),
         )
         anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
     except FlotillaError as error:

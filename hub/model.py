@@ -7,7 +7,7 @@ other times are Unix seconds of the hub's wall clock. Longer than other modules,
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport
@@ -638,6 +638,9 @@ class Evidence:
 Verb = Literal[
     "pause", "resume", "abort", "rollback", "skip", "approve", "reject", "skip-wave", "promote", "retry", "emergency"
 ]
+
+
+VERBS: tuple[Verb, ...] = get_args(Verb)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from hub.api.stream import Stream
 from hub.inputs import Happened, Release, ToRollout
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
-from hub.model import FINAL, Command, State
+from hub.model import FINAL, VERBS, Command, State
 from hub.pins import ALL, Pins
 from hub.publish import Publisher
 from hub.repo.schema import nearest
@@ -89,7 +89,7 @@ class Api:
             web.get("/api/v1/events", self.events),
             web.post("/api/v1/join-tokens", self.join_token),
             web.post("/api/v1/sync", self.sync),
-            web.post("/api/v1/rollouts/{id}/{verb:pause|resume|abort|rollback|skip}", self.command),
+            web.post(f"/api/v1/rollouts/{{id}}/{{verb:{'|'.join(VERBS)}}}", self.command),
             web.post("/api/v1/bundles/{name}/release", self.release),
         ]
 
@@ -297,11 +297,15 @@ class Api:
         return frozenset(names)
 
     async def command(self, request: web.Request) -> web.Response:
-        """`{"reason": …, "actor": …}`, both kept for ever; `skip` takes a `cluster` too."""
+        """`{"reason": …, "actor": …}`, both kept for ever; `skip` has a `cluster`, `approve` and `reject` a `gate`."""
         body = await self._gate.body(request)
         verb: Any = request.match_info["verb"]
         command = Command(
-            verb=verb, actor=http.actor(body), reason=http.reason(body), cluster=str(body.get("cluster") or "")
+            verb=verb,
+            actor=http.actor(body),
+            reason=http.reason(body),
+            cluster=str(body.get("cluster") or ""),
+            gate=str(body.get("gate") or ""),
         )
         rollout = RolloutId(request.match_info["id"])
         await self._loop.tell(ToRollout(rollout=rollout, command=command))

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from hub.api import http
 from hub.api.webhooks import PROVIDERS
+from hub.model import VERBS
 
 PATH = "/openapi.json"
 
@@ -213,9 +214,9 @@ OPERATIONS: Sequence[Operation] = (
     ),
     _post(
         _ROLLOUT + "/{verb}",
-        "Hold a rollout up, let it go on, end it, or let a cluster drop out of it",
+        "A person's word to a rollout: hold it up, let it go on, open its gates, leave clusters out, end it",
         {"oneOf": [_ref("Rollout"), {"type": "object", "maxProperties": 0}]},
-        _object("actor", "cluster", reason=_REASON, actor=_ACTOR, cluster=_TEXT),
+        _object("actor", "cluster", "gate", reason=_REASON, actor=_ACTOR, cluster=_TEXT, gate=_TEXT),
         wrong=(404,),
     ),
     _post(
@@ -285,7 +286,7 @@ OPERATIONS: Sequence[Operation] = (
     ),
 )
 _CHOICES: Mapping[str, Sequence[str]] = {
-    "verb": ("pause", "resume", "abort", "rollback", "skip"),
+    "verb": VERBS,
     "provider": tuple(PROVIDERS),
 }
 

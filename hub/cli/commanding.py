@@ -30,17 +30,30 @@ def join_token(cluster: str, hub: str, token_file: Path | None, output: str) -> 
         click.echo(made["token"])
 
 
-def _verb(verb: str, help_: str) -> click.Command:
-    @click.command(verb, help=f"{help_}\n\n\b\nExample:\n  flotilla {verb} shop-7 --reason 'ticket 42'")
+def _verb(verb: str, help_: str, *, at_gate: bool = False) -> click.Command:
+    gate = " --gate eu/approval" if at_gate else ""
+
+    @click.command(verb, help=f"{help_}\n\n\b\nExample:\n  flotilla {verb} shop-7{gate} --reason 'ticket 42'")
     @click.argument("rollout")
     @click.option("--reason", required=True, help="Why; kept with the command.")
     @hub_options
-    def command(rollout: str, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+    def command(
+        rollout: str, reason: str, hub: str, token_file: Path | None, output: str, gate: str = "", sure: bool = True
+    ) -> None:
+        if not sure:
+            click.confirm(f"{rollout} goes to all clusters at once, past every wave and gate. Go on?", abort=True)
         body: dict[str, object] = {"reason": reason, "actor": os.environ.get("USER", "")}
+        if gate:
+            body["gate"] = gate
         made = HubApi(hub, token_file).post(f"rollouts/{urllib.parse.quote(rollout)}/{verb}", body)
         if not print_json(made, output):
-            click.echo(f"{made['id']} is {made['phase']}")
+            waits = f": {made['reason']}" if made.get("reason") else ""
+            click.echo(f"{made['id']} is {made['phase']}{waits}")
 
+    if at_gate:
+        click.option("--gate", default="", help="Which, when several wait: 'flotilla rollouts' names them.")(command)
+    if verb == "emergency":
+        click.option("--yes", "sure", is_flag=True, help="Do not ask.")(command)
     return command
 
 
@@ -123,6 +136,12 @@ commands: tuple[click.Command, ...] = (
     _verb("resume", "Let a paused rollout go on."),
     _verb("abort", "End a rollout where it is, without a rollback."),
     _verb("rollback", "Bring every cluster of a rollout back to what it ran before."),
+    _verb("approve", "Agree that a rollout passes the gate at which it waits.", at_gate=True),
+    _verb("reject", "Fail the gate at which a rollout waits: it does what it does on failures.", at_gate=True),
+    _verb("promote", "End the soaks and open the gates at which a rollout waits now."),
+    _verb("skip-wave", "Let a rollout go on without those of the open wave that are not proven."),
+    _verb("retry", "Give a rollout's failed clusters their deadline anew, and ask its failed gates again."),
+    _verb("emergency", "Send a rollout straight to all clusters: no wave, gate, window, freeze or soak."),
     skip,
     release,
 )

@@ -3,10 +3,10 @@
 Each gate has exactly one check; its name, by which people approve it, is the check's unless it says another.
 """
 
+import re
 from dataclasses import replace
 from datetime import datetime
 from typing import Literal
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from hub.model import Approval, BundleDone, Freeze, Gate, HttpCheck, MetricCheck, Selector, Window
@@ -17,6 +17,7 @@ from proto.ids import BundleName
 FIELDS = ("gates", "windows", "after")
 """Of a policy and of its waves."""
 _WHEN: tuple[Literal["before", "after"], ...] = ("before", "after")
+_ADDRESS = re.compile(r"https?://[^/@\s?#]+([/?]\S*)?")
 _LEAST_INTERVAL_S = 5.0
 _CHECKS = ("approval", "metric", "http", "bundle")
 
@@ -112,12 +113,7 @@ def _metric(section: Section) -> MetricCheck:
 def _http(section: Section) -> HttpCheck:
     own = section.section("http", ("url", "status", "for", "interval"))
     url = own.text("url")
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
-    except ValueError:
-        sound = False
-    if not sound:
+    if _ADDRESS.fullmatch(url) is None:
         own.problem(f"is {url[:100]!r}", "url", remedy="write an http or https address without a password")
     return HttpCheck(
         url=url,
