@@ -6,7 +6,7 @@ is removed that anybody still counts on, because what is removed is decided whil
     1  gather what the roots of this moment need              minutes, for a large fleet; nothing waits
     2  wait until no rendering and no turn is under way, and hold up the next
     3  gather what the roots of now need beyond that          short: what was stored meanwhile
-    4  remove every other pack; let go
+    4  remove every other pack, and from the journal the renders that were in them; let go
 
 Roots come from the journal and from what the fleet repo wants (`garbage` has the table). Until the first commit of the
 fleet repo is rendered after a start it is not known what is wanted, so nothing is collected.
@@ -97,8 +97,13 @@ class Housekeeping:
         async with self._rendering, self._loop.turning:
             second = await self._gather((first,), since_s)
             await anyio.to_thread.run_sync(self._store.keep, {first, second})
+            await anyio.to_thread.run_sync(self._forget)
         log.info("slice repository: garbage is collected")
         return True
+
+    def _forget(self) -> None:
+        """Renders whose subtrees are gone would have to be made again: no row says so as well."""
+        self._journal.forget_renders([oid for oid in self._journal.rendered() if not self._store.has(oid)])
 
     async def _gather(self, gathered: tuple[str, ...], since_s: float, least: float = 0.0) -> str:
         wanted = [found.subtrees for found in (self._rendered, self._loop.desired) if found is not None]

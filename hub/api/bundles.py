@@ -1,7 +1,7 @@
 """`POST /api/v1/clusters/NAME/bundle`: a cluster's slice as a `git bundle` file, for a cluster without a network.
 
-`{"since": "12"}` in the body makes it go on from that slice. It holds the values of Secrets, so it needs the
-administrator's token, as commands do. What goes into it is read in threads, a piece at a time.
+`{"since": "12"}` in the body makes it go on from that slice, `{"history": true}` go back beyond checkpoints. It holds
+the values of Secrets, so it needs the administrator's token, as commands do. It is read in threads, piece by piece.
 """
 
 from collections.abc import Iterator
@@ -39,10 +39,10 @@ class Bundles:
         row = self._loop.slices.get(cluster)
         if row is None:
             raise http.NotFound(f"cluster {cluster[:80]!r}", "has no slice", "see 'flotilla clusters'")
-        since = str(body.get("since") or "")
+        since, history = str(body.get("since") or ""), body.get("history") is True
 
         def begin() -> bundle.Export:
-            return bundle.export(self._store, cluster, tip=row.commit, since=since)
+            return bundle.export(self._store, cluster, tip=row.commit, since=since, history=history)
 
         export = await anyio.to_thread.run_sync(begin, limiter=self._thread)
         response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})

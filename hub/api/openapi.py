@@ -267,7 +267,7 @@ OPERATIONS: Sequence[Operation] = (
         _CLUSTER + "/bundle",
         "Its slice as a git bundle, whole or from the slice `since` on, with the values of Secrets",
         "application/x-git-bundle",
-        _object("since", since=_TEXT),
+        _object("since", "history", since=_TEXT, history=_YES),
         wrong=(404,),
     ),
     _post(

@@ -48,7 +48,8 @@ def diff(root: Path, revisions_: str, cluster: str, bundle: str, form: str) -> N
     comparison = revisions.compared(root, revisions_)
     check_names(comparison, cluster=cluster, bundle=bundle)
     gathered = changes.Gathered()
-    pairs = comparison.pairs(cluster=cluster, bundle=bundle)
+    with progress.noted("finding what may differ"):
+        pairs = comparison.pairs(cluster=cluster, bundle=bundle)
     for pair in progress.tracked(pairs, "comparing", total=len(pairs)):
         if (files := comparison.rendered(pair)) is not None:
             gathered.add(changes.object_changes(pair.bundle, *files), [cluster] if cluster else pair.clusters)

@@ -103,7 +103,8 @@ def planned(comparison: Comparison) -> Plan:
     for cluster, bundles in _ids(after).items():
         for name, oid in bundles.items():
             found.wanted[name][cluster] = oid
-    pairs = comparison.pairs()
+    with progress.noted("finding what may differ"):
+        pairs = comparison.pairs()
     failed = comparison.unsure()
     gaining: set[ClusterName] = set()
     for pair in progress.tracked(pairs, "planning", total=len(pairs)):
@@ -116,21 +117,24 @@ def planned(comparison: Comparison) -> Plan:
     for name in failed:
         found.wanted.pop(name, None)
     clashing = _clashes(found, comparison, gaining)
-    made = waves.plan_rollouts(
-        fleet=after.fleet,
-        desired={name: oids for name, oids in found.wanted.items() if name not in clashing},
-        failed=failed | clashing.keys(),
-        current=found.current,
-        last_good={},
-        completed={},
-        holds={},
-        active=(),
-        keys=partial(_keys, found),
-        remembered={name: policy for name in before.fleet.bundles if (policy := waves.policy_of(before.fleet, name))},
-        revision=Oid(str(after.commit.id) if after.commit else ""),
-        number=1,
-        now=0.0,
-    )
+    with progress.noted("making rollouts and waves"):
+        made = waves.plan_rollouts(
+            fleet=after.fleet,
+            desired={name: oids for name, oids in found.wanted.items() if name not in clashing},
+            failed=failed | clashing.keys(),
+            current=found.current,
+            last_good={},
+            completed={},
+            holds={},
+            active=(),
+            keys=partial(_keys, found),
+            remembered={
+                name: policy for name in before.fleet.bundles if (policy := waves.policy_of(before.fleet, name))
+            },
+            revision=Oid(str(after.commit.id) if after.commit else ""),
+            number=1,
+            now=0.0,
+        )
     rollouts_ = tuple(_rollout(rollout, found, comparison) for rollout in made.rollouts)
     return Plan(
         title=f"{before} → {after}",

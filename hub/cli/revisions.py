@@ -6,6 +6,7 @@ read or rendered on either side is a finding, and is not compared: the hub would
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from proto.ids import BundleName, ClusterName, Oid
 
 WORKING_TREE = "the working tree"
 _KEPT_RENDERS = 64
+_BACK = re.compile(r"[~^]\d*$")
 
 
 class Failed(click.ClickException):
@@ -49,7 +51,8 @@ class Revision:
         self._rendered: dict[str, build.Rendered] = {}
         """The last few renders by their key."""
         self._definitions: dict[Oid, bytes] = {}
-        requests = targets.render_requests(self.fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
+        with progress.noted(f"finding what {self} renders"):
+            requests = targets.render_requests(self.fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)
         self.requests = settling.settled(self.tree, requests, self._tried, self._definitions)
 
     def __str__(self) -> str:
@@ -255,8 +258,11 @@ def commit_of(repo: pygit2.Repository, name: str) -> pygit2.Commit:
     try:
         return repo.revparse_single(name).peel(pygit2.Commit)
     except (KeyError, ValueError, pygit2.GitError) as error:
+        if repo.head_is_unborn:
+            raise Failed("the repository has no commit yet: make one ('flotilla check' needs none)") from error
         known = [*repo.branches, *(ref.removeprefix("refs/tags/") for ref in repo.references if "/tags/" in ref)]
-        hint = telling.near(name, known) or (" (a shallow clone: fetch it first)" if repo.is_shallow else "")
+        shallow = " (a shallow clone: 'git fetch --unshallow' first)" if repo.is_shallow else ""
+        hint = shallow or (" (no commit goes so far back)" if _BACK.search(name) else telling.near(name, known))
         raise Failed(f"revision {name!r} is not in the repository{hint}") from error
 
 

@@ -1,13 +1,13 @@
-"""`flotilla slice`: what a cluster's agents were told, from the hub's slice repository or a clone or mirror of it.
+"""`flotilla slice`: what a cluster's agents were told, from a running hub, or with `--repo` from its slice repository
+or a clone or mirror of it, which needs no hub and does not disturb one.
 
-Only reads, by Git itself: it needs no hub and does not disturb one. A slice commit is named by its number (`12`), by
-how far it is behind the newest (`~1`), or by the beginning of its id; another cluster's commits are refused. Values of
-Secrets are never shown; `checkout` writes the files as they are.
+Values of Secrets are never shown; `checkout` writes the files as they are. `slice_history` does the reading.
 """
 
+import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,9 @@ import orjson
 import pygit2
 
 from hub.cli import asking, changes, diffing, offline, telling
-from hub.cli.revisions import Failed
-from proto.errors import FlotillaError
-from proto.ids import slice_ref
+from hub.cli.slice_history import History
 from proto.objects import ObjectKey
-from proto.slices import BUNDLES, POLICY_FILE, SLICE_FILE, SliceManifest, predecessor, read_manifest
-
-_FILE, _FOLDER = 0o100644, 0o040000
-_MAX_DEPTH = 8
-"""A slice's files lie five folders deep."""
+from proto.slices import BUNDLES, POLICY_FILE
 
 
 @click.group(
@@ -38,17 +32,34 @@ Examples:
   flotilla slice show eu-1 12 --repo /var/lib/flotilla/slices.git""",
 )
 def slice_() -> None:
-    """Look at what a cluster was told: its slices, from the hub's slice repository."""
+    """Look at what a cluster was told: its slices, from a hub or its slice repository."""
 
 
-def _repo_option(command: Any) -> Any:
-    return click.option(
+def _reads(command: Callable[..., None]) -> Any:
+    """Options of where the slices are; the command gets them as `history`."""
+
+    @click.option(
         "--repo",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
-        default="flotilla-hub/slices.git",
-        show_default=True,
-        help="slices.git in the hub's data folder, or a clone or mirror of it.",
-    )(command)
+        help="Read slices.git of the hub's data folder, or a clone or mirror of it, instead of asking a hub.",
+    )
+    @click.option(
+        "--token-file",
+        type=click.Path(path_type=Path),
+        envvar="FLOTILLA_TOKEN_FILE",
+        help="File with the administrator's token (or FLOTILLA_TOKEN): the slice has Secrets in it.",
+    )
+    @click.option("--hub", default=asking.DEFAULT_HUB, envvar="FLOTILLA_HUB", show_default=True, help="The hub's URL.")
+    @functools.wraps(command)
+    def wrapped(cluster: str, repo: Path | None, token_file: Path | None, hub: str, **options: Any) -> None:
+        if repo is not None:
+            history = History.in_repository(repo, cluster)
+        else:
+            there = History.at_hub(asking.HubApi(hub, token_file), cluster)
+            history = click.get_current_context().with_resource(there)
+        command(cluster=cluster, history=history, **options)
+
+    return wrapped
 
 
 @slice_.command(
@@ -60,10 +71,9 @@ Examples:
 @click.argument("cluster")
 @click.option("--number", "-n", default=20, show_default=True, type=click.IntRange(1), help="At most so many.")
 @click.option("--output", "-o", type=click.Choice(["table", "json"]), default="table", help="How to print it.")
-@_repo_option
-def log(cluster: str, number: int, output: str, repo: Path) -> None:
+@_reads
+def log(cluster: str, number: int, output: str, history: History) -> None:
     """The slices of a cluster, the newest first, with what each one changed."""
-    history = _History(repo, cluster)
     entries = [_entry(history, commit) for commit in itertools.islice(history.commits(), number)]
     if asking.print_json([{**entry, "trailers": dict(entry["trailers"])} for entry in entries], output):
         return
@@ -90,10 +100,9 @@ Examples:
 @click.argument("cluster")
 @click.argument("commit", default="", metavar="[COMMIT]")
 @click.option("--output", "-o", type=click.Choice(["table", "yaml", "json"]), default="table", help="How to print it.")
-@_repo_option
-def show(cluster: str, commit: str, output: str, repo: Path) -> None:
+@_reads
+def show(cluster: str, commit: str, output: str, history: History) -> None:
     """What one slice says of itself, and its objects; with yaml or json the objects in full."""
-    history = _History(repo, cluster)
     found = history.named(commit)
     manifest, files = history.manifest(found), history.files(found)
     objects = [(bundle, key, changes.readable(orjson.loads(data))) for bundle, key, data in _objects(files)]
@@ -122,13 +131,12 @@ Examples:
 @click.argument("cluster")
 @click.argument("range_", default="~1", metavar="[A | A..B]")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
-@_repo_option
-def diff(cluster: str, range_: str, form: str, repo: Path) -> None:
+@_reads
+def diff(cluster: str, range_: str, form: str, history: History) -> None:
     """Compare the objects of two slices of a cluster; one alone with the newest.
 
     Exits with 0 when nothing differs, 1 when something does, 2 when that cannot be told.
     """
-    history = _History(repo, cluster)
     first, _, second = range_.partition("..")
     before, after = history.named(first), history.named(second)
     was, now = (_bundles(history.files(commit)) for commit in (before, after))
@@ -160,12 +168,11 @@ Examples:
 @click.argument("cluster")
 @click.argument("commit", default="", metavar="[COMMIT]")
 @click.option("--to", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="A new folder.")
-@_repo_option
-def checkout(cluster: str, commit: str, folder: Path, repo: Path) -> None:
+@_reads
+def checkout(cluster: str, commit: str, folder: Path, history: History) -> None:
     """Write the files of one slice, values of Secrets included, to a new or empty folder."""
     if folder.exists() and any(folder.iterdir()):
         raise click.UsageError(f"--to {folder}: give a new or empty folder")
-    history = _History(repo, cluster)
     files = history.files(history.named(commit))
     for path, data in files.items():
         place = folder / path
@@ -177,92 +184,7 @@ def checkout(cluster: str, commit: str, folder: Path, repo: Path) -> None:
 commands: tuple[click.Command, ...] = (slice_,)
 
 
-class _History:
-    """The slices of one cluster. Everything raises Failed."""
-
-    def __init__(self, path: Path, cluster: str) -> None:
-        pygit2.settings.owner_validation = False  # as in `revisions`
-        self._cluster = cluster
-        try:
-            self._repo = pygit2.Repository(str(path), pygit2.enums.RepositoryOpenFlag.NO_SEARCH)
-        except (pygit2.GitError, OSError) as error:
-            raise Failed(f"{path} is not a Git repository (use --repo, slices.git of the hub's data folder)") from error
-        refs = list(self._repo.references)
-        ref = slice_ref(cluster)
-        found = [name for name in (ref, ref.replace("refs/heads/", "refs/remotes/origin/")) if name in refs]
-        if not found:
-            known = [name.rpartition("clusters/")[2] for name in refs if "clusters/" in name]
-            raise Failed(f"{path} has no slice of cluster {cluster!r}{telling.near(cluster, known)}")
-        self._tip = self._commit(str(self._repo.references[found[0]].target))
-
-    def commits(self) -> Iterator[pygit2.Commit]:
-        """Newest first, on across checkpoints as far as what they cut off is kept."""
-        at: pygit2.Commit | None = self._tip
-        while at is not None:
-            yield at
-            before = str(at.parent_ids[0]) if at.parent_ids else predecessor(at.message)
-            at = self._commit(before) if before is not None and before in self._repo else None
-
-    def named(self, name: str) -> pygit2.Commit:
-        """The commit of that name, the newest for "". Raises Failed for one that is not this cluster's."""
-        if not name:
-            return self._tip
-        if name.startswith("~") and name[1:].isdecimal():
-            found = next(itertools.islice(self.commits(), int(name[1:]), None), None)
-        else:
-            number = int(name.removeprefix("#")) if name.removeprefix("#").isdecimal() and len(name) < 10 else -1
-            found = next(
-                (
-                    commit
-                    for commit in self.commits()
-                    if (number >= 0 and self.manifest(commit).seq == number)
-                    or (len(name) > 3 and str(commit.id).startswith(name.lower()))
-                ),
-                None,
-            )
-        if found is None:
-            newest = self.manifest(self._tip).seq
-            raise Failed(
-                f"cluster {self._cluster} has no slice {name!r}: name its number (the newest is {newest}), ~N or id"
-            )
-        return found
-
-    def manifest(self, commit: pygit2.Commit) -> SliceManifest:
-        try:
-            return read_manifest(self._blob(commit.tree[SLICE_FILE]))
-        except (KeyError, FlotillaError) as error:
-            raise Failed(f"commit {commit.id} is not a slice: {error}") from error
-
-    def files(self, commit: pygit2.Commit) -> Mapping[str, bytes]:
-        """Path → content."""
-        return dict(self._files(commit.tree, ""))
-
-    def _files(self, tree: pygit2.Tree, at: str) -> Iterator[tuple[str, bytes]]:
-        for entry in tree:
-            name = entry.name or ""
-            path = f"{at}{name}"
-            if name in ("", ".", "..") or name.lower() == ".git" or "/" in name or path.count("/") > _MAX_DEPTH:
-                raise Failed(f"the slice holds the name {telling.printable(path[:200])!r}, which no slice has")
-            if int(entry.filemode) == _FOLDER and isinstance(entry, pygit2.Tree):
-                yield from self._files(entry, f"{path}/")
-            elif int(entry.filemode) == _FILE:
-                yield path, self._blob(entry)
-            else:
-                raise Failed(f"the slice's {telling.printable(path[:200])} is neither a file nor a folder")
-
-    def _blob(self, found: pygit2.Object) -> bytes:
-        if not isinstance(found, pygit2.Blob):
-            raise Failed(f"Git object {found.id} is not a file")
-        return found.data
-
-    def _commit(self, oid: str) -> pygit2.Commit:
-        try:
-            return self._repo[oid].peel(pygit2.Commit)
-        except (KeyError, ValueError, pygit2.GitError) as error:
-            raise Failed(f"Git object {oid} is missing or broken (run 'git fsck' there)") from error
-
-
-def _entry(history: _History, commit: pygit2.Commit) -> dict[str, Any]:
+def _entry(history: History, commit: pygit2.Commit) -> dict[str, Any]:
     """One slice for people. A trailer may be there several times, once for each bundle."""
     subject, _, rest = commit.message.partition("\n")
     trailers: dict[str, list[str]] = {}

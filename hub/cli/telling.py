@@ -8,6 +8,8 @@ import click
 
 from hub.model import Finding
 
+_MOST_NAMED = 5
+
 
 def shown(finding: Finding) -> str:
     """As `str`, in colours where there are any."""
@@ -34,10 +36,14 @@ def counted(number: int, what: str) -> str:
 
 
 def near(name: str, names: Iterable[str], *, shown_as: Mapping[str, str] | None = None) -> str:
-    """` (did you mean x?)`, or nothing; `shown_as` gives the word for a name."""
-    matches = difflib.get_close_matches(name, list(names), n=3)
+    """` (did you mean x?)`, else some of those that there are, or nothing; `shown_as` gives the word for a name."""
+    names = list(names)
+    matches = difflib.get_close_matches(name, names, n=3)
     found = dict.fromkeys(shown_as[each] if shown_as else each for each in matches)
-    return f" (did you mean {' or '.join(found)}?)" if found else ""
+    if found or not names or shown_as:
+        return f" (did you mean {' or '.join(found)}?)" if found else ""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f" (there is {', '.join(sorted(names)[:_MOST_NAMED])}{more})"
 
 
 def printable(line: str) -> str:

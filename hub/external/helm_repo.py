@@ -13,6 +13,7 @@ at its top. Next: `dependencies` completes it.
 """
 
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +75,7 @@ def fetch(source: HelmSource, repo: pygit2.Repository, *, login: Login | None = 
     web = Web(thing=thing, ca=login.ca if login is not None else None, login=remedy)
     base = source.repository.rstrip("/") + "/"
     index = web.get(joined(base, "index.yaml"), headers=headers_of(login), max_bytes=MAX_INDEX_BYTES)
-    release = _chosen(source, _entries(index.body, source.chart, thing), thing)
+    release = _chosen(source, _entries(_unzipped(index.body, thing), source.chart, thing), thing)
     if known is not None and known.digest == release.digest and known.revision == release.version:
         return known
     failures: list[FlotillaError] = []
@@ -92,7 +93,9 @@ def fetch(source: HelmSource, repo: pygit2.Repository, *, login: Login | None = 
 def _fetched(url: str, release: _Release, repo: pygit2.Repository, web: Web, login: Login | None) -> tuple[str, Oid]:
     """The digest of the archive at `url`, and the chart's tree."""
     if url.startswith("oci://"):
-        digest, tree = oci.chart(url, repo, login=login if login is not None and login.is_for(url) else None)
+        digest, tree = oci.chart(
+            url, release.version, repo, login=login if login is not None and login.is_for(url) else None
+        )
         _check(digest, release, url, web.thing)
     else:
         with web.saved(url, headers=headers_of(login), max_bytes=MAX_CHART_BYTES) as (path, digest):
@@ -159,6 +162,21 @@ def _entries(index: bytes, chart: str, thing: str) -> list[_Entry]:
         remedy = "check that its address is that of a Helm repository: the part before /index.yaml"
         raise ProtocolError(thing, "its index.yaml is not one of charts", remedy)
     raise Permanent(thing, "is not in its index", nearest(chart, names, else_="check the name of the chart"))
+
+
+def _unzipped(index: bytes, thing: str) -> bytes:
+    """Some file servers keep it compressed, and send it so whatever was asked for."""
+    if not index.startswith(b"\x1f\x8b"):
+        return index
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        plain = unzip.decompress(index, MAX_INDEX_BYTES)
+    except zlib.error as error:
+        raise ProtocolError(thing, "its index.yaml is compressed, and broken", "publish it again") from error
+    if unzip.unconsumed_tail or not unzip.eof:
+        cause = f"its index.yaml is not whole, or has more than {MAX_INDEX_BYTES} bytes"
+        raise ProtocolError(thing, cause, "publish it again, or split the repository")
+    return plain
 
 
 def _read(index: bytes) -> Any:

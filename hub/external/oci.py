@@ -76,13 +76,14 @@ def fetch(source: OciSource, repo: pygit2.Repository, *, login: Login | None = N
     return Pin(revision=tag or digest, digest=digest, tree=tree)
 
 
-def chart(url: str, repo: pygit2.Repository, *, login: Login | None = None) -> tuple[str, Oid]:
-    """The chart that a Helm index names as `oci://host/repository:tag`: the sha256 of its archive, and its tree.
-    Raises as `fetch`."""
-    address, _, tag = url.rpartition(":")
-    address, digest = (address.rpartition("@")[0], f"sha256:{tag}") if address.endswith("@sha256") else (address, "")
-    registry = _Registry(OciSource(url=address), login)
-    _, manifest = registry.manifest(digest or registry.tag(tag))
+def chart(url: str, version: str, repo: pygit2.Repository, *, login: Login | None = None) -> tuple[str, Oid]:
+    """The chart that a Helm index names as `oci://host/repository`, with `:tag` or `@digest`, or else the tag of its
+    `version`: the sha256 of its archive, and its tree. Raises as `fetch`."""
+    folder, _, last = url.rpartition("/")
+    name, at, digest = last.partition("@")
+    name, _, tag = name.partition(":")
+    registry = _Registry(OciSource(url=f"{folder}/{name}"), login)
+    _, manifest = registry.manifest(digest if at else registry.tag(tag or version))
     layers = [layer for layer in _layers(manifest, registry.web.thing) if layer["mediaType"] == _CHART]
     if not layers:
         raise Permanent(registry.web.thing, "is not a Helm chart", "check its address")
@@ -127,6 +128,8 @@ class _Registry:
 
     def manifest(self, reference: str, *, within: bool = False) -> tuple[str, Mapping[str, Any]]:
         """The digest of what `reference` (a tag or a digest) names, and the manifest of layers that it is, or has."""
+        if _TAG.fullmatch(reference) is None and _DIGEST.fullmatch(reference) is None:
+            raise InvalidInput(self.web.thing, f"{sources.shown(reference)!r} is no digest", "write sha256:…")
         answer = self._get(f"manifests/{reference}", accept=", ".join((*_MANIFESTS, *_INDEXES)), found=False)
         if answer.status == 404:
             what = reference if _DIGEST.fullmatch(reference) else f"tag {reference!r}"

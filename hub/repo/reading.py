@@ -7,9 +7,9 @@ work on a checkout alike. Next: `targets` says what is to be rendered.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hub.model import Finding, Fleet
+from hub.model import Bundle, Finding, Fleet, HelmSource, Variant
 from hub.repo import fleet as fleet_loader
-from hub.repo import references, sources
+from hub.repo import mounts, references, sources
 from proto.errors import InvalidInput
 from proto.ids import BundleName, Oid
 
@@ -29,7 +29,7 @@ def read(tree: sources.Tree) -> tuple[Fleet, Mapping[str, Oid]]:
         try:
             trees[bundle.folder] = tree.tree_id(bundle.folder)
             mentions[name] = _mentions(tree, bundle.folder, trees[bundle.folder])
-            if bundle.external is not None:  # what it will bring nobody knows yet
+            if _brings_variables(bundle):
                 mentions[name] |= {references.EVERY}
         except InvalidInput as error:
             failed[name] = Finding(where=error.thing, message=error.cause, remedy=error.remedy, about=about)
@@ -39,6 +39,20 @@ def read(tree: sources.Tree) -> tuple[Fleet, Mapping[str, Oid]]:
     fleet = fleet_loader.without(fleet, failed)
     bundles = {name: replace(bundle, mentions=mentions[name]) for name, bundle in fleet.bundles.items()}
     return replace(fleet, bundles=bundles), trees
+
+
+def _brings_variables(bundle: Bundle) -> bool:
+    """Whether a source from outside may mention variables: nobody knows yet what is in it. Of a chart only files that
+    the bundle names could: what a template says is its own."""
+    if bundle.external is None:
+        return False
+    parts: tuple[Bundle | Variant, ...] = (bundle, *bundle.variants)
+    options = [part.helm for part in parts if part.helm is not None]
+    if not (options or isinstance(bundle.external, HelmSource)) or any(part.kustomize is not None for part in parts):
+        return True
+    named = [path for helm in options for path in helm.values_files]
+    named += [patch.path for part in parts for patch in part.patches]
+    return any(path.split("/")[0] == mounts.PLACE for path in named)
 
 
 def _mentions(tree: sources.Tree, folder: str, oid: Oid) -> frozenset[str]:

@@ -179,7 +179,7 @@ class FolderTree:
         """As `git write-tree` gives it after `git add --all --force`. Raises InvalidInput for what Git cannot hold."""
         root: dict[str, object] = {}
         for entry in _listed(self._entries(self._folder(folder)), folder):
-            if entry.mode in (_SPECIAL, _TOO_DEEP) or ".git" in entry.path.split("/"):
+            if entry.mode in (_SPECIAL, _TOO_DEEP, _SUBMODULE) or ".git" in entry.path.split("/"):
                 raise _refusal(entry, _below(folder, entry.path))
             *parents, name = entry.path.split("/")
             node = root
@@ -210,7 +210,9 @@ class FolderTree:
                 continue
             info = item.stat(follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
-                if path.count("/") < MAX_DEPTH:
+                if (place / ".git").exists():  # Git commits no file of it
+                    yield _Entry(path=path, mode=_SUBMODULE)
+                elif path.count("/") < MAX_DEPTH:
                     yield from self._entries(place, at=f"{path}/")
                 else:
                     yield _Entry(path=path, mode=_TOO_DEEP)
@@ -283,7 +285,8 @@ def _refusal(entry: _Entry, path: str) -> InvalidInput:
     """What to say of an entry that no bundle may hold, and that cannot be a fleet file."""
     path = shown(path)
     if entry.mode == _SUBMODULE:
-        return InvalidInput(path, "is a Git submodule", "copy its files into its place")
+        remedy = "copy its files, without .git, into its place"
+        return InvalidInput(path, "is a Git submodule, or a repository of its own", remedy)
     if entry.mode == _SPECIAL:
         return InvalidInput(path, "is neither a file nor a folder", "remove it")
     if entry.mode == _TOO_DEEP:

@@ -33,8 +33,9 @@ class Export:
         yield from packs.stream((store.entry(oid) for oid in self.oids), count=len(self.oids))
 
 
-def export(store: GitStore, cluster: str, *, tip: Oid, since: str = "") -> Export:
-    """The slice of `cluster` at `tip`; `since` names a slice that the other side has: its number or commit.
+def export(store: GitStore, cluster: str, *, tip: Oid, since: str = "", history: bool = False) -> Export:
+    """The slice of `cluster` at `tip`; `since` names a slice that the other side has: its number or commit. With
+    `history`, and without `since`, what checkpoints cut off comes along as far as it is kept.
 
     Raises InvalidInput when there is no such slice, or nothing after it.
     """
@@ -43,11 +44,12 @@ def export(store: GitStore, cluster: str, *, tip: Oid, since: str = "") -> Expor
     if base == tip:
         raise InvalidInput(f"slice of cluster {cluster}", f"has nothing after #{seq}, which is its newest")
     bases = () if base is None else (base,)
+    everything = history and base is None
     return Export(
         seq=seq,
         since_seq=0 if base is None else store.manifest(base).seq,
         head=git_bundle.write_header(ref=slice_ref(cluster), commit=tip, prerequisites=bases),
-        oids=tuple(store.missing((tip,), bases)),
+        oids=tuple(store.objects_of(store.whole_history(tip), ()) if everything else store.missing((tip,), bases)),
     )
 
 

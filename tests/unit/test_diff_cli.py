@@ -389,3 +389,28 @@ def test_another_schema_of_a_definition_changes_nobody_elses_objects(fleet: Path
     refused = diff(fleet)
     assert refused.exit_code == 2
     assert "bundles/shop/room.yaml:4: error: Room/shop/blue: spec.size is a number, not text" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("revision", "message"),
+    [
+        pytest.param("HEAD~7", "revision 'HEAD~7' is not in the repository (no commit goes so far back)", id="too far"),
+        pytest.param("mian", "revision 'mian' is not in the repository (did you mean main?)", id="a mistyped branch"),
+        pytest.param("v1.0", "revision 'v1.0' is not in the repository (there is main)", id="nothing like it"),
+    ],
+)
+def test_a_revision_that_is_not_there_is_told_with_what_is(fleet: Path, revision: str, message: str) -> None:
+    repo = pygit2.Repository(str(fleet))
+    repo.references.create("refs/heads/main", repo.head.target, force=True)
+    repo.set_head("refs/heads/main")
+    for name in [name for name in repo.branches.local if name != "main"]:
+        repo.branches.delete(name)
+    result = diff(fleet, revision)
+    assert (result.exit_code, result.stderr) == (2, f"Error: {message}\n")
+
+
+def test_a_repository_without_commits_says_so(tmp_path: Path) -> None:
+    pygit2.init_repository(str(tmp_path))
+    write(tmp_path, FLEET)
+    result = diff(tmp_path)
+    assert (result.exit_code, "the repository has no commit yet" in result.stderr) == (2, True)

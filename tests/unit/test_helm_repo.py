@@ -1,5 +1,6 @@
 """Charts of a Helm repository: packed and indexed by Helm, served by a web server that may be anything."""
 
+import gzip
 import hashlib
 import json
 import re
@@ -105,6 +106,24 @@ def test_an_index_in_json_is_read_too(site: Site, repo: pygit2.Repository) -> No
     entries = {"web": [{"version": "1.0.0", "urls": ["web-1.0.0.tgz"], "digest": digest}]}
     site.routes["/charts/index.yaml"] = json.dumps({"apiVersion": "v1", "entries": entries}).encode()
     assert helm_repo.fetch(source(site), repo).revision == "1.0.0"
+
+
+def test_an_index_that_is_kept_compressed_is_read_too(
+    site: Site, repo: pygit2.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = site.routes["/charts/index.yaml"]
+    assert isinstance(index, bytes)
+    packed = gzip.compress(index)
+    site.routes["/charts/index.yaml"] = Says(body=packed, headers={"Content-Encoding": "gzip"})
+    assert helm_repo.fetch(source(site), repo).revision == "1.1.0"
+    for broken in (packed[:-9], packed[:20] + b"x" * 50):
+        site.routes["/charts/index.yaml"] = broken
+        with pytest.raises(ProtocolError, match=r"its index.yaml is (not whole|compressed, and broken)"):
+            helm_repo.fetch(source(site), repo)
+    monkeypatch.setattr(helm_repo, "MAX_INDEX_BYTES", 1 << 20)
+    site.routes["/charts/index.yaml"] = gzip.compress(bytes(1 << 21))
+    with pytest.raises(ProtocolError, match="has more than 1048576 bytes"):
+        helm_repo.fetch(source(site), repo)
 
 
 INDENTED = """

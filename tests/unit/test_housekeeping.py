@@ -10,6 +10,7 @@ import pytest
 from hub import worker
 from hub.desired import Desired
 from hub.housekeeping import Housekeeping
+from hub.model import Notes
 from hub.slices.compose import HISTORY_S
 from proto.errors import Permanent
 from proto.ids import Oid
@@ -42,8 +43,11 @@ async def test_what_runs_is_last_good_or_is_wanted_stays_and_what_never_ran_goes
     await hub.turn(hub.desired("b", {SHOP: two}))
     await hub.turn(hub.says(CANARY))  # the canary runs `two`, eu-1 still `one`
     await rendered(keeper, hub.desired("c", {SHOP: three}))
+    keys = {oid: f"key of {number}" for number, oid in enumerate((one, two, three, never))}
+    hub.journal.remember_renders([(key, "shop", oid, "a" * 40, Notes()) for oid, key in keys.items()])
     assert await keeper.collect(least=0.0)
     assert [hub.store.has(oid) for oid in (one, two, three, never)] == [True, True, True, False]
+    assert hub.journal.renders(keys.values()).keys() == {keys[one], keys[two], keys[three]}
     await hub.turn(hub.says(CANARY), hub.says(EU))
     assert hub.loop.problem == ""
     commits = [row.commit for row in hub.loop.slices.values()]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hub import journal as module
-from hub.journal import Decision, DirectiveKind, DirectiveRow, EventRow, HoldRow, Journal, MoveRow, RolloutRow
+from hub.journal import Decision, DirectiveKind, DirectiveRow, EventRow, HoldRow, Journal, MoveRow, RolloutRow, schema
 from hub.model import Notes
 from proto.errors import Permanent, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
@@ -168,7 +167,7 @@ def test_a_directive_of_a_turn_that_is_refused_is_not_stored(journal: Journal) -
 def test_a_journal_of_the_first_schema_is_brought_up_to_date_and_keeps_what_it_had(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as db:
-        db.executescript(module._SCHEMAS[0])
+        db.executescript(schema.SCHEMAS[0])
         db.execute("INSERT INTO meta VALUES('tip', 'abc')")
         db.execute("PRAGMA user_version=1")
         db.commit()
@@ -176,7 +175,7 @@ def test_a_journal_of_the_first_schema_is_brought_up_to_date_and_keeps_what_it_h
     assert (opened.meta("tip"), opened.directives()) == ("abc", {})
     opened.close()
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (module.SCHEMA,)
+        assert db.execute("PRAGMA user_version").fetchone() == (schema.SCHEMA,)
 
 
 def test_one_event_is_found_by_its_id(journal: Journal) -> None:
@@ -235,7 +234,7 @@ def test_a_render_that_is_made_anew_takes_its_new_notes(journal: Journal) -> Non
 
 def test_renders_of_a_hub_that_kept_no_notes_are_known_and_say_nothing(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "old.db")) as old:
-        for statement in "".join(module._SCHEMAS[:2]).split(";\n"):
+        for statement in "".join(schema.SCHEMAS[:2]).split(";\n"):
             old.execute(statement)
         old.execute("INSERT INTO renders VALUES('k', 'shop', ?, 'r')", ("a" * 40,))
         old.execute("PRAGMA user_version=2")

@@ -440,11 +440,11 @@ def test_what_is_no_address_of_an_artifact_is_refused(repo: pygit2.Repository, u
         oci.fetch(OciSource(url=url, tag="v1"), repo)
 
 
-@pytest.mark.parametrize("by", ["tag", "digest"])
+@pytest.mark.parametrize("by", ["tag", "digest", "version"])
 def test_a_chart_of_a_helm_index_may_lie_in_a_registry(registry: Registry, repo: pygit2.Repository, by: str) -> None:
     chart = tar({"web/Chart.yaml": "name: web\n"})
     digest = registry.push("1.0.0_b", (CHART, chart, None))
-    url = f"{registry.address}{':1.0.0+b' if by == 'tag' else f'@{digest}'}"
+    url = registry.address + {"tag": ":1.0.0+b", "digest": f"@{digest}", "version": ""}[by]
     entry = {"version": "1.0.0+b", "urls": [url], "digest": sha256(chart).removeprefix("sha256:")}
     registry.routes["/index.yaml"] = json.dumps({"entries": {"web": [entry]}}).encode()
     pin = helm_repo.fetch(HelmSource(repository=registry.url, chart="web", version="1.x"), repo)

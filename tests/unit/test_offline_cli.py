@@ -147,7 +147,7 @@ def test_an_inner_git_repository_is_named_and_the_rest_is_checked(fleet: Path) -
     written(fleet, {"bundles/shop/lib/.git/config": "[core]"})
     result = run("check", "--fleet", fleet)
     assert result.exit_code == 1
-    assert "bundles/shop/lib/.git/config: error: is part of a Git repository" in result.stdout
+    assert "bundles/shop/lib: error: is a Git submodule, or a repository of its own" in result.stdout
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_checked(fleet: Path) -> None:

@@ -45,9 +45,28 @@ def test_every_file_of_the_folder_counts_and_none_of_others(tmp_path: Path) -> N
     assert [bundle.mentions for bundle in fleet.bundles.values()] == [{"size", "changed"}]
 
 
-def test_of_a_source_from_outside_nobody_knows_what_it_mentions(tmp_path: Path) -> None:
-    text = BUNDLE.replace("helm:", "source: {git: {url: https://example.org/x, branch: main}}, helm:")
+GIT = "source: {git: {url: https://example.org/x, branch: main}}"
+CHART = "source: {helm: {repository: https://example.org/charts, chart: x, version: 1.2.3}}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "every"),
+    [
+        pytest.param(GIT, True, id="a folder: nobody knows what it mentions"),
+        pytest.param(f"{GIT}, helm: {{values: {{a: 1}}}}", False, id="a folder that is a chart"),
+        pytest.param(CHART, False, id="a chart, whose templates have their own"),
+        pytest.param(f"{CHART}, helm: {{valuesFiles: [mine.yaml]}}", False, id="with values of the bundle"),
+        pytest.param(f"{CHART}, helm: {{valuesFiles: [external/values.yaml]}}", True, id="with values of the chart"),
+        pytest.param(f"{CHART}, kustomize: {{path: overlay}}", True, id="with an overlay, which may take more of it"),
+        pytest.param(f"{CHART}, variants: [{{when: {{}}, kustomize: {{path: overlay}}}}]", True, id="of a variant"),
+        pytest.param(f"{CHART}, patches: [{{path: external/p.yaml, target: {{kind: X}}}}]", True, id="with its patch"),
+    ],
+)
+def test_a_source_from_outside_mentions_everything_unless_it_is_a_chart(tmp_path: Path, spec: str, every: bool) -> None:
     (tmp_path / "bundles/shop").mkdir(parents=True)
+    spec = f"{{targets: {{}}, variables: {{a: '${{size}}'}}, {spec}}}"
+    text = f"{HEAD}kind: Bundle\nmetadata: {{name: shop}}\nspec: {spec}\n"
     (tmp_path / "bundles/shop/bundle.yaml").write_text(text)
     fleet, _ = reading.read(sources.FolderTree(tmp_path))
-    assert [bundle.mentions for bundle in fleet.bundles.values()] == [{"size", references.EVERY}]
+    assert fleet.findings == ()
+    assert [bundle.mentions for bundle in fleet.bundles.values()] == [{"size", references.EVERY} if every else {"size"}]

@@ -1,14 +1,22 @@
 """`flotilla slice`: the slices of a cluster, read from a slice repository as the hub writes it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pygit2
 import pytest
+from aiohttp import web
+from anyio import to_thread
 from click.testing import Result
 
+from hub.api import http
+from hub.api.bundles import Bundles
+from hub.loop import Loop
 from hub.slices import trees
 from hub.slices.compose import HISTORY_S, Composed, compose
 from hub.slices.gitstore import GitStore
@@ -203,3 +211,115 @@ def test_a_folder_that_is_no_repository_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["log", "show", "diff", "checkout"])
 def test_help_shows_examples(command: str) -> None:
     assert f"Examples:\n    flotilla slice {command}" in run("slice", command, "--help").output
+
+
+# --- from a hub ---------------------------------------------------------------------------------------------------
+
+
+class Hub:
+    """What `flotilla slice` asks of one: bundles of the slices of a repository; gives their addresses as options."""
+
+    def __init__(self, repo: Path, folder: Path) -> None:
+        self.store = GitStore.open(repo)
+        self.token = folder / "token"
+        self.token.write_text("t0ken")
+        self.address = ""
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        tips = {name: self.store.ref(name) for name in ("eu-1", "us-1")}
+        rows = {ClusterName(name): SimpleNamespace(commit=tip) for name, tip in tips.items()}
+        application = web.Application(middlewares=[http.errors])
+        loop = cast(Loop, SimpleNamespace(slices=rows))
+        application.add_routes(Bundles(loop, store=self.store, gate=http.Gate("t0ken")).routes())
+        runner = web.AppRunner(application)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            self.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def __call__(self, *args: str) -> Result:
+        options = ("--hub", self.address, "--token-file", str(self.token))
+        return await to_thread.run_sync(partial(run, "slice", *args, *options))
+
+
+@pytest.fixture
+def hub(repo: Path, tmp_path: Path) -> Hub:
+    return Hub(repo, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        pytest.param(("log", "eu-1"), id="log"),
+        pytest.param(("log", "eu-1", "-o", "json"), id="log across checkpoints"),
+        pytest.param(("show", "eu-1"), id="show"),
+        pytest.param(("show", "eu-1", "1", "-o", "yaml"), id="show beyond a checkpoint"),
+        pytest.param(("diff", "eu-1"), id="diff"),
+        pytest.param(("diff", "eu-1", "1..3", "--format", "json"), id="diff across a checkpoint"),
+        pytest.param(("diff", "eu-1", "1..1"), id="no difference"),
+    ],
+)
+async def test_a_hub_shows_the_very_same_as_its_repository(hub: Hub, repo: Path, args: tuple[str, ...]) -> None:
+    async with hub.serving():
+        found = await hub(*args)
+    expected = slice_(repo, *args)
+    assert (found.exit_code, found.stdout) == (expected.exit_code, expected.stdout)
+    assert "aHVudGVy" not in found.output, "no value of a Secret"
+
+
+async def test_checkout_from_a_hub_writes_the_exact_files(hub: Hub, repo: Path, tmp_path: Path) -> None:
+    async with hub.serving():
+        assert (await hub("checkout", "eu-1", "2", "--to", str(tmp_path / "online"))).exit_code == 0
+    assert slice_(repo, "checkout", "eu-1", "2", "--to", str(tmp_path / "offline")).exit_code == 0
+    files = [path.relative_to(tmp_path / "offline") for path in (tmp_path / "offline").rglob("*.json")]
+    assert len(files) == 4
+    for path in files:
+        assert (tmp_path / "online" / path).read_bytes() == (tmp_path / "offline" / path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("args", "token", "says"),
+    [
+        pytest.param(("log", "eu-1"), "wrong", "needs the administrator's token", id="another token"),
+        pytest.param(("log", "eu-1"), "", "needs the administrator's token", id="no token"),
+        pytest.param(("diff", "eu-2"), "t0ken", "has no slice", id="no such cluster"),
+        pytest.param(("show", "../us-1"), "t0ken", "has no slice", id="no name"),
+        pytest.param(("show", "eu-1", "9"), "t0ken", "has no slice '9'", id="no such slice"),
+    ],
+)
+async def test_what_a_hub_does_not_show_is_told_and_is_no_difference(
+    hub: Hub, args: tuple[str, ...], token: str, says: str
+) -> None:
+    hub.token.write_text(token)
+    async with hub.serving():
+        found = await hub(*args)
+    assert (found.exit_code, says in found.stderr) == (2, True), found.output
+
+
+async def test_another_clusters_commits_are_not_even_sent(hub: Hub) -> None:
+    other = hub.store.ref("us-1") or ""
+    async with hub.serving():
+        assert (await hub("show", "eu-1", other)).exit_code == 2
+        assert (await hub("show", "us-1", other)).exit_code == 0
+
+
+async def test_a_hub_that_is_away_or_answers_nonsense_is_told(hub: Hub) -> None:
+    hub.address = "http://127.0.0.1:9"
+    assert "no hub answers at http://127.0.0.1:9" in (await hub("log", "eu-1")).stderr
+    application = web.Application()
+    application.router.add_post("/{path:.*}", _nonsense)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    hub.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    found = await hub("log", "eu-1")
+    await runner.cleanup()
+    assert (found.exit_code, "is no slice of eu-1" in found.stderr) == (2, True), found.output
+
+
+async def _nonsense(request: web.Request) -> web.Response:
+    return web.Response(text="<html>")

@@ -259,7 +259,7 @@ def leaving_link(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        pytest.param(inner_repository, "Git repository inside", id="an inner repository"),
+        pytest.param(inner_repository, "a Git submodule, or a repository of its own", id="an inner repository"),
         pytest.param(pipe, "neither a file nor a folder", id="a pipe"),
         pytest.param(bytes_name, r"a\\xff.yaml: is not a valid name", id="a name that is not UTF-8"),
         pytest.param(leaving_link, "is not a file of the bundle", id="a link that leaves the bundle"),

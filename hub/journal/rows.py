@@ -1,0 +1,143 @@
+"""What the journal's tables hold, as values; a `Decision` is everything that one turn of the loop decided."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from hub.model import Pin
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.slices import SliceManifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceRow:
+    """Where one cluster's slice is. `time_s` is the committer time of `commit`."""
+
+    cluster: ClusterName
+    seq: int
+    commit: Oid
+    time_s: int
+    manifest: SliceManifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveRow:
+    """One slice commit: `causes` are (bundle, subtree, rollout, wave) of what it changed."""
+
+    cluster: ClusterName
+    seq: int
+    old: Oid | None
+    new: Oid
+    time_s: int
+    manifest: SliceManifest
+    causes: tuple[tuple[str, str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRow:
+    """A rollout's state as bytes of `rollouts_json`; `alive` while `decide` may still change it."""
+
+    number: int
+    id: RolloutId
+    phase: str
+    alive: bool
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """Something that happened. `dedup`, when not "", keeps an event told twice from being stored twice."""
+
+    time_s: float
+    kind: str
+    text: str
+    cluster: str = ""
+    bundle: str = ""
+    rollout: str = ""
+    data: Mapping[str, object] = field(default_factory=dict)
+    dedup: str = ""
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldRow:
+    """A bundle on hold; `refused` are the subtrees per cluster that failed and must not be tried again."""
+
+    bundle: BundleName
+    rollout: RolloutId
+    reason: str
+    time_s: float
+    refused: Mapping[ClusterName, Oid]
+
+
+class DirectiveKind(StrEnum):
+    """What a person may ask beside Git, of an agent or of all rollouts (`directives`)."""
+
+    SUSPEND = "suspend"
+    PAUSE = "pause"
+    SYNC = "sync"
+    CORDON = "cordon"
+
+
+DirectiveKey = tuple[DirectiveKind, ClusterName, str]
+"""Kind, cluster, bundle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectiveRow:
+    """One directive; `directives` says what `bundle` and `value` are for each kind. `why` is who asked, and for what
+    reason."""
+
+    kind: DirectiveKind
+    cluster: ClusterName
+    bundle: str
+    why: str
+    time_s: float
+    value: float
+
+    @property
+    def key(self) -> DirectiveKey:
+        return self.kind, self.cluster, self.bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinRow:
+    """What a bundle's source from outside was resolved to, while its own files were the tree `folder`; `source` is the
+    source as text."""
+
+    bundle: BundleName
+    folder: Oid
+    source: str
+    pin: Pin
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRecord:
+    """What the hub keeps of a join token; `used_by` is the public key that used it."""
+
+    cluster: str
+    mac_key: bytes
+    expires_at: float
+    used_at: float | None = None
+    used_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Everything that one turn of the loop decided; stored whole or not at all."""
+
+    rollouts: Sequence[RolloutRow] = ()
+    moves: Sequence[MoveRow] = ()
+    good: Sequence[tuple[ClusterName, BundleName, Oid]] = ()
+    completed: Sequence[tuple[BundleName, ClusterName, Oid]] = ()
+    holds: Sequence[HoldRow] = ()
+    released: Sequence[BundleName] = ()
+    events: Sequence[EventRow] = ()
+    meta: Mapping[str, str] = field(default_factory=dict)
+    directives: Mapping[DirectiveKey, DirectiveRow | None] = field(default_factory=dict)
+    """What changed; None is taken back."""
+
+    def __bool__(self) -> bool:
+        rows = (self.rollouts, self.moves, self.good, self.completed, self.holds, self.released, self.events, self.meta)
+        return any((*rows, self.directives))

@@ -1,0 +1,65 @@
+"""The tables of the journal, version by version. Next: `database` brings a file up to the newest."""
+
+_TABLES = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE slices(
+    cluster TEXT PRIMARY KEY, seq INTEGER NOT NULL, commit_id TEXT NOT NULL, time_s INTEGER NOT NULL,
+    manifest BLOB NOT NULL
+) STRICT;
+CREATE TABLE moves(
+    cluster TEXT NOT NULL, seq INTEGER NOT NULL, old_commit TEXT NOT NULL, new_commit TEXT NOT NULL,
+    time_s INTEGER NOT NULL, causes BLOB NOT NULL, PRIMARY KEY(cluster, seq)
+) STRICT;
+CREATE INDEX moves_by_commit ON moves(new_commit);
+CREATE TABLE rollouts(
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, phase TEXT NOT NULL, alive INTEGER NOT NULL,
+    state BLOB NOT NULL
+) STRICT;
+CREATE INDEX rollouts_alive ON rollouts(alive) WHERE alive = 1;
+CREATE TABLE last_good(
+    cluster TEXT NOT NULL, bundle TEXT NOT NULL, subtree TEXT NOT NULL, PRIMARY KEY(cluster, bundle)
+) STRICT;
+CREATE TABLE completed(
+    bundle TEXT NOT NULL, cluster TEXT NOT NULL, subtree TEXT NOT NULL, PRIMARY KEY(bundle, cluster)
+) STRICT;
+CREATE TABLE holds(
+    bundle TEXT PRIMARY KEY, rollout TEXT NOT NULL, reason TEXT NOT NULL, time_s REAL NOT NULL, refused BLOB NOT NULL
+) STRICT;
+CREATE TABLE renders(
+    key TEXT PRIMARY KEY, bundle TEXT NOT NULL, subtree TEXT NOT NULL, revision TEXT NOT NULL
+) STRICT;
+CREATE INDEX renders_by_subtree ON renders(subtree);
+CREATE TABLE join_tokens(
+    id TEXT PRIMARY KEY, cluster TEXT NOT NULL, mac_key BLOB NOT NULL, expires_s REAL NOT NULL, used_s REAL,
+    used_by TEXT
+) STRICT;
+CREATE TABLE agents(cluster TEXT PRIMARY KEY, public_key TEXT NOT NULL, enrolled_s REAL NOT NULL) STRICT;
+CREATE TABLE events(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, time_s REAL NOT NULL, kind TEXT NOT NULL, cluster TEXT NOT NULL,
+    bundle TEXT NOT NULL, rollout TEXT NOT NULL, text TEXT NOT NULL, data BLOB NOT NULL, dedup TEXT UNIQUE
+) STRICT;
+"""
+_DIRECTIVES = """
+CREATE TABLE directives(
+    kind TEXT NOT NULL, cluster TEXT NOT NULL, bundle TEXT NOT NULL, why TEXT NOT NULL, time_s REAL NOT NULL,
+    value REAL NOT NULL, PRIMARY KEY(kind, cluster, bundle)
+) STRICT;
+"""
+_NOTES = """
+CREATE TABLE notes(id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT;
+ALTER TABLE renders ADD COLUMN notes INTEGER;
+CREATE INDEX renders_by_notes ON renders(notes) WHERE notes IS NOT NULL;
+CREATE TRIGGER notes_go_with_their_renders AFTER DELETE ON renders
+WHEN old.notes IS NOT NULL AND NOT EXISTS (SELECT 1 FROM renders WHERE notes = old.notes)
+BEGIN DELETE FROM notes WHERE id = old.notes; END;
+"""
+"""Many clusters' renders say the same, so each text is there once."""
+_PINS = """
+CREATE TABLE pins(
+    bundle TEXT PRIMARY KEY, folder TEXT NOT NULL, source TEXT NOT NULL, revision TEXT NOT NULL, digest TEXT NOT NULL,
+    tree TEXT NOT NULL, time_s REAL NOT NULL
+) STRICT;
+"""
+SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS)
+"""What each schema version adds to the one before; a released one never changes."""
+SCHEMA = len(SCHEMAS)
