@@ -47,7 +47,7 @@ def _verb(verb: str, help_: str, *, at_gate: bool = False) -> click.Command:
             body["gate"] = gate
         made = HubApi(hub, token_file).post(f"rollouts/{urllib.parse.quote(rollout)}/{verb}", body)
         if not print_json(made, output):
-            waits = f": {made['reason']}" if made.get("reason") else ""
+            waits = f": {made['reason']}" if made["phase"] == "running" and made.get("reason") else ""
             click.echo(f"{made['id']} is {made['phase']}{waits}")
 
     if at_gate:
@@ -137,11 +137,11 @@ commands: tuple[click.Command, ...] = (
     _verb("abort", "End a rollout where it is, without a rollback."),
     _verb("rollback", "Bring every cluster of a rollout back to what it ran before."),
     _verb("approve", "Agree that a rollout passes the gate at which it waits.", at_gate=True),
-    _verb("reject", "Fail the gate at which a rollout waits: it does what it does on failures.", at_gate=True),
-    _verb("promote", "End the soaks and open the gates at which a rollout waits now."),
-    _verb("skip-wave", "Let a rollout go on without those of the open wave that are not proven."),
-    _verb("retry", "Give a rollout's failed clusters their deadline anew, and ask its failed gates again."),
-    _verb("emergency", "Send a rollout straight to all clusters: no wave, gate, window, freeze or soak."),
+    _verb("reject", "Fail the gate at which a rollout waits, by saying no.", at_gate=True),
+    _verb("promote", "End the soaks and open the gates that a rollout waits for."),
+    _verb("skip-wave", "Go on without those of the open wave that are not proven."),
+    _verb("retry", "Give failed clusters and gates of a rollout another try."),
+    _verb("emergency", "Send a rollout to all clusters at once, past every limit."),
     skip,
     release,
 )
