@@ -108,8 +108,8 @@ def read(text: bytes, *, where: str, strict: bool = True, lines: bool = True) ->
 
 
 def _flattened(manifest: Manifest, *, depth: int = 0) -> Iterator[Manifest]:
-    """A `List`, or any kind's list such as `ConfigMapList`, stands for its items; those of the second need not say their
-    kind, as with kubectl. Lists of lists end at some depth."""
+    """A `List`, or any kind's list such as `ConfigMapList`, stands for its items; those of the second need not say
+    their kind, as with kubectl. Lists of lists end at some depth."""
     value = manifest.value
     kind, items = value.get("kind"), value.get("items", "")
     if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list | None) and depth < 8:
