@@ -81,7 +81,12 @@ class SliceStore:
     def create(self) -> pygit2.Repository:
         """An empty repository beside the one in use: to be given to `use`, or to `discard`."""
         numbers = [int(path.stem) for path in self._folder.iterdir() if path.suffix == ".git" and path.stem.isdigit()]
-        return pygit2.init_repository(str(self._folder / f"{max(numbers, default=0) + 1}.git"), bare=True)
+        path = self._folder / f"{max(numbers, default=0) + 1}.git"
+        try:
+            return pygit2.init_repository(str(path), bare=True)
+        except pygit2.GitError:
+            _remove(path)  # on a full disk each try would leave one behind
+            raise
 
     def use(self, repo: pygit2.Repository) -> None:
         """Make `repo` the one that counts, in one step, and remove the one before."""

@@ -1,8 +1,8 @@
 """`flotilla bundle export` and `import`: a cluster's slice as a file, for a cluster that no network leads to.
 
-`export` asks a running hub, or reads its slice repository with `--repo`, and writes a `git bundle`; `import` checks
-that on the other side and puts it whole where an agent looks. The file holds the values of Secrets, and so is readable
-by its owner only, unless a person says otherwise.
+`export` asks a running hub, or reads a slice repository with `--repo`, and writes a `git bundle`; with `--fleet` too
+`composing` moves the slice there first. `import` checks the file on the other side and puts it whole where an agent
+looks. The file holds the values of Secrets, and so is readable by its owner only, unless a person says otherwise.
 """
 
 import os
@@ -15,9 +15,10 @@ from pathlib import Path
 import click
 import pygit2
 
-from hub.cli import asking, telling
+from hub.cli import asking, composing, outside, telling
 from hub.cli.directing import bundle
 from hub.slices import bundle as slice_bundle
+from hub.slices import signing
 from hub.slices.gitstore import GitStore
 from proto import git_bundle, keyfile, packs
 from proto.errors import FlotillaError
@@ -31,7 +32,8 @@ SUFFIX = ".bundle"
 Examples:
   flotilla bundle export eu-1 -o eu-1.bundle                   # all that eu-1 has to know
   flotilla bundle export eu-1 --since 12 -o eu-1.bundle        # what came after its slice 12
-  flotilla bundle export eu-1 -o eu-1.bundle --repo /var/lib/flotilla/slices.git""",
+  flotilla bundle export eu-1 -o eu-1.bundle --repo /var/lib/flotilla/slices.git
+  flotilla bundle export eu-1 -o eu-1.bundle --fleet . --repo ../eu-1.git     # a cluster that no hub hears""",
 )
 @click.argument("cluster")
 @click.option("--since", default="", metavar="SEQ|COMMIT", help="Go on from this slice, which the cluster has.")
@@ -40,9 +42,22 @@ Examples:
 )
 @click.option(
     "--repo",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     help="Read slices.git of the hub's data folder, or a mirror of it, instead of asking a hub.",
 )
+@click.option(
+    "--fleet",
+    "root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="For a cluster that no hub hears: make its next slice from this checkout, and keep it in --repo.",
+)
+@click.option("--revision", default="HEAD", show_default=True, metavar="REV", help="The commit of --fleet.")
+@click.option(
+    "--slice-signing-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Sign the slice made from --fleet with this Ed25519 SSH key.",
+)
+@outside.options
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
@@ -50,9 +65,27 @@ Examples:
     help="File with the administrator's token (or FLOTILLA_TOKEN): the slice has Secrets in it.",
 )
 @click.option("--hub", default=asking.DEFAULT_HUB, envvar="FLOTILLA_HUB", show_default=True, help="The hub's URL.")
-def export(cluster: str, since: str, output: Path, repo: Path | None, token_file: Path | None, hub: str) -> None:
+def export(
+    cluster: str,
+    since: str,
+    output: Path,
+    repo: Path | None,
+    root: Path | None,
+    revision: str,
+    slice_signing_key: Path | None,
+    token_file: Path | None,
+    hub: str,
+) -> None:
     """Write the slice of CLUSTER to a git bundle, to carry it to where there is no network."""
+    if root is not None and repo is None:
+        raise click.UsageError("--fleet needs --repo: a repository that keeps the slices of this cluster")
+    if slice_signing_key is not None and root is None:
+        raise click.UsageError("--slice-signing-key is for --fleet: a hub signs with its own")
     try:
+        if repo is not None and root is not None:
+            sign = signing.load(slice_signing_key).sign if slice_signing_key is not None else bytes
+            if not composing.compose_next(repo, cluster, root=root, revision=revision, sign=sign):
+                click.echo(f"{revision} changes nothing on {cluster}", err=True)
         if repo is None:
             path = f"clusters/{urllib.parse.quote(cluster, safe='')}/bundle"
             data = asking.HubApi(hub, token_file).download(path, {"since": since})

@@ -108,13 +108,17 @@ def read(text: bytes, *, where: str, strict: bool = True, lines: bool = True) ->
 
 
 def _flattened(manifest: Manifest, *, depth: int = 0) -> Iterator[Manifest]:
-    """A `List`, or any kind's list such as `ConfigMapList`, stands for its items; lists of lists end at some depth."""
-    kind, items = manifest.value.get("kind"), manifest.value.get("items")
-    if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list) and depth < 8:
-        for index, item in enumerate(items):
+    """A `List`, or any kind's list such as `ConfigMapList`, stands for its items; those of the second need not say
+    their kind, as with kubectl. Lists of lists end at some depth."""
+    value = manifest.value
+    kind, items = value.get("kind"), value.get("items", "")
+    if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list | None) and depth < 8:
+        for index, item in enumerate(items or ()):
             if not isinstance(item, Mapping):
                 cause = f"item {index} of a {kind} is not a Kubernetes object"
                 raise InvalidInput(manifest.where, cause, "remove it")
+            if not item.get("kind") and kind != "List":
+                item = {**item, "kind": kind.removesuffix("List"), "apiVersion": value.get("apiVersion")}
             inner = replace(manifest, value=item, root=(*manifest.root, "items", index))
             yield from _flattened(inner, depth=depth + 1)
     elif not (kind in _OUR_KINDS and group_of(str(manifest.value.get("apiVersion"))) == _OUR_GROUP):

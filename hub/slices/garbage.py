@@ -30,7 +30,7 @@ def gather(path: Path, roots: Collection[Oid], gathered: Collection[str], since_
     file name, or "" when there is nothing to write or when less than the share `least` of all objects is garbage.
 
     Objects that several packs hold count once for each. Roots that are not there are passed over. Raises Permanent
-    when an object below one is missing or broken.
+    when an object below one is missing or broken, Transient when the disk is full.
     """
     folder = path / "objects" / "pack"
     repo = pygit2.Repository(str(path), pygit2.enums.RepositoryOpenFlag.BARE)
@@ -39,7 +39,8 @@ def gather(path: Path, roots: Collection[Oid], gathered: Collection[str], since_
     stored = sum(1 for pack in packs.packs(folder) for _ in packs.oids(pack))
     if not needed or stored - len(needed) < least * stored:
         return ""
-    return packs.write(folder, ((Oid(oid.hex()), _entry(repo, oid)) for oid in needed), count=len(needed)).name
+    with packs.disk(path):
+        return packs.write(folder, ((Oid(oid.hex()), _entry(repo, oid)) for oid in needed), count=len(needed)).name
 
 
 def _needed(repo: pygit2.Repository, roots: Collection[Oid], have: Collection[bytes], since_s: float) -> set[bytes]:

@@ -28,7 +28,7 @@ from hub.slices import packs, refs, trees
 from hub.slices.lru import Lru
 from hub.slices.trees import KeySets, TreeEntry
 from proto import wire
-from proto.errors import FlotillaError, Permanent, Transient
+from proto.errors import FlotillaError, Permanent
 from proto.ids import ClusterName, Oid, check_name, slice_ref
 from proto.messages import GitObject
 from proto.objects import ObjectKey, git_id
@@ -62,7 +62,7 @@ class GitStore:
     @classmethod
     def create(cls, path: Path) -> Self:
         """Open the repository at `path`, made first if it is not there. Safe to repeat after a kill."""
-        with _disk(path):
+        with packs.disk(path):
             repo = pygit2.init_repository(str(path), bare=True)
             repo.config["gc.auto"] = 0  # git's own clean-up would drop subtrees that no commit names yet
         return cls.open(path)
@@ -90,7 +90,7 @@ class GitStore:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """One writer among all threads and processes. The kernel releases the lock of a killed process."""
-        with self._writing, _disk(self.path), (self.path / "flotilla.lock").open("w") as lock:
+        with self._writing, packs.disk(self.path), (self.path / "flotilla.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -383,16 +383,3 @@ class GitStore:
 
 def _unreadable(oid: Oid) -> Permanent:
     return Permanent(f"Git object {oid}", "is missing or broken in the slice repository", "run 'git fsck' there")
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Maps what the disk says: full or failing may pass, so it is Transient."""
-    try:
-        yield
-    except FlotillaError:
-        raise
-    except (OSError, pygit2.GitError) as error:
-        raise Transient(
-            f"slice repository {path}", f"cannot be written: {error}", "see that its disk has room"
-        ) from error

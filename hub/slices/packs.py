@@ -11,9 +11,12 @@ time (`gitstore` holds the lock). Next module: `gitstore`.
 
 import struct
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from proto.errors import Permanent
+import pygit2
+
+from proto.errors import FlotillaError, Permanent, Transient
 from proto.ids import Oid
 from proto.packfile import UNFINISHED
 from proto.packfile import Unfinished as Unfinished
@@ -98,3 +101,16 @@ def sweep(folder: Path) -> None:
         if not pack.with_suffix(".idx").exists():
             pack.unlink(missing_ok=True)
     sync_folder(folder)
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Maps what the disk of the repository at `path` says: full or failing may pass, so it is Transient."""
+    try:
+        yield
+    except FlotillaError:
+        raise
+    except (OSError, pygit2.GitError) as error:
+        raise Transient(
+            f"slice repository {path}", f"cannot be written: {error}", "see that its disk has room"
+        ) from error

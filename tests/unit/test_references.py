@@ -29,6 +29,11 @@ def test_what_a_text_mentions(text: str, expected: set[str] | None) -> None:
     assert references.mentioned([text.encode("latin-1")]) == wanted
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_text_in_another_encoding_that_kubectl_reads_mentions_the_same(encoding: str) -> None:
+    assert references.mentioned(["a: ${domain}".encode(encoding)]) == {"domain"}
+
+
 def test_every_file_of_the_folder_counts_and_none_of_others(tmp_path: Path) -> None:
     for path, text in {
         "bundles/shop/bundle.yaml": BUNDLE,

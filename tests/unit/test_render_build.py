@@ -86,6 +86,35 @@ def test_a_folder_is_read_whole_with_every_form_of_manifest(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        pytest.param(
+            "kind: ConfigMapList\nitems: [{metadata: {name: a}}]", ["a"], id="items that do not say their kind"
+        ),
+        pytest.param("kind: List\nitems:", [], id="a list of nothing"),
+        pytest.param(
+            "kind: List\nitems: [{apiVersion: v1, kind: ConfigMapList, items: [{metadata: {name: a}}]},"
+            " {apiVersion: v1, kind: ConfigMap, metadata: {name: b}}]",
+            ["a", "b"],
+            id="a list in a list",
+        ),
+    ],
+)
+def test_lists_are_flattened_as_kubectl_does_it(tmp_path: Path, text: str, names: list[str]) -> None:
+    rendered = render(
+        tmp_path, {"list.yaml": f"apiVersion: v1\n{text}\n", "one.yaml": CONFIG.replace("name: a", "name: z")}
+    )
+    assert [(obj["kind"], obj["metadata"]["name"]) for obj in objects(rendered).values()] == [
+        ("ConfigMap", name) for name in [*names, "z"]
+    ]
+
+
+def test_an_item_of_a_list_of_any_kinds_has_to_say_its_own(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="has no apiVersion or no kind"):
+        render(tmp_path, {"list.yaml": "apiVersion: v1\nkind: List\nitems: [{metadata: {name: a}}]\n"})
+
+
+@pytest.mark.parametrize(
     ("manifest", "path"),
     [
         pytest.param(
