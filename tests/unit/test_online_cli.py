@@ -176,9 +176,10 @@ async def test_output_json_is_what_the_api_said(run: Run, arguments: list[str], 
 
 
 async def test_the_verbs_change_a_rollout_and_say_what_it_is_now(run: Run, hub: Hub) -> None:
-    for verb, phase in (("pause", "paused"), ("resume", "running"), ("abort", "aborted")):
+    waits = "running: wave rest waits for eu-1 (moving)"
+    for verb, told in (("pause", "paused"), ("resume", waits), ("abort", "aborted")):
         result = await run(verb, "shop-1", "--reason", "ticket 42")
-        assert (result.exit_code, result.stdout) == (0, f"shop-1 is {phase}\n")
+        assert (result.exit_code, result.stdout) == (0, f"shop-1 is {told}\n")
     assert [event.text for event in hub.journal.events(kind="command")] == [
         f"dana: {verb} shop-1: ticket 42" for verb in ("pause", "resume", "abort")
     ]
