@@ -28,11 +28,13 @@ import anyio.to_thread
 
 from hub import worker
 from hub.external import fetch, store
+from hub.external.fetch import Access
 from hub.journal import EventRow, Journal, PinRow
 from hub.model import Bundle, External, Pin
+from hub.render import limits
 from hub.repo import addresses
 from hub.repo.mounts import Mount
-from proto.errors import FlotillaError, Permanent
+from proto.errors import FlotillaError, Permanent, Transient
 from proto.ids import BundleName, Oid
 
 log = logging.getLogger("flotilla.hub")
@@ -40,18 +42,24 @@ log = logging.getLogger("flotilla.hub")
 LOOK_EVERY_S = 5.0
 RETRY_S = 30.0
 MOST_RETRY_S = 1800.0
+PATIENCE_S = 30.0
+"""How long a commit waits for a source; after that its other bundles go on, and the fetch does, without it."""
+FETCHES = 4
+"""At once."""
 ALL = "*"
 """Instead of a bundle's name: every one."""
+_GOES_ON = "it goes on being tried; what runs keeps running"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A bundle with a source from outside; `folder` is the tree id of its own files."""
+    """A bundle with a source from outside; `folder` is the tree id of its own files, `allowed` as in `fetch.Access`."""
 
     bundle: BundleName
     folder: Oid
     source: External
     tenant: str = ""
+    allowed: tuple[str, ...] | None = None
     interval_s: float = 0.0
 
     @property
@@ -97,6 +105,7 @@ class Pins:
         self._looked_s: dict[BundleName, float] = {}
         self._refresh: set[str] = set()
         self._busy = anyio.Lock()
+        self._limiter = anyio.CapacityLimiter(FETCHES)
 
     def refresh(self, bundles: Collection[str]) -> None:
         """Resolve these anew the next time (`ALL`: all)."""
@@ -111,7 +120,13 @@ class Pins:
             rows = await self._stored()
             gone = [name for name in rows if name not in names and name not in kept and not lost]
             self._troubles = {name: trouble for name, trouble in self._troubles.items() if name in names}
-            await self._renew([one for one in wanted if self._due(one)], gone=gone)
+            due = self._due()
+            found = await self._ask_all(due, patience_s=PATIENCE_S)
+            await self._journal_all(found, gone=gone)
+            for one in due:
+                if one not in found:
+                    cause = f"was not fetched within {PATIENCE_S:g} s"
+                    self._failed(one, Transient(f"source {addresses.of(one.source)}", cause, _GOES_ON), None)
             # Here and not in `look`: nobody renders from an older pin at the moment.
             used = {row.pin.tree for row in (await self._stored()).values()}
             await anyio.to_thread.run_sync(store.prune, self._folder, used)
@@ -129,12 +144,12 @@ class Pins:
 
     async def look(self) -> bool:
         """Resolve what is due without a new commit; whether that changed anything that `resolve` says."""
+        if not (due := self._due()):
+            return False
+        found = await self._ask_all(due, patience_s=None)  # for as long as it takes: nobody waits
         async with self._busy:
-            due = [one for one in self._wanted if self._due(one)]
-            if not due:
-                return False
             before = self._told()
-            await self._renew(due)
+            await self._journal_all({one: pin for one, pin in found.items() if one in self._wanted})
             return self._told() != before
 
     async def mount(self, bundle: BundleName, pin: Pin) -> Mount:
@@ -144,7 +159,10 @@ class Pins:
         wanted = next(one for one in self._wanted if one.bundle == bundle)
         if not await anyio.to_thread.run_sync(store.has, self._folder, pin.tree):
             await worker.run(
-                _restore, wanted.source, pin, self._folder, self._secrets, wanted.tenant, what=f"source of {bundle}"
+                _restore,
+                *(wanted.source, pin, self._folder, self._access(wanted)),
+                what=f"source of {bundle}",
+                limiter=self._limiter,
             )
         return store.mount(self._folder, pin.tree)
 
@@ -157,11 +175,14 @@ class Pins:
         row = (self._rows or {}).get(one.bundle)
         return row if row is not None and (row.folder, row.source) == (one.folder, one.text) else None
 
-    def _due(self, one: Wanted) -> bool:
+    def _due(self) -> list[Wanted]:
+        """What is to be resolved now; what was asked for is asked for no more."""
+        refresh, self._refresh = self._refresh, set()
+        return [one for one in self._wanted if refresh & {one.bundle, ALL} or self._is_due(one)]
+
+    def _is_due(self, one: Wanted) -> bool:
         now = self._clock()
         trouble = self._troubles.get(one.bundle)
-        if self._refresh & {one.bundle, ALL}:
-            return True
         if trouble is not None and trouble.wanted == one:
             return now >= trouble.next_s
         row = self._pinned(one)
@@ -169,25 +190,32 @@ class Pins:
             return True
         return bool(one.interval_s) and now >= self._looked_s.get(one.bundle, row.time_s) + one.interval_s
 
-    async def _renew(self, due: Sequence[Wanted], *, gone: Collection[BundleName] = ()) -> None:
-        """Resolve these anew, once for each source, and journal what they are now."""
+    async def _ask_all(self, due: Sequence[Wanted], *, patience_s: float | None) -> dict[Wanted, Pin | FlotillaError]:
+        """What these are now, or why nobody knows, each source asked for once; without what takes longer."""
         asked: dict[tuple[str, str], list[Wanted]] = {}
         for one in due:
-            asked.setdefault((one.text, one.tenant if one.source.credentials else ""), []).append(one)
-        found: dict[BundleName, Pin | FlotillaError] = {}
+            asked.setdefault((one.text, one.tenant), []).append(one)
+        found: dict[Wanted, Pin | FlotillaError] = {}
 
         async def ask(group: list[Wanted]) -> None:
             pin = await self._ask(group[0])
-            found.update((one.bundle, pin) for one in group)
+            found.update((one, pin) for one in group)
 
-        async with anyio.create_task_group() as tasks:
-            for group in asked.values():
-                tasks.start_soon(ask, group, name=f"source of {group[0].bundle}")
+        with anyio.move_on_after(patience_s):
+            async with anyio.create_task_group() as tasks:
+                for group in asked.values():
+                    tasks.start_soon(ask, group, name=f"source of {group[0].bundle}")
+        return found
+
+    async def _journal_all(
+        self, found: Mapping[Wanted, Pin | FlotillaError], *, gone: Collection[BundleName] = ()
+    ) -> None:
+        """Journal what sources are now."""
         now, before = self._clock(), await self._stored()
         rows: list[PinRow] = []
         events: list[EventRow] = []
-        for one in due:
-            pin, row = found[one.bundle], before.get(one.bundle)
+        for one, pin in found.items():
+            row = before.get(one.bundle)
             self._looked_s[one.bundle] = now
             if isinstance(pin, FlotillaError):
                 self._failed(one, pin, now)
@@ -204,25 +232,31 @@ class Pins:
             await anyio.to_thread.run_sync(self._journal.remember_pins, rows, gone, events)
             changed = {row.bundle: row for row in rows}
             self._rows = {name: row for name, row in {**before, **changed}.items() if name not in gone}
-        self._refresh.clear()
 
     async def _ask(self, one: Wanted) -> Pin | FlotillaError:
         """What the source is now, or why nobody knows."""
-        known = next((row.pin for row in (self._rows or {}).values() if row.source == one.text), None)
-        if known is not None and addresses.fixed(one.source):
-            return known
+        row = (await self._stored()).get(one.bundle)
+        known = row.pin if row is not None and row.source == one.text else None
         try:
             return await worker.run(
-                _fetch, one.source, self._folder, self._secrets, one.tenant, known, what=f"source of {one.bundle}"
+                _fetch,
+                *(one.source, self._folder, self._access(one), known),
+                what=f"source of {one.bundle}",
+                limiter=self._limiter,
             )
         except FlotillaError as error:
             return error
 
-    def _failed(self, one: Wanted, error: FlotillaError, now: float) -> None:
+    def _access(self, one: Wanted) -> Access:
+        return Access(secrets=self._secrets, tenant=one.tenant, allowed=one.allowed)
+
+    def _failed(self, one: Wanted, error: FlotillaError, now: float | None) -> None:
+        """`now` None: it is tried again at once."""
         before = self._troubles.get(one.bundle)
         attempts = before.attempts + 1 if before is not None and before.wanted == one else 1
         wait_s = min(RETRY_S * 2 ** min(attempts - 1, 10), MOST_RETRY_S) * random.uniform(0.8, 1.2)
-        self._troubles[one.bundle] = _Trouble(wanted=one, error=error, attempts=attempts, next_s=now + wait_s)
+        next_s = 0.0 if now is None else now + wait_s
+        self._troubles[one.bundle] = _Trouble(wanted=one, error=error, attempts=attempts, next_s=next_s)
 
     def _resolved(self) -> Resolved:
         rows = {one.bundle: self._pinned(one) for one in self._wanted}
@@ -242,14 +276,16 @@ class Pins:
         return now.pins, {**now.failed, **now.late}.keys(), [str(error) for error in now.failed.values()]
 
 
-def _fetch(source: External, folder: Path, secrets: Path | None, tenant: str, known: Pin | None) -> Pin:
+def _fetch(source: External, folder: Path, access: Access, known: Pin | None) -> Pin:
     """In a worker process."""
-    return fetch.fetch(source, folder, secrets=secrets, tenant=tenant, known=known)
+    with limits.bounded():
+        return fetch.fetch(source, folder, access=access, known=known)
 
 
-def _restore(source: External, pin: Pin, folder: Path, secrets: Path | None, tenant: str) -> None:
+def _restore(source: External, pin: Pin, folder: Path, access: Access) -> None:
     """In a worker process."""
-    fetch.restore(source, pin, folder, secrets=secrets, tenant=tenant)
+    with limits.bounded():
+        fetch.restore(source, pin, folder, access=access)
 
 
 def wanted(bundle: Bundle, folder: Oid) -> Wanted | None:
@@ -261,5 +297,6 @@ def wanted(bundle: Bundle, folder: Oid) -> Wanted | None:
         folder=folder,
         source=bundle.external,
         tenant=bundle.tenant.name if bundle.tenant else "",
+        allowed=bundle.tenant.sources if bundle.tenant else None,
         interval_s=bundle.interval_s,
     )

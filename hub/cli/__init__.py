@@ -1,5 +1,6 @@
 """`flotilla`: the command for people. `offline` commands work on a checkout, `online` ones ask a running hub."""
 
+import os
 from importlib import metadata
 
 import click
@@ -40,11 +41,18 @@ Examples:
   flotilla render --cluster eu-1       # what would eu-1 run?
   flotilla diff main                   # what differs from main, object by object?
   flotilla plan main                   # ... and what would roll out, in which waves?
-  flotilla status                      # how is the fleet?""",
+  flotilla status                      # how is the fleet?
+
+\b
+Exit codes: 0 it went well; 1 what was asked went wrong, or what was looked at is (diff: something differs);
+2 it cannot be done or told: a wrong option, a revision that is not there. NO_COLOR=1 turns colours off.""",
 )
 @click.version_option(metadata.version("flotilla"), prog_name="flotilla")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """GitOps for a fleet of Kubernetes clusters."""
+    if os.environ.get("NO_COLOR"):
+        context.color = False
 
 
 _MODULES = (

@@ -26,6 +26,7 @@ import click
 from hub import pins
 from hub.cli import progress
 from hub.external import fetch, store
+from hub.external.fetch import Access
 from hub.model import Finding, Fleet, Pin
 from hub.pins import Wanted
 from hub.repo import addresses, mounts, sources
@@ -101,7 +102,7 @@ class _Cache:
 
     def pin(self, wanted: Wanted) -> tuple[Pin, FlotillaError | None]:
         """What a source is, and why that is not sure, if so. Raises what kept it from being known at all."""
-        key = wanted.text, wanted.tenant if wanted.source.credentials else ""
+        key = wanted.text, wanted.tenant
         if key not in self._now:
             try:
                 self._now[key] = found = self._pin(wanted)
@@ -124,7 +125,8 @@ class _Cache:
             raise InvalidInput(f"source {addresses.of(wanted.source)}", cause, "run the command once without --offline")
         try:
             with progress.noted(f"fetching {addresses.of(wanted.source)}"):
-                pin = fetch.fetch(wanted.source, self.folder, secrets=self._secrets, tenant=wanted.tenant, known=known)
+                access = Access(secrets=self._secrets, tenant=wanted.tenant, allowed=wanted.allowed)
+                pin = fetch.fetch(wanted.source, self.folder, access=access, known=known)
         except Transient as error:
             if known is None:
                 raise

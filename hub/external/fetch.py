@@ -7,57 +7,73 @@
 | other `http://`, `file://`     | with named credentials that are for it: the owner's word, as anybody on the way     |
 |                                | could change what comes, and the files of this machine are not a bundle's to see    |
 
+A chart's tree has the charts that it depends on, fetched by the same rules, so that a pin has all that it renders from.
 Blocks, and runs in a worker process. Next: `hub.pins` keeps what a source was resolved to.
 """
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pygit2
 
-from hub.external import credentials, git, helm_repo, oci, store
+from hub.external import credentials, dependencies, git, helm_repo, oci, store
 from hub.external.credentials import Login
 from hub.model import External, GitSource, HelmSource, OciSource, Pin
-from hub.repo import addresses, remote
+from hub.repo import addresses, remote, sources
 from proto.errors import InvalidInput, Permanent, Refused, Transient
+from proto.ids import Oid
 
-TIME_LIMIT_S = 300.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """For whom a source is fetched: a tenant's name, or "", and the addresses below which it may fetch (None: all);
+    `secrets` is the file or folder of all credentials."""
+
+    secrets: Path | None = None
+    tenant: str = ""
+    allowed: tuple[str, ...] | None = None
 
 
-def fetch(source: External, folder: Path, *, secrets: Path | None, tenant: str, known: Pin | None = None) -> Pin:
+def fetch(source: External, folder: Path, *, access: Access, known: Pin | None = None) -> Pin:
     """Resolve `source`, and bring its tree into the store in `folder`; `known` is what it was the last time.
 
     Raises Transient when it cannot be reached, else what has to change first. No message has a secret in it.
     """
     address = addresses.of(source)
-    login = credentials.load(secrets).login(source.credentials, address, tenant=tenant)
-    _check_scheme(address, login)
+    login = credentials.load(access.secrets).login(source.credentials, address, tenant=access.tenant)
+    _check(address, login, access)
+    if known is not None and addresses.fixed(source):
+        return known
     remote.set_up()
     try:
         with tempfile.TemporaryDirectory(prefix="flotilla-source-") as scratch:
             repo = pygit2.init_repository(scratch, bare=True)
             pin = _fetched(source, repo, login=login, known=known)
-            if pin != known:
-                store.keep(folder, repo, pin.tree)
-            return pin
+            if pin == known:
+                return known
+            tree = _completed(source, pin.tree, repo, login, access)
+            _check_size(repo, tree, f"source {address}")
+            store.keep(folder, repo, tree)
+            return replace(pin, tree=tree)
     except (OSError, pygit2.GitError) as error:
         raise Transient(f"store of sources {folder}", f"cannot be written: {error}", "check the disk") from error
 
 
-def restore(source: External, pin: Pin, folder: Path, *, secrets: Path | None, tenant: str) -> None:
+def restore(source: External, pin: Pin, folder: Path, *, access: Access) -> None:
     """Bring the very tree of a pin into the store again. Raises as `fetch`; Permanent when it is not to be had."""
     gone = "what runs keeps running; 'flotilla sync --refresh' takes what is there now"
     thing = f"source {addresses.of(source)}"
     pinned = f"{pin.revision} as {pin.digest[:23]}, which is pinned"
     try:
-        made = fetch(_exactly(source, pin), folder, secrets=secrets, tenant=tenant)
+        made = fetch(_exactly(source, pin), folder, access=access)
     except (Refused, InvalidInput):
         raise
     except Permanent as error:
         raise Permanent(thing, f"has no longer {pinned}: {error.cause}", gone) from error
     if made.tree != pin.tree:
-        raise Permanent(thing, f"has no longer {pinned}: that is {made.digest[:23]} now", gone)
+        now = "charts that it depends on are others now" if made.digest == pin.digest else f"it has {made.digest[:23]}"
+        raise Permanent(thing, f"has no longer {pinned}: {now}", gone)
 
 
 def _exactly(source: External, pin: Pin) -> External:
@@ -76,12 +92,43 @@ def _fetched(source: External, repo: pygit2.Repository, *, login: Login | None, 
         case GitSource():
             return git.fetch(source, repo, login=login, known=known)
         case HelmSource():
-            return helm_repo.fetch(source, repo, login=login)
+            return helm_repo.fetch(source, repo, login=login, known=known)
         case OciSource():
-            return oci.fetch(source, repo, login=login)
+            return oci.fetch(source, repo, login=login, known=known)
 
 
-def _check_scheme(address: str, login: Login | None) -> None:
+def _completed(source: External, tree: Oid, repo: pygit2.Repository, login: Login | None, access: Access) -> Oid:
+    """The tree with the charts that its chart depends on. The login goes to those that it is for."""
+
+    def bring(chart: HelmSource | OciSource) -> Oid:
+        address = addresses.of(chart)
+        allowed = login if login is not None and login.is_for(address) else None
+        _check(address, allowed, access)
+        return _fetched(replace(chart, credentials=source.credentials), repo, login=allowed, known=None).tree
+
+    path = "" if isinstance(source, HelmSource) else source.path
+    return dependencies.completed(repo, tree, bring, path=path, at=addresses.of(source))
+
+
+def _check_size(repo: pygit2.Repository, tree: Oid, thing: str) -> None:
+    """Raises Permanent for what no render would take. Sizes are read before the objects are."""
+    waiting, files, total = [repo[tree].peel(pygit2.Tree)], 0, 0
+    while waiting:
+        for entry in waiting.pop():
+            if isinstance(entry, pygit2.Tree):
+                waiting.append(entry)
+            elif isinstance(entry, pygit2.Blob):
+                files, total = files + 1, total + repo.odb.read_header(entry.id)[1]
+            if files + len(waiting) > sources.MAX_FILES or total > sources.MAX_BUNDLE_BYTES:
+                limits = f"{sources.MAX_FILES} files or {sources.MAX_BUNDLE_BYTES >> 20} MiB"
+                raise Permanent(thing, f"has more than {limits}, the limits", "name a folder of it as its path")
+
+
+def _check(address: str, login: Login | None, access: Access) -> None:
+    """Raises InvalidInput for what may not be fetched."""
+    if access.allowed is not None and not any(addresses.within(address, prefix) for prefix in access.allowed):
+        remedy = f"have it added to the sources of tenant {access.tenant} in fleet.yaml"
+        raise InvalidInput(f"source {address}", "is not where its tenant may fetch from", remedy)
     scheme = address.partition("://")[0]
     plain = scheme == "http" and not addresses.local(address)
     if login is None and (plain or scheme == "file"):

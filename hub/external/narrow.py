@@ -34,7 +34,7 @@ def narrowed(repo: pygit2.Repository, root: pygit2.Tree, path: str) -> Oid | Non
         one = waiting.pop()
         if not _has(taken, one):
             taken.add(one)
-            waiting += [name for name in _named(root, one) if not _has(taken, name)]
+            waiting += [name for name in _named(repo, root, one) if not _has(taken, name)]
     return Oid(str(_only(repo, root, "", frozenset(taken))))
 
 
@@ -42,10 +42,10 @@ def _has(taken: set[str], path: str) -> bool:
     return path in taken or any(path.startswith(f"{one}/") for one in taken)
 
 
-def _named(root: pygit2.Tree, path: str) -> Iterator[str]:
+def _named(repo: pygit2.Repository, root: pygit2.Tree, path: str) -> Iterator[str]:
     """What the files of the folder `path` name, wherever in the repository."""
     found = _at(root, path)
-    for file, blob in _files(found, path) if isinstance(found, pygit2.Tree) else ():
+    for file, blob in _files(repo, found, path) if isinstance(found, pygit2.Tree) else ():
         try:
             documents = yaml_reader.documents(blob.data, where=file, strict=False)
         except FlotillaError:
@@ -57,7 +57,7 @@ def _named(root: pygit2.Tree, path: str) -> Iterator[str]:
                 yield inside
 
 
-def _files(tree: pygit2.Tree, path: str) -> Iterator[tuple[str, pygit2.Blob]]:
+def _files(repo: pygit2.Repository, tree: pygit2.Tree, path: str) -> Iterator[tuple[str, pygit2.Blob]]:
     waiting, left = [(path, tree)], sources.MAX_FILES  # of more the build will not be
     while waiting and left > 0:
         at, folder = waiting.pop()
@@ -66,8 +66,13 @@ def _files(tree: pygit2.Tree, path: str) -> Iterator[tuple[str, pygit2.Blob]]:
             inside = f"{at}/{entry.name}"
             if isinstance(entry, pygit2.Tree) and inside.count("/") < sources.MAX_DEPTH:
                 waiting.append((inside, entry))
-            elif isinstance(entry, pygit2.Blob) and entry.name in _READ and entry.size <= sources.MAX_FILE_BYTES:
+            elif isinstance(entry, pygit2.Blob) and entry.name in _READ and _small(repo, entry):
                 yield inside, entry
+
+
+def _small(repo: pygit2.Repository, blob: pygit2.Blob) -> bool:
+    """Asked before the blob is read, which may have any size."""
+    return repo.odb.read_header(blob.id)[1] <= sources.MAX_FILE_BYTES
 
 
 def _texts(value: Any) -> Iterator[str]:

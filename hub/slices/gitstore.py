@@ -40,6 +40,8 @@ _TREE_ENTRIES_CACHED = 100_000
 """Some 15 MB, two hundred subtrees of 500 objects."""
 _ENTRY_BYTES_CACHED = 64 << 20
 """Of compressed pack entries, a few hundred bytes each: the subtrees that a wave is fetching right now."""
+_SMALL_BYTES_CACHED = 16 << 20
+"""Of objects that wake-ups carry, most of them to every cluster of a wave."""
 
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
@@ -57,6 +59,9 @@ class GitStore:
         self._keys = KeySets()
         self._entries: Lru[Oid, tuple[TreeEntry, ...]] = Lru(_TREE_ENTRIES_CACHED, lambda entries: len(entries) + 1)
         self._compressed: Lru[Oid, bytes] = Lru(_ENTRY_BYTES_CACHED, len)
+        self._small: Lru[Oid, GitObject | None] = Lru(
+            _SMALL_BYTES_CACHED, lambda found: len(found.data) if found else 0
+        )
         self._repo = self._opened()
 
     @classmethod
@@ -171,8 +176,8 @@ class GitStore:
         return self._entries.get(oid, self._parse_tree)
 
     def _parse_tree(self, oid: Oid) -> tuple[TreeEntry, ...]:
-        found = self._object(oid, pygit2.Tree)
-        return tuple(TreeEntry(str(item.name), item.type == ObjectType.TREE, Oid(str(item.id))) for item in found)
+        entries = self._object(oid, pygit2.Tree)
+        return tuple(TreeEntry(str(item.name), item.type == ObjectType.TREE, Oid(str(item.id))) for item in entries)
 
     def _object(self, oid: Oid, kind: type[V]) -> V:
         try:
@@ -183,13 +188,6 @@ class GitStore:
             raise Permanent(f"Git object {oid}", f"is not a {kind.__name__.lower()}")
         return found
 
-    def _files(self, tree: Oid, prefix: str = "") -> Iterator[tuple[str, Oid]]:
-        for name, is_tree, oid in self._tree(tree):
-            if is_tree:
-                yield from self._files(oid, f"{prefix}{name}/")
-            else:
-                yield f"{prefix}{name}", oid
-
     def files(self, tree: Oid) -> Mapping[str, Oid]:
         """Path → blob id of all files under a tree. Raises Permanent."""
         return dict(self._files(tree))
@@ -199,19 +197,16 @@ class GitStore:
         return self._keys.get(subtree, self._parse_keys)
 
     def _parse_keys(self, subtree: Oid) -> frozenset[ObjectKey]:
-        return frozenset(ObjectKey.from_path(path) for path in self._paths(subtree) if path != POLICY_FILE)
+        return frozenset(ObjectKey.from_path(path) for path, _ in self._files(subtree) if path != POLICY_FILE)
 
-    def _paths(self, tree: Oid, prefix: str = "") -> Iterator[str]:
-        """As `_files`, for very many trees that are looked at once."""
-        kind, data = self._read(tree)
-        if kind != "tree":
-            raise Permanent(f"Git object {tree}", "is not a tree")
-        for is_tree, name, oid in trees.entries(data):
-            path = prefix + name.decode("utf-8", "surrogateescape")
+    def _files(self, tree: Oid, prefix: str = "") -> Iterator[tuple[str, Oid]]:
+        """Without the cache: very many trees are looked at once."""
+        for is_tree, name, raw in trees.entries(self._object(tree, pygit2.Tree).read_raw()):
+            path, oid = prefix + name.decode("utf-8", "surrogateescape"), Oid(raw.hex())
             if is_tree:
-                yield from self._paths(Oid(oid.hex()), f"{path}/")
+                yield from self._files(oid, f"{path}/")
             else:
-                yield path
+                yield path, oid
 
     # --- commits ------------------------------------------------------------------------------------------------------
 
@@ -304,17 +299,22 @@ class GitStore:
     def new_objects(self, commit: Oid, parent: Oid | None) -> tuple[GitObject, ...]:
         """All objects that `commit` has and `parent` has not, as a wake-up carries them: commits, trees, blobs.
 
-        Empty when they are more than a wake-up may carry; no object is read that would not fit. Raises Permanent.
+        Empty when they are more than a wake-up may carry; no object is read that is too large alone. Raises Permanent.
         """
-        objects: list[GitObject] = []
-        room = wire.MAX_CARRIED_BYTES
+        objects, room = list[GitObject](), wire.MAX_CARRIED_BYTES
         for oid in self.missing((commit,), () if parent is None else (parent,)):
-            room -= self._size(oid)
-            if room < 0:
+            found = self._small.get(oid, self._read_small)
+            if found is None or (room := room - len(found.data)) < 0:
                 return ()
-            kind, data = self._read(oid)
-            objects.append(GitObject(kind=kind, data=data))
+            objects.append(found)
         return tuple(objects)
+
+    def _read_small(self, oid: Oid) -> GitObject | None:
+        """None when it is larger than all that a wake-up may carry."""
+        if self._size(oid) > wire.MAX_CARRIED_BYTES:
+            return None
+        kind, data = self._read(oid)
+        return GitObject(kind=kind, data=data)
 
     def _size(self, oid: Oid) -> int:
         try:

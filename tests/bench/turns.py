@@ -96,10 +96,8 @@ class Fleeting:
         made: list[Oid] = []
         objects: dict[Oid, tuple[str, bytes]] = {}
         for number in range(self.sets):
-            files = {
-                f"{bundle}/ConfigMap/conf-{n:02d}.json": f"{text} of {bundle} on {'all' if n % 10 else number}".encode()
-                for n in range(OBJECTS)
-            }
+            whose = [f"{n} of {bundle} on {'all' if n % 10 else number}" for n in range(OBJECTS)]
+            files = {f"{bundle}/ConfigMap/conf-{n:02d}.json": f"{text} {whose[n]}".encode() for n in range(OBJECTS)}
             oid, new = trees.subtree_objects({"bundle.json": b"{}", **files})
             made.append(oid)
             objects |= new

@@ -79,6 +79,13 @@ def test_stock_git_verifies_and_clones_a_whole_bundle(slices: Slices, tmp_path: 
     git(tmp_path / "clone", "fsck", "--strict")
 
 
+def test_a_bundle_can_go_through_a_pipe(slices: Slices, tmp_path: Path) -> None:
+    assert slices.export(tmp_path / "eu-1.bundle").exit_code == 0
+    piped = slices.export(Path("-"))
+    assert piped.stdout_bytes == (tmp_path / "eu-1.bundle").read_bytes()
+    assert "whole" in piped.stderr
+
+
 def _objects(file: Path) -> int:
     data = file.read_bytes()
     at = data.index(b"\n\n") + 2

@@ -364,3 +364,17 @@ def test_what_does_not_fit_the_definition_of_another_bundle_stops_the_bundle_whe
     assert "bundles/shop/room.yaml:4: error: Room/blue: spec.sise is not a known field" in result.output
     made = run("render", "--cluster", "eu-1", "--fleet", fleet)
     assert (made.exit_code, "kind: Namespace" in made.stdout, "kind: ConfigMap" in made.stdout) == (1, True, False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [
+        pytest.param({}, True, id="a terminal"),
+        pytest.param({"NO_COLOR": "1"}, False, id="NO_COLOR"),
+        pytest.param({"NO_COLOR": ""}, True, id="an empty NO_COLOR"),
+    ],
+)
+def test_colours_are_off_where_somebody_says_so(fleet: Path, environment: Mapping[str, str], coloured: bool) -> None:
+    written(fleet, BROKEN)
+    result = CliRunner(env={"NO_COLOR": None, **environment}).invoke(main, ["check", "--fleet", str(fleet)], color=True)
+    assert (result.exit_code, "error:" in result.output, "\x1b[" in result.output) == (1, True, coloured)

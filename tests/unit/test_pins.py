@@ -2,10 +2,12 @@
 
 import itertools
 import shutil
+import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 import orjson
 import pygit2
 import pytest
@@ -19,6 +21,7 @@ from hub.render import build
 from hub.repo import sync
 from hub.slices.gitstore import GitStore
 from proto.ids import BundleName, ClusterName, Oid
+from tests import charts
 from tests.served import WHO, Repo, Served, basic, serving
 
 SHOP, CART, OWN = BundleName("shop"), BundleName("cart"), BundleName("own")
@@ -171,6 +174,104 @@ async def test_what_cannot_be_fetched_stops_its_own_bundle_alone_and_is_tried_ag
     assert await hub.pins.look() is True
     found = await hub.wants()
     assert (found.findings, hub.texts(found)) == ((), {"a": "1"})
+
+
+async def test_a_source_that_takes_long_holds_up_nobody_else(
+    repo: Repo, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.commit({"a.yaml": config("a", "1")})
+    hub.bundle("shop", BRANCH)
+    hub.bundle("own", "{path: .}", files={"b.yaml": config("b", "own")})
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    answers, run = anyio.Event(), worker.run
+
+    async def slow(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
+        if function is module._fetch:
+            await answers.wait()
+        return await run(function, *arguments, what=what, **options)
+
+    monkeypatch.setattr(worker, "run", slow)
+    found = await hub.wants()
+    assert (set(found.failed), hub.texts(found, OWN)) == ({SHOP}, {"b": "own"})
+    assert "was not fetched within" in found.findings[0].message
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.pins.look)
+        await anyio.wait_all_tasks_blocked()
+        hub.files["bundles/own/b.yaml"] = config("b", "changed")
+        found = await hub.wants()
+        assert (set(found.failed), hub.texts(found, OWN)) == ({SHOP}, {"b": "changed"})
+        answers.set()
+    assert hub.texts(await hub.wants()) == {"a": "1"}
+
+
+async def test_a_tenant_does_not_get_by_name_what_another_fetched(repo: Repo, hub: Hub, served: Served) -> None:
+    first = repo.commit({"a.yaml": config("a", "1")})
+    served.wants = basic("bot", "hunter2")
+    hub.secrets.write_text(f"team-a: {{for: ['{served.url}'], tenants: [team-a], username: bot, password: hunter2}}\n")
+    hub.stop()
+    hub.start()
+    tenants = "[{name: team-a, folder: bundles/shop}, {name: team-b, folder: bundles/cart}]"
+    head = "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {tenants: "
+    hub.files["fleet.yaml"] = f"{head}{tenants}}}\n"
+    source = f"{{git: {{url: URL/app.git, commit: {first}, credentials: team-a}}}}"
+    hub.bundle("shop", source)
+    assert (await hub.wants()).findings == ()
+    hub.bundle("cart", source, more="  namespace: cart\n")
+    found = await hub.wants()
+    assert set(found.failed) == {CART}
+    assert "are not among those that may be used here" in found.findings[0].message
+
+
+def values(store: GitStore, found: Desired) -> dict[str, str]:
+    """The ConfigMaps that `tests.charts` writes: name → version of the chart."""
+    objects = (orjson.loads(data) for data in files_of(store, found.subtrees[SHOP][EU]).values())
+    return {obj["metadata"]["name"]: obj["data"]["version"] for obj in objects if obj.get("kind") == "ConfigMap"}
+
+
+def packed(folder: Path, name: str, version: str, *, into: Path, more: str = "") -> None:
+    """A chart without what it depends on, which `helm package` would not write."""
+    into.mkdir(parents=True, exist_ok=True)
+    chart = charts.write(folder, name, version=version, more=more)
+    with tarfile.open(into / f"{name}-{version}.tgz", "w:gz") as archive:
+        archive.add(chart, name)
+
+
+async def test_a_chart_of_a_repository_is_pinned_with_what_it_depends_on(
+    hub: Hub, served: Served, tmp_path: Path
+) -> None:
+    apps, libs = tmp_path / "served/apps", tmp_path / "served/libs"
+    packed(tmp_path / "work", "lib", "2.0.0", into=libs)
+    charts.index(libs)
+    more = f"dependencies: [{{name: lib, version: ^2, repository: {served.url}/libs}}]\n"
+    packed(tmp_path / "work", "app", "1.0.0", into=apps, more=more)
+    charts.index(apps)
+    chart = "{helm: {repository: URL/apps, chart: app, version: ^1}}"
+    hub.bundle("shop", chart)
+    found = await hub.wants()
+    assert (found.findings, found.pins[SHOP].revision) == ((), "1.0.0")
+    assert values(hub.store, found) == {"shop-app": "1.0.0", "shop-lib": "2.0.0"}
+
+    packed(tmp_path / "work", "app", "1.1.0", into=apps, more=more)
+    packed(tmp_path / "work", "lib", "2.1.0", into=libs)
+    for folder in (apps, libs):
+        charts.index(folder)
+    hub.files["README.md"] = "another commit"
+    assert (await hub.wants()).pins == found.pins
+    shutil.rmtree(hub.folder / "sources")
+    hub.files["clusters/us.yaml"] = CLUSTER.replace("eu-1", "us-1").replace("spec: {}", 'spec: {kubernetes: "1.31"}')
+    [finding] = (await hub.wants()).findings
+    assert "has no longer 1.0.0 as sha256:" in finding.message
+    assert finding.message.endswith("charts that it depends on are others now")
+    hub.pins.refresh([ALL])
+    found = await hub.wants()
+    assert (found.findings, found.pins[SHOP].revision) == ((), "1.1.0")
+    assert values(hub.store, found) == {"shop-app": "1.1.0", "shop-lib": "2.1.0"}
+
+    head = "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {tenants: "
+    hub.files["fleet.yaml"] = f"{head}[{{name: a, folder: bundles/cart, sources: ['{served.url}/apps']}}]}}\n"
+    hub.bundle("cart", chart, more="  namespace: cart\n")
+    [finding] = (await hub.wants()).findings
+    assert f"{served.url}/libs: is not where its tenant may fetch from" in finding.message
 
 
 async def test_waits_between_attempts_grow(repo: Repo, hub: Hub, served: Served) -> None:

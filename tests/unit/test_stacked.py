@@ -1,5 +1,6 @@
 """A chart whose objects are the base of a Kustomize overlay."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 
 from hub.render import build
 from proto.errors import InvalidInput
+from proto.ids import BundleName
+from tests.unit.test_desired import Hub
 
 FILES = {
     "chart/Chart.yaml": "apiVersion: v2\nname: shop\nversion: 1.0.0\n",
@@ -123,3 +126,30 @@ def test_over_a_source_that_is_no_chart_the_folder_takes_its_place(tmp_path: Pat
 def test_what_cannot_be_stacked_is_told(tmp_path: Path, files: Mapping[str, str], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         render(tmp_path, "overlays/eu", files={**FILES, **files})
+
+
+async def test_overlays_and_patches_are_made_in_the_confined_workers_of_the_hub(tmp_path: Path) -> None:
+    head = "apiVersion: flotilla.dev/v1alpha1\n"
+    patch = "{target: {name: settings}, patch: {data: {own: '${cluster.name}'}}}"
+    helm = "helm: {values: {size: '${cluster.labels.size}'}}, variables: {size: '2', region: eu}"
+    spec = f"{{targets: {{}}, source: {{path: chart}}, kustomize: {{path: overlays/eu}}, {helm}, patches: [{patch}]}}"
+    files = {f"bundles/a/{path}": text for path, text in FILES.items()}
+    files["bundles/a/bundle.yaml"] = f"{head}kind: Bundle\nmetadata: {{name: a}}\nspec: {spec}\n"
+    files["clusters/all.yaml"] = "".join(
+        f"---\n{head}kind: Cluster\nmetadata: {{name: {name}, labels: {{size: '{size}'}}}}\nspec: {{}}\n"
+        for name, size in (("eu-1", "3"), ("us-1", "4"))
+    )
+    hub = Hub(tmp_path)
+    try:
+        found = await hub.wants(files)
+    finally:
+        hub.journal.close()
+    assert [str(finding) for finding in found.findings if finding.severity == "error"] == []
+    data = {
+        cluster: json.loads(hub.store.read(hub.store.files(subtree)["default/ConfigMap/settings.json"]))["data"]
+        for cluster, subtree in found.subtrees[BundleName("a")].items()
+    }
+    assert {cluster: (each["size"], each["own"], each["region"]) for cluster, each in data.items()} == {
+        "eu-1": ("3", "eu-1", "eu"),
+        "us-1": ("4", "us-1", "eu"),
+    }
