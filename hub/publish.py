@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 
 from hub import worker
-from hub.external import push
+from hub.external import believing, push
 from hub.external.credentials import Credentials, Login
 from hub.external.push import Update
 from hub.journal import EventRow, Journal, SliceRow
@@ -53,6 +53,7 @@ AT_ONCE: Final = 4
 CLUSTER: Final = "${cluster}"
 _REFS: Final = slice_ref("")
 
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 
@@ -190,14 +191,15 @@ class Publisher:
         """One repository of the mirror. A host that is away ends the pass, a repository that refuses only its own."""
         names = {slice_ref(name): name for name in wanted}
         try:
-            there = _remote(url, self._credentials().login(target.credentials, url))
-            found = await self._work(partial(push.heads, self._path, there, _REFS))
+            login = self._credentials().login(target.credentials, url)
+            there, ca = _remote(url, login), login.ca if login is not None else None
+            found = await self._work(push.heads, self._path, there, _REFS, ca=ca)
             todo = await anyio.to_thread.run_sync(partial(plan, wanted, found, was_slice=self._journal.in_chain))
             done.problems.update(todo.foreign)
             done.at.update({name: oid for ref, name in names.items() if (oid := found.get(ref)) == wanted[name]})
             updates = iter(todo.updates)
             while batch := tuple(itertools.islice(updates, self._batch)):
-                refused = await self._work(partial(push.push, self._path, there, batch))
+                refused = await self._work(push.push, self._path, there, batch, ca=ca)
                 self._batch = min(2 * self._batch, BATCH)
                 done.at.update({names[update.ref]: update.new for update in batch if update.ref not in refused})
                 for ref, reason in refused.items():
@@ -211,8 +213,10 @@ class Publisher:
             else:
                 done.failed = error
 
-    async def _work(self, function: Callable[[], T]) -> T:
-        return await worker.run(function, what="mirror of the slices", time_limit_s=TIME_LIMIT_S, limiter=self._limiter)
+    async def _work(self, function: Callable[[Unpack[Ts]], T], *args: *Ts, ca: Path | None) -> T:
+        thing = "mirror of the slices"
+        work = partial(function, *args) if ca is None else partial(believing.run, ca, function, *args, thing=thing)
+        return await worker.run(work, what=thing, time_limit_s=TIME_LIMIT_S, limiter=self._limiter)
 
     def _missing(self) -> dict[ClusterName, Oid]:
         rows: Mapping[ClusterName, SliceRow] = self._loop.slices

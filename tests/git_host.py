@@ -4,6 +4,7 @@ import base64
 import gzip
 import http.server
 import os
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ def git(*arguments: str) -> str:
 
 
 @contextmanager
-def git_host(root: Path) -> Iterator[GitHost]:
+def git_host(root: Path, *, tls: ssl.SSLContext | None = None) -> Iterator[GitHost]:
     root.mkdir(exist_ok=True)
     host = GitHost(root)
 
@@ -57,7 +58,9 @@ def git_host(root: Path) -> Iterator[GitHost]:
         serves = host
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    host.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    host.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -8,26 +8,21 @@
 
 One commit deep where the host can do that. A commit's id is a hash of all its files: the same digest is the same tree,
 wherever it came from. Blocks; runs in a worker process, or in one of its own when other certificates are to be
-believed, since libgit2 forgets none that it once believed. Next: `fetch`.
+believed. Next: `fetch`.
 """
 
-import os
-import pickle
-import subprocess
-import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub.external import narrow, versions
+from hub.external import believing, narrow, versions
 from hub.external.credentials import Login
 from hub.model import GitSource, Pin
 from hub.repo import remote
 from hub.repo.remote import Remote, Ssh
-from proto.errors import FlotillaError, InvalidInput, Permanent, Transient
+from proto.errors import InvalidInput, Permanent, Transient
 
 MAX_BYTES = 1 << 30
 """Of one fetch, as it is received."""
@@ -42,7 +37,8 @@ def fetch(source: GitSource, repo: pygit2.Repository, *, login: Login | None = N
     no such ref, commit or folder.
     """
     if login is not None and login.ca is not None:
-        return _elsewhere(source, Path(repo.path), login, known)
+        usual, thing = replace(login, ca=None), f"Git repository {source.url}"
+        return believing.run(login.ca, _by_path, source, Path(repo.path), usual, known, thing=thing)
     there = _remote(source, login)
     remote.set_up()
     try:
@@ -145,41 +141,5 @@ def _get(upstream: pygit2.Remote, there: Remote, *refspecs: str, depth: int = 1)
     upstream.fetch(list(refspecs), callbacks=callbacks, proxy=True, depth=depth)
 
 
-# --- in a process that believes other certificates -----------------------------------------------------------------
-
-
-def _elsewhere(source: GitSource, repo: Path, login: Login, known: Pin | None) -> Pin:
-    with tempfile.TemporaryDirectory(prefix="flotilla-ca-") as nothing:
-        environment = {
-            **os.environ,
-            "SSL_CERT_FILE": str(login.ca),
-            "SSL_CERT_DIR": nothing,
-            "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "hub.external.git"],
-            input=pickle.dumps((source, repo, login, known)),
-            stdout=subprocess.PIPE,
-            env=environment,
-            check=False,
-        )
-    try:
-        made: Pin | FlotillaError = pickle.loads(done.stdout)
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise Transient(f"Git repository {source.url}", "could not be fetched in a process of its own") from error
-    if isinstance(made, FlotillaError):
-        raise made
-    return made
-
-
-def _asked() -> None:
-    source, repo, login, known = pickle.load(sys.stdin.buffer)
-    try:
-        answer: object = fetch(source, pygit2.Repository(str(repo)), login=replace(login, ca=None), known=known)
-    except FlotillaError as error:
-        answer = error
-    pickle.dump(answer, sys.stdout.buffer)
-
-
-if __name__ == "__main__":
-    _asked()
+def _by_path(source: GitSource, repo: Path, login: Login, known: Pin | None) -> Pin:
+    return fetch(source, pygit2.Repository(str(repo)), login=login, known=known)

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from proto.ids import ClusterName, Oid, slice_ref
 from tests.agents import until
 from tests.git_host import PASSWORD, USER, GitHost, git, git_host
 from tests.unit.test_loop import CANARY, EU, SHOP, Hub, running
+from tests.unit.test_sync import Sshd, sshd
+
+__all__ = ["sshd"]
 
 A, B, C = (Oid(letter * 40) for letter in "abc")
 
@@ -35,8 +39,8 @@ def host(tmp_path: Path) -> Iterator[GitHost]:
         yield made
 
 
-def publisher(hub: Hub, host: GitHost, *, password: str = PASSWORD) -> Publisher:
-    login = Login(addresses=(host.url,), username=USER, password=password)
+def publisher(hub: Hub, host: GitHost, *, password: str = PASSWORD, ca: Path | None = None) -> Publisher:
+    login = Login(addresses=(host.url,), username=USER, password=password, ca=ca)
     return Publisher(
         hub.loop,
         journal=hub.journal,
@@ -222,6 +226,42 @@ async def test_a_mirror_in_trouble_is_told_and_costs_nothing_else(
     assert "wrong" not in problem
     assert mirror.behind == 2
     assert hub.loop.problem == ""
+
+
+async def test_a_mirror_of_another_authority_is_believed_with_its_credentials_alone(hub: Hub, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "tls.key", tmp_path / "tls.crt"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=127.0.0.1"]
+    await anyio.run_process([*command, "-addext", "subjectAltName=IP:127.0.0.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    with git_host(tmp_path / "host", tls=tls) as host:
+        host.create()
+        await to(hub, f"{host.url}/slices.git")
+        assert "CERTIFICATE_VERIFY_FAILED" in await publisher(hub, host).publish()
+        assert await publisher(hub, host, ca=certificate).publish() == ""
+        assert host.refs() == commits(hub)
+        assert "without other credentials" in await publisher(hub, host, ca=certificate, password="wrong").publish()
+
+
+async def test_a_mirror_can_be_reached_by_ssh(hub: Hub, sshd: Sshd, tmp_path: Path) -> None:
+    host = GitHost(tmp_path)
+    path = host.create()
+    host.url = f"ssh://{sshd.user}@127.0.0.1:{sshd.port}{path.parent}"
+    trust = sshd.trust()
+    login = Login(addresses=(host.url,), ssh_key=trust.key, known_hosts=trust.known_hosts)
+    mirror = Publisher(
+        hub.loop,
+        journal=hub.journal,
+        path=hub.store.path,
+        credentials=lambda: Credentials(logins={"mirror": login}),
+        clock=hub.clock,
+    )
+    await to(hub, f"{host.url}/slices.git")
+    assert await mirror.publish() == ""
+    await to(hub, f"{host.url}/slices.git", commit="b", text="two")
+    assert await mirror.publish() == ""
+    assert host.refs() == commits(hub)
 
 
 # --- by itself ----------------------------------------------------------------------------------------------------
