@@ -19,7 +19,7 @@ import pygit2
 from hub.cli import offline, origins, progress, revisions, telling
 from hub.cli.revisions import Revision
 from hub.model import Cluster, RenderRequest, Selector, Variant
-from hub.render import build
+from hub.render import build, patches
 from hub.repo import addresses, targets
 from proto.ids import ClusterName
 from proto.objects import ObjectKey, blob_id
@@ -204,8 +204,16 @@ def _explained(
         files = origins.behind_kustomize(revision.tree, bundle.folder, inputs).get(key, ())
         parts += [history.part("file", file) for file in files]
         parts.append(history.part("built", origin.removesuffix(" (built)"), "by Kustomize"))
+    elif origin.endswith(patches.RENAMED):
+        parts.append(Part(what="patched", where=origin.removesuffix(patches.RENAMED), note="to another name or kind"))
     else:
         parts.append(history.part("file", origin))
+        if "chart" in inputs and origin.startswith(posixpath.join(bundle.folder, inputs["chart"], "")):
+            folder = posixpath.normpath(posixpath.join(bundle.folder, inputs["path"]))
+            parts.append(history.part("overlay", folder, "over the chart"))
+    for patch in inputs.get("patches") or ():
+        target = ", ".join(f"{field}: {text}" for field, text in sorted(patch["target"].items()))
+        parts.append(Part(what="patch", where=patch["where"], note=f"of {target or 'the object it names'}"))
     for number, variant in enumerate(bundle.variants, 1):
         if targets.matches(variant.when, cluster.labels):
             note = f"{number} of {len(bundle.variants)}, {_selector(variant.when)}: {_gives(variant)}"
@@ -231,6 +239,8 @@ def _gives(variant: Variant) -> str:
     if variant.helm is not None:
         given += [f"values file {file}" for file in variant.helm.values_files]
         given += [f"values {', '.join(sorted(variant.helm.values))}"] if variant.helm.values else []
+    if variant.patches:
+        given.append(f"{len(variant.patches)} {'patch' if len(variant.patches) == 1 else 'patches'}")
     if variant.variables:
         given.append(f"variables {', '.join(sorted(variant.variables))}")
     return "; ".join(given) or "nothing"

@@ -28,6 +28,8 @@ from hub.render import kustomize, merge_directives, objects, plain
 from hub.repo import yaml_reader
 from proto.errors import InvalidInput
 
+RENAMED = " (patched)"
+"""After the bundle's folder, the origin of an object that a patch gave another name or kind."""
 _MARK = "flotilla.dev/patched-"
 _LOCAL = "config.kubernetes.io/local-config"
 _OPERATIONS = ("add", "remove", "replace", "move", "copy", "test")
@@ -144,7 +146,7 @@ def _applied(manifests: Sequence[plain.Manifest], patches: Sequence[_Patch], *, 
         value = merge_directives.carried_out(value)
         before = by_identity.get(plain.identity(value))
         if before is None:
-            found.append(replace(manifest, value=value, where=f"{at} (patched)"))
+            found.append(replace(manifest, value=value, where=at + RENAMED))
         else:
             found.append(before if before.value == value else replace(before, value=value))
     for index, patch in enumerate(patches):

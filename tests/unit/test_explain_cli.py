@@ -106,6 +106,37 @@ def test_an_object_is_named_as_people_do(fleet: Path, thing: str) -> None:
     assert explain(fleet, thing, "--cluster", "eu-1").stdout.startswith("Deployment/shop/web on eu-1\n")
 
 
+def test_patches_and_an_overlay_over_a_chart_are_told(fleet: Path) -> None:
+    files = {path.replace("bundles/chart/", "bundles/chart/chart/"): text for path, text in CHART.items()}
+    files["bundles/chart/bundle.yaml"] = """
+apiVersion: flotilla.dev/v1alpha1
+kind: Bundle
+metadata: {name: chart}
+spec:
+  targets: {}
+  source: {path: chart}
+  helm: {values: {colour: red}}
+  kustomize: {path: overlay}
+  patches:
+    - {target: {name: page}, patch: {data: {own: x}}}
+    - {target: {name: page2}, patch: {metadata: {name: page3}}, options: {allowNameChange: true}}
+  variants:
+    - {when: {}, patches: [{target: {kind: ConfigMap}, patch: {metadata: {labels: {a: b}}}}]}
+"""
+    page = files["bundles/chart/chart/templates/page.yaml"]
+    files["bundles/chart/chart/templates/page2.yaml"] = page.replace("name: page", "name: page2")
+    files["bundles/chart/overlay/kustomization.yaml"] = "resources: [rendered-chart.yaml]\n"
+    commit(fleet, files, subject="Stacked")
+    patches = [("patch", f"bundles/chart/bundle.yaml:{line}", "") for line in (11, 12, 14)]
+    assert parts(fleet, "ConfigMap/page", "--cluster", "eu-1")[1:-2] == [
+        ("file", "bundles/chart/chart/templates/page.yaml", "Stacked"),
+        ("overlay", "bundles/chart/overlay", "Stacked"),
+        *patches,
+    ]
+    assert parts(fleet, "ConfigMap/page3", "--cluster", "eu-1")[1:-2] == [("patched", "bundles/chart", ""), *patches]
+    assert "every cluster: 1 patch" in explain(fleet, "ConfigMap/page", "--cluster", "eu-1").stdout
+
+
 def test_kustomize_tells_overlay_base_and_variants(fleet: Path) -> None:
     commit(fleet, KUSTOMIZED, subject="Kustomized")
     found = parts(fleet, "ConfigMap/lab-settings", "--cluster", "lab")
