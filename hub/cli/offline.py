@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 import yaml
 
-from hub.cli import outside, progress, revisions, telling
+from hub.cli import origins, outside, progress, revisions, telling
 from hub.model import Finding, Fleet, Notes, RenderRequest
 from hub.render import build, checks
 from hub.repo import definitions, findings, reading, targets
@@ -131,6 +131,7 @@ class _Checkout:
         self._equal: dict[tuple[str, ...], tuple[str, ...]] = {}
         """Most clusters have the same objects: their names are in memory once."""
         self._definitions: dict[Oid, bytes] = {}
+        self._built: dict[tuple[str, str], origins.Built] = {}
         try:
             with progress.noted(f"reading {root}"):
                 fleet, trees = reading.read(tree)
@@ -212,7 +213,7 @@ class _Checkout:
             try:
                 rendered = build.render_tree(self._tree, bundle.folder, request.inputs, bundle.name, self._definitions)
             except FlotillaError as error:
-                self._failed[findings.of_error(error, bundle)].extend(request.clusters)
+                self._failed[self._placed(findings.of_error(error, bundle), request)].extend(request.clusters)
                 if keep is not None:
                     keep.pop(str(bundle.name), None)
                 continue
@@ -227,13 +228,26 @@ class _Checkout:
         bundle = request.bundle
         self._wheres[str(bundle.name)] = bundle.where
         for warning in self._notes[request.key].told(request.inputs.get("checks") or {}):
-            self._found.append(findings.of_warning(warning, bundle))
+            self._found.append(self._placed(findings.of_warning(warning, bundle), request))
         for cluster in request.clusters:
             owners = self._owners[cluster]
             for path in self._paths[request.key]:
                 other = owners.setdefault(path, bundle.name)
                 if other != bundle.name and path != POLICY_FILE:
                     self._clashes[path, other, str(bundle.name)].append(cluster)
+
+    def _placed(self, finding: Finding, request: RenderRequest) -> Finding:
+        """Of an object that Kustomize built, at its own file, which another build tells."""
+        if not finding.where.endswith(" (built)"):
+            return finding
+        folder = request.bundle.folder
+        key = folder, str(request.inputs.get("path") or "")
+        if key not in self._built:
+            try:
+                self._built[key] = origins.built_from(self._tree, folder, request.inputs)
+            except (FlotillaError, OSError):
+                self._built[key] = ()
+        return origins.placed(finding, self._built[key], self._tree)
 
     def _check_owners(self) -> None:
         """Two bundles that would own one object on a cluster are refused by the hub, so they are an error here."""

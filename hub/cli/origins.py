@@ -4,10 +4,11 @@ Kustomize is asked by a second build with its own `originAnnotations`, in a copy
 carries them. Commits are looked up as `git log -1 -- PATH` does. Next: `explaining`.
 """
 
+import dataclasses
 import json
 import posixpath
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pygit2
 
+from hub.model import Finding
 from hub.render import kustomize, objects, plain, variables
 from hub.repo import sources, yaml_reader
 from proto.errors import FlotillaError
@@ -58,26 +60,62 @@ def entry(commit: pygit2.Commit, path: str) -> str | None:
 
 def behind_kustomize(tree: sources.Tree, folder: str, inputs: Mapping[str, Any]) -> Mapping[ObjectKey, tuple[str, ...]]:
     """Object → the files of the fleet repo that it stands in, for what the folder builds; none if nobody knows."""
-    path = str(inputs.get("path") or "").strip("/")
-    source = posixpath.normpath(posixpath.join(folder, path))
     found: dict[ObjectKey, tuple[str, ...]] = {}
     try:
-        with tempfile.TemporaryDirectory(prefix="flotilla-explain-") as scratch:
-            place = Path(scratch, "bundle")
-            tree.materialise(folder, place)
-            _ask_for_origins(place / path)
-            manifests = kustomize.load(place, "" if path == "." else path, at=folder)
-        scopes = objects.scopes_of(manifest.value for manifest in manifests)
-        for manifest in manifests:
-            annotations = manifest.value.get("metadata", {}).get("annotations", {})
+        built = built_from(tree, folder, inputs)
+        scopes = objects.scopes_of(manifest.value for manifest, _ in built)
+        for manifest, files in built:
             namespace = str(inputs.get("namespace") or "default")
             value, _ = variables.substitute(manifest.value, inputs.get("variables") or {}, what=manifest.where)
             manifest = plain.Manifest(value=value, where=manifest.where)
             key, _, _ = objects.complete(manifest, namespace=namespace, scopes=scopes)
-            found[key] = tuple(_files(annotations.get(_ORIGIN, ""), source))
+            found[key] = files
     except (FlotillaError, OSError, AttributeError):
         return {}
     return found
+
+
+Built = Sequence[tuple[plain.Manifest, tuple[str, ...]]]
+
+
+def built_from(tree: sources.Tree, folder: str, inputs: Mapping[str, Any]) -> Built:
+    """What Kustomize builds of the folder, each manifest with the files of the fleet repo that it stands in. Raises as
+    `kustomize.load`."""
+    path = str(inputs.get("path") or "").strip("/")
+    source = posixpath.normpath(posixpath.join(folder, path))
+    with tempfile.TemporaryDirectory(prefix="flotilla-explain-") as scratch:
+        place = Path(scratch, "bundle")
+        tree.materialise(folder, place)
+        _ask_for_origins(place / path)
+        manifests = kustomize.load(place, "" if path == "." else path, at=folder)
+    return [(manifest, tuple(_files(_annotation(manifest.value), source))) for manifest in manifests]
+
+
+def _annotation(value: Mapping[str, Any]) -> str:
+    metadata = value.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    return str(annotations.get(_ORIGIN) or "") if isinstance(annotations, Mapping) else ""
+
+
+def placed(finding: Finding, built: Built, tree: sources.Tree) -> Finding:
+    """The finding about a built object, at the file and line that the object stands in; as it is, if nobody knows."""
+    kind, _, rest = finding.message.partition(":")[0].partition("/")
+    name = rest.rpartition("/")[2]
+    files = {files[0] for manifest, files in built if files and _identity(manifest) == (kind, name)}
+    if not name or len(files) != 1:
+        return finding
+    (file,) = files
+    texts = [text for _, text in tree.files(wanted=lambda path: path == file) if isinstance(text, bytes)]
+    alike = [one for text in texts for one in plain.read(text, where=file, strict=False) if _identity(one)[0] == kind]
+    # A prefix, say, makes the name another one.
+    named = [one for one in alike if _identity(one)[1] == name] or alike
+    return dataclasses.replace(finding, where=named[0].where if len(named) == 1 else file)
+
+
+def _identity(manifest: plain.Manifest) -> tuple[str, str]:
+    metadata = manifest.value.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    return str(manifest.value.get("kind")), str(name)
 
 
 def _ask_for_origins(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 | the text begins with                                    | the finding's place           |
 |---------------------------------------------------------|-------------------------------|
-| a file of the bundle's folder, maybe with a line        | that                          |
+| a file of the bundle's folder, maybe with a line, or    | that                          |
+| the folder that Kustomize built                         |                               |
 | anything else: the folder itself, a limit, a worker     | the bundle's own file         |
 
 Next: `desired` and the commands that work on a checkout tell them.
@@ -27,6 +28,6 @@ def of_warning(text: str, bundle: Bundle) -> Finding:
 
 def _placed(text: str, bundle: Bundle) -> tuple[str, str]:
     place, _, rest = text.partition(": ")
-    if place.startswith(f"{bundle.folder}/"):
+    if place.startswith((f"{bundle.folder}/", f"{bundle.folder} (")):
         return place, rest
     return bundle.where or bundle.folder, rest if place == bundle.folder else text

@@ -378,3 +378,23 @@ def test_colours_are_off_where_somebody_says_so(fleet: Path, environment: Mappin
     written(fleet, BROKEN)
     result = CliRunner(env={"NO_COLOR": None, **environment}).invoke(main, ["check", "--fleet", str(fleet)], color=True)
     assert (result.exit_code, "error:" in result.output, "\x1b[" in result.output) == (1, True, coloured)
+
+
+KUSTOMIZED = {
+    "bundles/shop/web.yaml": "# the shop\n"
+    "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {porst: []}\n---\n"
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata: {host: '${host}'}\n",
+    "bundles/shop/kustomization.yaml": "resources: [web.yaml]\nnamePrefix: a-\n"
+    "secretGenerator: [{name: key, literals: [a=b]}]\n",
+}
+
+
+def test_an_object_that_kustomize_built_is_told_at_its_own_file_and_line(fleet: Path) -> None:
+    result = run("check", "--fleet", written(fleet, KUSTOMIZED))
+    assert result.exit_code == 1
+    assert "bundles/shop/web.yaml:7: error: ConfigMap/a-web: uses the variable 'host'" in result.output
+    whole = KUSTOMIZED["bundles/shop/web.yaml"].replace("${host}", "x")
+    warned = run("check", "--fleet", written(fleet, {"bundles/shop/web.yaml": whole}))
+    assert warned.exit_code == 0
+    assert "bundles/shop/web.yaml:2: warning: Service/shop/a-web: spec.porst is not a known field" in warned.output
+    assert "bundles/shop/kustomization.yaml: warning: Secret/shop/a-key-" in warned.output
