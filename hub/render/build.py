@@ -28,7 +28,8 @@ RENDERER_VERSION = "2"
 alone, or an upgrade of the hub would roll out everything."""
 
 _NO_DEFINITIONS: Mapping[Oid, bytes] = MappingProxyType({})
-_KEPT_BUILDS = 4
+_KEPT_BUILDS = 16
+"""As clusters come by name, those of different variants of a bundle take turns."""
 _kept: OrderedDict[tuple[str, Oid, bytes], "_Built"] = OrderedDict()
 
 

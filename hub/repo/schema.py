@@ -244,6 +244,8 @@ class Section:
                     key,
                     remedy="use letters, digits and '_', and no digit at the start",
                 )
+            if key in ("true", "false"):  # y, n, on, off, yes and no are the same to YAML 1.1
+                self.problem("is a boolean as a name", name, key, remedy="put the name in quotes, or use another one")
             if value is None or isinstance(value, dict | list):
                 self.problem(f"is {_kind(value)}", name, key, remedy="a variable is a string, a number, true or false")
         return found

@@ -803,6 +803,14 @@ def test_equal_files_give_equal_fleets_in_any_order() -> None:
     assert fleet.load(files) == fleet.load(dict(reversed(files.items())))
 
 
+@pytest.mark.parametrize("name", ["n", "off", "Yes"])
+def test_a_variable_whose_name_yaml_takes_for_a_boolean_is_told(name: str) -> None:
+    finding = only_error(load(cluster=EU.replace("{domain:", f"{{{name}: 1, domain:")))
+    assert finding.message.endswith("is a boolean as a name")
+    assert "quotes" in finding.remedy
+    assert errors(load(cluster=EU.replace("{domain:", f"{{'{name}': 1, domain:"))) == []
+
+
 def test_patches_of_a_bundle_and_of_its_variants() -> None:
     text = """
 kustomize: {path: overlays/all}
