@@ -43,6 +43,10 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _NO_CACHE = {"Cache-Control": "no-cache, max-age=0, must-revalidate"}
 _CHALLENGE: Final = 'Basic realm="flotilla", charset="UTF-8"'
 _RETRY_AFTER_S = 5
+BODY_S = 60.0
+"""For the whole of a request, and"""
+SEND_S = 120.0
+"""for what a client did not take yet of its pack: whoever is slower is let go."""
 
 _Negotiate = Callable[[git_protocol.Fetch, Sequence[Oid], Cut], git_protocol.Reply]
 _Parse = Callable[[bytes], git_protocol.Fetch | git_protocol.ListRefs]
@@ -181,8 +185,13 @@ class _GitHttp:
         pieces = _gathered(packs.stream((self._store.entry(oid) for oid in oids), count=len(oids)))
         try:
             while piece := await self._in_thread(lambda: next(pieces, b"")):
-                await response.write(git_protocol.side_band(piece) if side_band else piece)
+                with anyio.fail_after(SEND_S):
+                    await response.write(git_protocol.side_band(piece) if side_band else piece)
             await response.write(git_protocol.FLUSH if side_band else b"")
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+            return response
         except FlotillaError as error:
             if side_band:
                 await response.write(git_protocol.side_band(f"{error}\n".encode(), band=3))
@@ -237,10 +246,13 @@ async def _body(request: web.Request) -> bytes:
     """The request's body, inflated. Raises ProtocolError, TooLarge."""
     body = bytearray()
     try:
-        async for piece in request.content.iter_any():
-            body += piece
-            if len(body) > MAX_REQUEST_BYTES:
-                raise _too_large()
+        with anyio.fail_after(BODY_S):
+            async for piece in request.content.iter_any():
+                body += piece
+                if len(body) > MAX_REQUEST_BYTES:
+                    raise _too_large()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text=f"the request took longer than {BODY_S:g} s\n") from error
     except web.RequestPayloadError as error:
         raise ProtocolError("Git request", "cannot be read to its end") from error
     # aiohttp inflates bodies unless it was told not to. Git requests start with hex digits, so this is no guess.

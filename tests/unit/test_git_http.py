@@ -1,13 +1,11 @@
-"""Git serving over real sockets, to stock git and to libgit2, and to those who ask for what is not theirs."""
+"""Git serving over real sockets, to libgit2 and to those who ask for what is not theirs. The stock git client has
+`test_git_protocol_with_stock_git`."""
 
 import base64
 import gzip
 import io
 import os
-import subprocess
 import zlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,150 +15,19 @@ import anyio.to_thread
 import pygit2
 import pytest
 from aiohttp import web
-from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from multidict import CIMultiDictProxy
 
-from hub.slices import compose, garbage, git_http, packs
+from hub.slices import garbage, git_http, packs
 from hub.slices.git_protocol import FLUSH, Fetch, ListRefs, Mark, packet, packets, parse_v0, parse_v2, side_band
-from hub.slices.gitstore import GitStore
 from hub.slices.trees import subtree
-from proto.errors import Permanent, ProtocolError, Refused, Transient
-from proto.ids import NO_OID, BundleName, ClusterName, Oid, slice_ref
+from proto.errors import Permanent, ProtocolError, Transient
+from proto.ids import NO_OID, Oid
 from proto.objects import git_id
-from proto.slices import BundleEntry
+from tests.git_world import SOME, VERSIONS, World, served  # noqa: F401
 
 V2 = {"Git-Protocol": "version=2"}
 END_OF_V2 = packet("agent=git/2.39.5") + packet("object-format=sha1") + b"0001"
-
-
-class FakeChain:
-    """A list of commits in the place of the journal's table."""
-
-    def __init__(self, commits: list[Oid]) -> None:
-        self._commits = commits
-
-    @property
-    def tip(self) -> Oid | None:
-        return self._commits[-1] if self._commits else None
-
-    def __contains__(self, commit: Oid) -> bool:
-        return commit in self._commits
-
-
-class WatchedStore(GitStore):
-    """Counts how often the repository is asked for what a client wants."""
-
-    looked = 0
-
-    def missing(self, wants: Any, haves: Any) -> Any:
-        self.looked += 1
-        return super().missing(wants, haves)
-
-
-@dataclass
-class World:
-    """One hub with its slice repository, served at `url`; `token-<cluster>` opens a cluster's slice."""
-
-    store: WatchedStore
-    home: Path
-    url: str = ""
-    chains: dict[str, list[Oid]] = field(default_factory=dict)
-    broken: Exception | None = None
-
-    def chain(self, cluster: str) -> FakeChain:
-        self.home.stat()  # blocks as the journal does: blockbuster fails whoever calls this on the event loop
-        if self.broken:
-            raise self.broken
-        return FakeChain(self.chains.get(cluster, []))
-
-    def cluster_of(self, token: str) -> str:
-        if not token.startswith("token-"):
-            raise Refused("token", "was not issued by this hub", "reconnect the agent")
-        return token.removeprefix("token-")
-
-    async def move(self, cluster: str, files: dict[str, bytes], *, bundle: str = "shop") -> Oid:
-        """The cluster's next slice: `bundle` becomes `files`."""
-        return await anyio.to_thread.run_sync(self._move, cluster, files, bundle)
-
-    def _move(self, cluster: str, files: dict[str, bytes], bundle: str) -> Oid:
-        chain = self.chains.setdefault(cluster, [])
-        tree, objects = subtree({"bundle.json": b"{}\n", **files})
-        self.store.write(objects)
-        made = compose.compose(
-            cluster=ClusterName(cluster),
-            seq=len(chain) + 1,
-            parent=chain[-1] if chain else None,
-            parent_time_s=1_700_000_000 + len(chain),
-            current=self.store.manifest(chain[-1]) if chain else None,
-            changes={BundleName(bundle): BundleEntry(subtree=tree, revision="f" * 40, rollout=f"r-{len(chain)}")},
-            keys=self.store.keys,
-            time_s=1_700_000_001 + len(chain),
-        )
-        assert made is not None
-        self.store.write(made.objects)
-        chain.append(made.commit)
-        return made.commit
-
-    def address(self, cluster: str, *, token: str | None = None) -> str:
-        host = self.url.removeprefix("http://")
-        return f"http://agent:{token or 'token-' + cluster}@{host}/git/{cluster}.git"
-
-    async def git(self, *arguments: str, fails: bool = False, **environment: str) -> str:
-        """The stock git, knowing nothing of this machine; its output, or its complaints when it `fails`."""
-        everything = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_TERMINAL_PROMPT": "0",
-            "NO_PROXY": "*",
-            **environment,
-        }
-
-        def run() -> "subprocess.CompletedProcess[str]":
-            return subprocess.run(
-                ["git", *arguments], capture_output=True, text=True, check=False, env=everything, cwd=self.home
-            )
-
-        done = await anyio.to_thread.run_sync(run)
-        assert (done.returncode != 0) == fails, done.stderr
-        return done.stderr if fails else done.stdout
-
-    async def ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        token: str = "token-eu-1",
-        data: bytes | io.BytesIO | None = None,
-        **headers: str,
-    ) -> tuple[int, bytes, "CIMultiDictProxy[str]"]:
-        """One plain HTTP request: status, body, headers."""
-        sent = {"Authorization": f"Bearer {token}", **{name.replace("_", "-"): text for name, text in headers.items()}}
-        async with (
-            aiohttp.ClientSession(auto_decompress=False) as session,
-            session.request(method, self.url + path, data=data, headers=sent) as answer,
-        ):
-            return answer.status, await answer.read(), answer.headers
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    home = tmp_path / "home"
-    home.mkdir()
-    store = await anyio.to_thread.run_sync(WatchedStore.create, tmp_path / "slices.git")
-    made = World(store=store, home=home)
-    app = web.Application()
-    app.add_routes(git_http.routes(made.store, cluster_of=made.cluster_of, chain=made.chain))
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    with blockbuster_ctx(scanned_modules="hub"):
-        yield made
-    await runner.cleanup()
 
 
 def pack_in(body: bytes) -> bytes:
@@ -177,153 +44,6 @@ def pack_in(body: bytes) -> bytes:
 def count_in(pack: bytes) -> int:
     assert pack[:4] == b"PACK"
     return int.from_bytes(pack[8:12])
-
-
-VERSIONS = pytest.mark.parametrize("version", ["0", "1", "2"])
-SOME = {f"ns/ConfigMap/{i}.json": b"%d" % i * 100 for i in range(30)}
-
-
-# --- stock git --------------------------------------------------------------------------------------------------------
-
-
-@VERSIONS
-async def test_git_clones_and_pulls_a_slice(world: World, version: str) -> None:
-    await world.move("eu-1", SOME)
-    protocol = ("-c", f"protocol.version={version}")
-    await world.git(*protocol, "clone", "-q", world.address("eu-1"), "here")
-    assert (world.home / "here/bundles/shop/ns/ConfigMap/7.json").read_bytes() == SOME["ns/ConfigMap/7.json"]
-    assert (await world.git("-C", "here", "symbolic-ref", "HEAD")).strip() == slice_ref("eu-1")
-    for i in range(3):
-        tip = await world.move("eu-1", {**SOME, "ns/ConfigMap/7.json": b"new %d" % i})
-        await world.git(*protocol, "-C", "here", "pull", "-q")
-        assert (await world.git("-C", "here", "rev-parse", "HEAD")).strip() == tip
-    await world.git("-C", "here", "fsck", "--strict", "--full")
-    assert (await world.git("-C", "here", "log", "--format=%s")).splitlines()[0] == "eu-1 #4: shop at ffffffffffff"
-
-
-@VERSIONS
-async def test_git_lists_exactly_the_refs_of_one_cluster(world: World, version: str) -> None:
-    tip = await world.move("eu-1", SOME)
-    await world.move("us-1", SOME)
-    await anyio.to_thread.run_sync(world.store.set_ref, "us-1", world.chains["us-1"][0])
-    shown = await world.git("-c", f"protocol.version={version}", "ls-remote", "--symref", world.address("eu-1"))
-    assert shown.splitlines() == [
-        f"ref: {slice_ref('eu-1')}\tHEAD",
-        f"{tip}\tHEAD",
-        f"{tip}\t{slice_ref('eu-1')}",
-    ]
-    narrow = await world.git("-c", f"protocol.version={version}", "ls-remote", world.address("eu-1"), slice_ref("eu-1"))
-    assert narrow == f"{tip}\t{slice_ref('eu-1')}\n"
-
-
-@VERSIONS
-async def test_a_cluster_without_slice_is_an_empty_repository_that_fills_later(world: World, version: str) -> None:
-    protocol = ("-c", f"protocol.version={version}")
-    await world.git(*protocol, "clone", "-q", world.address("eu-1"), "here")
-    assert await world.git(*protocol, "ls-remote", world.address("eu-1")) == ""
-    tip = await world.move("eu-1", SOME)
-    await world.git(*protocol, "-C", "here", "fetch", "-q")
-    assert (await world.git("-C", "here", "rev-parse", "origin/clusters/eu-1")).strip() == tip
-
-
-@VERSIONS
-async def test_git_with_long_local_history_sends_gzip_and_still_finds_common_ground(world: World, version: str) -> None:
-    await world.move("eu-1", SOME)
-    protocol = ("-c", f"protocol.version={version}")
-    await world.git(*protocol, "clone", "-q", world.address("eu-1"), "here")
-    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    for _ in range(70):
-        await world.git(*who, "-C", "here", "commit", "-q", "--allow-empty", "-m", "local")
-    await world.move("eu-1", {**SOME, "ns/ConfigMap/7.json": b"new"})
-    trace = await world.git(*protocol, "-C", "here", "fetch", GIT_TRACE_CURL=str(world.home / "t"))
-    assert trace == ""
-    assert "Content-Encoding: gzip" in (world.home / "t").read_text()
-    assert (await world.git("-C", "here", "rev-parse", "FETCH_HEAD")).strip() == world.chains["eu-1"][-1]
-
-
-@VERSIONS
-async def test_unrelated_local_history_gets_the_whole_slice(world: World, version: str) -> None:
-    tip = await world.move("eu-1", SOME)
-    await world.git("init", "-q", "here")
-    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    await world.git(*who, "-C", "here", "commit", "-q", "--allow-empty", "-m", "local")
-    await world.git("-c", f"protocol.version={version}", "-C", "here", "fetch", "-q", world.address("eu-1"))
-    assert (await world.git("-C", "here", "rev-parse", "FETCH_HEAD")).strip() == tip
-    await world.git("-C", "here", "fsck", "--strict", "--full")
-
-
-@VERSIONS
-async def test_a_shallow_clone_has_the_newest_only_and_goes_on_deepens_and_becomes_whole(
-    world: World, version: str
-) -> None:
-    for number in range(6):
-        await world.move("eu-1", {**SOME, "ns/ConfigMap/7.json": b"%d" % number})
-    here = ("-c", f"protocol.version={version}", "-C", "here")
-
-    async def depth() -> int:
-        await world.git("-C", "here", "fsck", "--strict", "--full")
-        return len((await world.git("-C", "here", "log", "--format=%H", "origin/clusters/eu-1")).splitlines())
-
-    await world.git(*here[:2], "clone", "-q", "--depth", "1", world.address("eu-1"), "here")
-    assert (await world.git("-C", "here", "rev-parse", "HEAD")).strip() == world.chains["eu-1"][-1]
-    assert await depth() == 1
-    tip = await world.move("eu-1", {**SOME, "ns/ConfigMap/7.json": b"new"})
-    await world.git(*here, "pull", "-q")
-    assert (await world.git("-C", "here", "rev-parse", "HEAD")).strip() == tip
-    assert await depth() == 2
-    await world.git(*here, "fetch", "-q", "--depth", "4")
-    assert await depth() == 4
-    await world.git(*here, "fetch", "-q", "--depth", "1")
-    assert await depth() == 1
-    await world.git(*here, "fetch", "-q", "--unshallow")
-    assert await depth() == 7
-    assert not (world.home / "here" / ".git" / "shallow").exists()
-
-
-@VERSIONS
-async def test_a_shallow_clone_can_get_an_older_slice_of_its_own(world: World, version: str) -> None:
-    old = await world.move("eu-1", SOME)
-    for number in range(3):
-        await world.move("eu-1", {"ns/ConfigMap/7.json": b"%d" % number})
-    here = ("-c", f"protocol.version={version}", "-C", "here")
-    await world.git(*here[:2], "clone", "-q", "--depth", "2", world.address("eu-1"), "here")
-    await world.git(*here, "fetch", "-q", "--depth", "1", "origin", old)
-    assert len((await world.git("-C", "here", "ls-tree", "-r", old)).splitlines()) == len(SOME) + 2
-    await world.git("-C", "here", "fsck", "--strict", "--full")
-
-
-@VERSIONS
-async def test_a_clone_that_leaves_out_blobs_gets_them_all_the_same(world: World, version: str) -> None:
-    tip = await world.move("eu-1", SOME)
-    await world.git(
-        "-c", f"protocol.version={version}", "clone", "-q", "--bare", "--filter=blob:none", world.address("eu-1"), "h"
-    )
-    assert len((await world.git("-C", "h", "ls-tree", "-r", tip)).splitlines()) == len(SOME) + 2
-    assert "missing" not in await world.git("-C", "h", "rev-list", "--objects", "--missing=print", "--all")
-
-
-@VERSIONS
-async def test_git_may_have_an_older_slice_of_its_own_but_none_of_another_cluster(world: World, version: str) -> None:
-    old = await world.move("eu-1", SOME)
-    await world.move("eu-1", {})
-    foreign = await world.move("us-1", {"ns/Secret/s.json": b"1"})
-    protocol = ("-c", f"protocol.version={version}")
-    await world.git("init", "-q", "here")
-    await world.git(*protocol, "-C", "here", "fetch", "-q", world.address("eu-1"), old)
-    said = await world.git(*protocol, "-C", "here", "fetch", "-q", world.address("eu-1"), foreign, fails=True)
-    assert f"commit {foreign}: was never a slice of cluster eu-1" in said
-    await world.git("-C", "here", "cat-file", "-e", foreign, fails=True)
-
-
-async def test_a_push_is_refused_with_the_reason(world: World) -> None:
-    await world.move("eu-1", SOME)
-    await world.git("clone", "-q", world.address("eu-1"), "here")
-    said = await world.git("-C", "here", "push", "origin", "HEAD:refs/heads/x", fails=True)
-    assert "403" in said
-    assert "change the fleet repo" in said
-    for method, path in (("GET", "info/refs?service=git-receive-pack"), ("POST", "git-receive-pack")):
-        status, body, _ = await world.ask(method, f"/git/eu-1.git/{path}")
-        assert (status, b"change the fleet repo" in body) == (403, True)
 
 
 # --- libgit2, as the agent uses it ------------------------------------------------------------------------------------
