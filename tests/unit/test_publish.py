@@ -1,23 +1,31 @@
 """Mirrors of the slices: what is pushed to a stock Git host, what never is, and what becomes of a host in trouble."""
 
 import itertools
+import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
+import pygit2
 import pytest
 
 from hub.external.credentials import Credentials, Login
 from hub.external.push import Update
+from hub.inputs import FromAgent
+from hub.main import Hub as WholeHub
 from hub.model import Cluster, Finding, Publish, RolloutPolicy
 from hub.publish import Publisher, plan
 from hub.slices.compose import HISTORY_S
 from proto.ids import ClusterName, Oid, slice_ref
+from proto.messages import Report
 from tests.agents import until
 from tests.git_host import PASSWORD, USER, GitHost, git, git_host
+from tests.unit.test_api import fleet_repo
 from tests.unit.test_loop import CANARY, EU, SHOP, Hub, running
 from tests.unit.test_sync import Sshd, sshd
 
@@ -386,3 +394,51 @@ async def test_a_first_publish_of_many_goes_in_bounded_pushes_that_shrink_when_t
     assert sum(sizes) == 30
     assert sizes[0] == 4
     assert max(sizes) == 8
+
+
+# --- the whole hub ------------------------------------------------------------------------------------------------
+
+
+def fleet_that_publishes(path: Path, url: str) -> str:
+    repo = pygit2.Repository(str(fleet_repo(path)))
+    publish = f"publish: {{url: '{url}', credentials: mirror}}"
+    (path / "fleet.yaml").write_text(f"apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec:\n  {publish}\n")
+    repo.index.add("fleet.yaml")
+    who = pygit2.Signature("Dana", "dana@example.org", 1_700_000_100, 0)
+    repo.create_commit("refs/heads/main", who, who, "Publish", repo.index.write_tree(), [repo.head.target])
+    return str(path)
+
+
+async def test_a_hub_publishes_by_itself_says_what_is_wrong_and_goes_on_after_a_restart(
+    host: GitHost, tmp_path: Path
+) -> None:
+    login = {"for": [host.url], "username": USER, "password": PASSWORD}
+    (tmp_path / "credentials.yaml").write_text(json.dumps({"mirror": login}))
+    fleet = fleet_that_publishes(tmp_path / "fleet", f"{host.url}/slices.git")
+
+    @asynccontextmanager
+    async def serving() -> AsyncIterator[WholeHub]:
+        made = WholeHub(
+            fleet=fleet,
+            branch="main",
+            data=tmp_path / "hub",
+            poll_s=0.2,
+            heartbeat_s=1.0,
+            source_credentials=tmp_path / "credentials.yaml",
+        )
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(partial(made.run, "127.0.0.1", 0))
+            yield made
+            tasks.cancel_scope.cancel()
+
+    host.before = lambda _: 403
+    async with serving() as hub:
+        await until(lambda: hub.loop.desired is not None)
+        told = Report(number=1, boot_id="b", seq=0, commit="", full=True)
+        await hub.loop.tell(FromAgent(cluster=EU, report=told))
+        await until(lambda: "without other credentials" in hub.publisher.problem)
+        assert hub.loop.slices.keys() == {EU}, "the rollout went on"
+        await until(lambda: [event.kind for event in hub.journal.events(kind="publish")] == ["publish"])
+    host.before = lambda _: None
+    async with serving() as hub:
+        await until(lambda: host.refs() == {"eu-1": hub.loop.slices[EU].commit})
