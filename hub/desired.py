@@ -9,6 +9,7 @@ its first proved. Heavy work runs in worker processes. Next: `waves` (what to ro
 """
 
 import itertools
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,9 @@ from proto.errors import FlotillaError, Transient
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 
+log = logging.getLogger("flotilla.hub")
+
+TOLD_EACH_S = 5.0
 BATCH = 50
 """Requests of one bundle that one worker renders: they share its build."""
 STORED_BYTES = 16 << 20
@@ -100,6 +104,24 @@ class _Storing:
                 await anyio.to_thread.run_sync(self._journal.remember_renders, rows)
 
 
+class _Progress:
+    """Tells in the hub's log how far the renders of a commit are that take long."""
+
+    def __init__(self, commit: Oid) -> None:
+        self._commit = commit
+        self._expected = self._done = 0
+        self._told_s = time.monotonic()
+
+    def expects(self, renders: int) -> None:
+        self._expected += renders
+
+    def took(self, renders: int) -> None:
+        self._done += renders
+        if (now := time.monotonic()) - self._told_s >= TOLD_EACH_S:
+            self._told_s = now
+            log.info("fleet repo at %.12s: %d of %d renders are done", self._commit, self._done, self._expected)
+
+
 async def desired(
     commit: Oid,
     *,
@@ -122,6 +144,7 @@ async def desired(
     places: dict[BundleName, Mount] = {}
     troubles: list[FlotillaError] = []
     storing = _Storing(store, journal)
+    progress = _Progress(commit)
 
     async def render(batch: Sequence[RenderRequest]) -> None:
         name = batch[0].bundle.name
@@ -143,6 +166,7 @@ async def desired(
                 return
             made = _Rendered(refused={batch[0].key: error})
         known.update(made.made)
+        progress.took(len(batch))
         await store_now(partial(storing.add, made, name, commit))
         for request in batch:
             if refusal := made.refused.get(request.key):
@@ -161,13 +185,14 @@ async def desired(
     async def render_all(requests: Iterable[RenderRequest]) -> None:
         unknown = [request for request in requests if request.key not in known]
         for bundle in {request.bundle.name: request.bundle for request in unknown}.values():
-            if bundle.external is not None:
+            if bundle.name in asked.pins:
                 try:
                     places[bundle.name] = await pins.mount(bundle.name, asked.pins[bundle.name])
                 except FlotillaError as error:
                     failed.add(bundle.name)
                     found.append(requesting.unfetched(bundle, error))
         unknown = [request for request in unknown if request.bundle.name not in failed]
+        progress.expects(len(unknown))
         async with anyio.create_task_group() as tasks:
             for name, group in itertools.groupby(unknown, key=lambda request: request.bundle.name):
                 while batch := tuple(itertools.islice(group, BATCH)):
@@ -179,14 +204,15 @@ async def desired(
     await render_all(requests)
     notes = {key: said for key, (_, said) in known.items()}
     kept = await anyio.to_thread.run_sync(_kept, journal, current, failed)
-    settled = definitions.settled(requests, notes, kept=kept, renderer=build.RENDERER_VERSION)
+    settle = partial(definitions.settled, requests, notes, kept=kept, renderer=build.RENDERER_VERSION)
+    settled = await anyio.to_thread.run_sync(settle)
     again = [request for request in settled if request.key not in notes and request.bundle.name not in failed]
     known.update(await anyio.to_thread.run_sync(_known, journal, store, [request.key for request in again]))
     await render_all(again)
     requests = settled
     for request in requests:
-        if request.bundle.name not in failed:
-            found += _warnings(request, known[request.key][1], fleet)
+        if request.bundle.name not in failed and (said := known[request.key][1]).warnings:
+            found += _warnings(request, said, fleet)
     subtrees: dict[BundleName, dict[ClusterName, Oid]] = {name: {} for name in fleet.bundles if name not in failed}
     for request in requests:
         if request.bundle.name in subtrees:
@@ -319,8 +345,6 @@ def _kept(
 def _warnings(request: RenderRequest, notes: Notes, fleet: Fleet) -> Iterator[Finding]:
     """What holds of a request that rendered, now or before."""
     bundle = request.bundle
-    if not notes.warnings:
-        return
     for text in notes.told(msgspec.to_builtins(targets.checks_for(bundle, fleet))):
         yield findings.of_warning(text, bundle)
 

@@ -186,6 +186,17 @@ External = GitSource | HelmSource | OciSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnChart:
+    """A chart in a bundle's own `folder`, which has the tree id `files`, at `path` in it, that lacks charts which it
+    depends on (`external.own`); its Chart.yaml says where those are, and can name no credentials."""
+
+    folder: str
+    files: Oid
+    path: str = ""
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
     """What an external source was resolved to: `revision` for people (a version, a tag, a commit), `digest` what it is
     by content (a commit id, or `sha256:…`), `tree` its files as a Git tree in the hub's store of sources."""

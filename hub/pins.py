@@ -28,11 +28,11 @@ import anyio.to_thread
 
 from hub import worker
 from hub.external import fetch, store
-from hub.external.fetch import Access
+from hub.external.fetch import Access, Source
 from hub.journal import EventRow, Journal, PinRow
-from hub.model import Bundle, External, Pin
+from hub.model import Bundle, OwnChart, Pin
 from hub.render import limits
-from hub.repo import addresses
+from hub.repo import addresses, sources
 from hub.repo.mounts import Mount
 from proto.errors import FlotillaError, Permanent, Transient
 from proto.ids import BundleName, Oid
@@ -57,7 +57,7 @@ class Wanted:
 
     bundle: BundleName
     folder: Oid
-    source: External
+    source: Source
     tenant: str = ""
     allowed: tuple[str, ...] | None = None
     interval_s: float = 0.0
@@ -66,6 +66,11 @@ class Wanted:
     def text(self) -> str:
         """The source as the journal has it."""
         return json.dumps({"kind": type(self.source).__name__, **asdict(self.source)}, sort_keys=True)
+
+    @property
+    def whole(self) -> bool:
+        """Whether what is pinned takes the place of the bundle's whole folder."""
+        return isinstance(self.source, OwnChart)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +105,7 @@ class Pins:
         """`folder` is the store of trees, `secrets` the file of credentials."""
         self._journal, self._folder, self._secrets, self._clock = journal, folder, secrets, clock
         self._wanted: tuple[Wanted, ...] = ()
+        self._fleet: tuple[Path, Oid] | None = None
         self._rows: dict[BundleName, PinRow] | None = None
         self._troubles: dict[BundleName, _Trouble] = {}
         self._looked_s: dict[BundleName, float] = {}
@@ -111,11 +117,19 @@ class Pins:
         """Resolve these anew the next time (`ALL`: all)."""
         self._refresh.update(bundles)
 
-    async def resolve(self, wanted: Sequence[Wanted], *, kept: Collection[str] = (), lost: bool = False) -> Resolved:
-        """The pins of all `wanted`, resolving what has to be. Pins of other bundles go, but for those of `kept`, which
-        cannot be read at the moment; `lost` keeps all. Raises what the journal raises."""
+    async def resolve(
+        self,
+        wanted: Sequence[Wanted],
+        *,
+        fleet: tuple[Path, Oid],
+        kept: Collection[str] = (),
+        lost: bool = False,
+    ) -> Resolved:
+        """The pins of all `wanted` by a commit in the mirror, `fleet`, resolving what has to be. Pins of other bundles
+        go, but for those of `kept`, which cannot be read at the moment; `lost` keeps all. Raises what the journal
+        raises."""
         async with self._busy:
-            self._wanted = tuple(wanted)
+            self._wanted, self._fleet = tuple(wanted), fleet
             names = {one.bundle for one in wanted}
             rows = await self._stored()
             gone = [name for name in rows if name not in names and name not in kept and not lost]
@@ -160,11 +174,11 @@ class Pins:
         if not await anyio.to_thread.run_sync(store.has, self._folder, pin.tree):
             await worker.run(
                 _restore,
-                *(wanted.source, pin, self._folder, self._access(wanted)),
+                *(wanted.source, pin, self._folder, self._access(wanted), self._fleet),
                 what=f"source of {bundle}",
                 limiter=self._limiter,
             )
-        return store.mount(self._folder, pin.tree)
+        return store.mount(self._folder, pin.tree, whole=wanted.whole)
 
     async def _stored(self) -> dict[BundleName, PinRow]:
         if self._rows is None:
@@ -240,7 +254,7 @@ class Pins:
         try:
             return await worker.run(
                 _fetch,
-                *(one.source, self._folder, self._access(one), known),
+                *(one.source, self._folder, self._access(one), known, self._fleet),
                 what=f"source of {one.bundle}",
                 limiter=self._limiter,
             )
@@ -276,26 +290,34 @@ class Pins:
         return now.pins, {**now.failed, **now.late}.keys(), [str(error) for error in now.failed.values()]
 
 
-def _fetch(source: External, folder: Path, access: Access, known: Pin | None) -> Pin:
+def _fetch(source: Source, folder: Path, access: Access, known: Pin | None, fleet: tuple[Path, Oid] | None) -> Pin:
     """In a worker process."""
     with limits.bounded():
-        return fetch.fetch(source, folder, access=access, known=known)
+        return fetch.fetch(source, folder, access=access, known=known, fleet=_tree(fleet))
 
 
-def _restore(source: External, pin: Pin, folder: Path, access: Access) -> None:
+def _tree(fleet: tuple[Path, Oid] | None) -> sources.Tree | None:
+    return sources.CommitTree(*fleet) if fleet is not None else None
+
+
+def _restore(source: Source, pin: Pin, folder: Path, access: Access, fleet: tuple[Path, Oid] | None) -> None:
     """In a worker process."""
     with limits.bounded():
-        fetch.restore(source, pin, folder, access=access)
+        fetch.restore(source, pin, folder, access=access, fleet=_tree(fleet))
 
 
-def wanted(bundle: Bundle, folder: Oid) -> Wanted | None:
-    """Pure: what is to be pinned for a bundle whose own files have the tree id `folder`."""
-    if bundle.external is None:
+def wanted(bundle: Bundle, folder: Oid, *, lacks_charts: bool) -> Wanted | None:
+    """Pure: what is to be pinned for a bundle whose own files have the tree id `folder`; `lacks_charts` when a chart of
+    theirs does."""
+    source: Source | None = bundle.external
+    if source is None and lacks_charts:
+        source = OwnChart(folder=bundle.folder, files=folder, path=bundle.source)
+    if source is None:
         return None
     return Wanted(
         bundle=bundle.name,
         folder=folder,
-        source=bundle.external,
+        source=source,
         tenant=bundle.tenant.name if bundle.tenant else "",
         allowed=bundle.tenant.sources if bundle.tenant else None,
         interval_s=bundle.interval_s,

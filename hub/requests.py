@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hub import pins, worker
+from hub.external import own
 from hub.model import Bundle, Finding, Fleet, Pin, RenderRequest
 from hub.pins import Pins, Wanted
 from hub.render import build
@@ -32,11 +33,14 @@ async def made(commit: Oid, *, mirror: Path, known: Pins) -> Requests:
     """Of `commit` in the `mirror`. Raises Transient or Permanent when it cannot be read at all."""
     what = f"fleet repo at {commit:.12}"
     fleet, requests, outside = await worker.run(_read, mirror, commit, what=what, sees=(mirror,))
-    resolved = await known.resolve(outside, kept=fleet.broken_bundles, lost=fleet.lost_bundles)
+    resolved = await known.resolve(outside, fleet=(mirror, commit), kept=fleet.broken_bundles, lost=fleet.lost_bundles)
     if resolved.pins:
         there = replace(fleet, bundles={name: fleet.bundles[name] for name in resolved.pins})
-        own = {wanted.bundle: wanted.folder for wanted in outside}
-        trees = {fleet.bundles[n].folder: mounts.mounted_id(own[n], pin.tree) for n, pin in resolved.pins.items()}
+        trees = {
+            fleet.bundles[one.bundle].folder: mounts.mounted_id(one.folder, pin.tree, whole=one.whole)
+            for one in outside
+            if (pin := resolved.pins.get(one.bundle)) is not None
+        }
         more = await worker.run(_requests, there, trees, what=what, sees=(mirror,))
         requests = tuple(sorted((*requests, *more), key=lambda request: request.bundle.name))
     findings = [unfetched(fleet.bundles[name], error) for name, error in resolved.failed.items()]
@@ -65,12 +69,21 @@ def unfetched(bundle: Bundle, error: FlotillaError) -> Finding:
 
 def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...], tuple[Wanted, ...]]:
     """In a worker process: the fleet of a commit, what is to be rendered of it, and what is to be pinned first."""
-    fleet, trees = reading.read(sources.CommitTree(mirror, commit))
-    outside = tuple(
-        wanted for bundle in fleet.bundles.values() if (wanted := pins.wanted(bundle, trees[bundle.folder])) is not None
-    )
-    here = replace(fleet, bundles={name: one for name, one in fleet.bundles.items() if one.external is None})
-    return fleet, _requests(here, trees), outside
+    tree = sources.CommitTree(mirror, commit)
+    fleet, trees = reading.read(tree)
+    outside = wanted(tree, fleet, trees)
+    here = replace(fleet, bundles={name: one for name, one in fleet.bundles.items() if name not in outside})
+    return fleet, _requests(here, trees), tuple(outside.values())
+
+
+def wanted(tree: sources.Tree, fleet: Fleet, trees: Mapping[str, Oid]) -> dict[BundleName, Wanted]:
+    """What is to be pinned, by bundle: sources from outside, and charts of the fleet repo that lack others."""
+    found: dict[BundleName, Wanted] = {}
+    for name, bundle in fleet.bundles.items():
+        lacks = bundle.external is None and own.needs(tree, bundle.folder, bundle.source)
+        if (one := pins.wanted(bundle, trees[bundle.folder], lacks_charts=lacks)) is not None:
+            found[name] = one
+    return found
 
 
 def _requests(fleet: Fleet, trees: Mapping[str, Oid]) -> tuple[RenderRequest, ...]:

@@ -23,16 +23,15 @@ from typing import Any, TypeVar
 
 import click
 
-from hub import pins
+from hub import requests
 from hub.cli import progress
 from hub.external import fetch, store
 from hub.external.fetch import Access
 from hub.model import Finding, Fleet, Pin
 from hub.pins import Wanted
-from hub.repo import addresses, mounts, sources
+from hub.repo import addresses, sources
 from hub.repo import fleet as fleet_loader
 from hub.repo.mounts import Mounted
-from hub.requests import unfetched
 from proto.errors import FlotillaError, InvalidInput, Transient
 from proto.ids import BundleName, Oid
 
@@ -73,19 +72,24 @@ class Outside:
         self.pins: dict[BundleName, Pin] = {}
         failed: dict[BundleName, Finding] = {}
         late: list[Finding] = []
-        for bundle in fleet.bundles.values():
-            if (wanted := pins.wanted(bundle, trees[bundle.folder])) is None:
-                continue
+        asked = requests.wanted(tree, fleet, trees)
+        for name, wanted in asked.items():
+            bundle = fleet.bundles[name]
             try:
-                self.pins[bundle.name], trouble = cache.pin(wanted)
+                self.pins[name], trouble = cache.pin(wanted, tree)
             except FlotillaError as error:
-                failed[bundle.name] = replace(unfetched(bundle, error), remedy=error.remedy)
+                failed[name] = replace(requests.unfetched(bundle, error), remedy=error.remedy)
                 continue
             if trouble is not None:
-                late.append(replace(unfetched(bundle, trouble), message=f"what the cache has is used: {trouble}"))
-        folders = {fleet.bundles[name].folder: pin.tree for name, pin in self.pins.items()}
-        self.tree = Mounted(tree, {folder: store.mount(cache.folder, oid) for folder, oid in folders.items()})
-        self.trees = {**trees, **{folder: mounts.mounted_id(trees[folder], oid) for folder, oid in folders.items()}}
+                late.append(
+                    replace(requests.unfetched(bundle, trouble), message=f"what the cache has is used: {trouble}")
+                )
+        places = {
+            fleet.bundles[name].folder: store.mount(cache.folder, pin.tree, whole=asked[name].whole)
+            for name, pin in self.pins.items()
+        }
+        self.tree = Mounted(tree, places)
+        self.trees = {**trees, **{folder: self.tree.tree_id(folder) for folder in places}}
         whole = fleet_loader.without(fleet, failed)
         warnings = tuple(replace(finding, severity="warning", remedy="") for finding in late)
         self.fleet = replace(whole, findings=(*whole.findings, *warnings))
@@ -100,12 +104,12 @@ class _Cache:
         self._secrets, self._offline = secrets, offline
         self._now: dict[tuple[str, str], tuple[Pin, FlotillaError | None] | FlotillaError] = {}
 
-    def pin(self, wanted: Wanted) -> tuple[Pin, FlotillaError | None]:
+    def pin(self, wanted: Wanted, fleet: sources.Tree) -> tuple[Pin, FlotillaError | None]:
         """What a source is, and why that is not sure, if so. Raises what kept it from being known at all."""
         key = wanted.text, wanted.tenant
         if key not in self._now:
             try:
-                self._now[key] = found = self._pin(wanted)
+                self._now[key] = found = self._pin(wanted, fleet)
                 pin, address = found[0], addresses.of(wanted.source)
                 click.echo(f"bundle {wanted.bundle}: {address} is {pin.revision}@{pin.digest}", err=True)
             except FlotillaError as error:
@@ -115,7 +119,7 @@ class _Cache:
             raise answer
         return answer
 
-    def _pin(self, wanted: Wanted) -> tuple[Pin, FlotillaError | None]:
+    def _pin(self, wanted: Wanted, fleet: sources.Tree) -> tuple[Pin, FlotillaError | None]:
         known, when_s = self._known(wanted.text)
         fresh = known is not None and (addresses.fixed(wanted.source) or time.time() - when_s < FRESH_S)
         if known is not None and (fresh or self._offline):
@@ -126,7 +130,7 @@ class _Cache:
         try:
             with progress.noted(f"fetching {addresses.of(wanted.source)}"):
                 access = Access(secrets=self._secrets, tenant=wanted.tenant, allowed=wanted.allowed)
-                pin = fetch.fetch(wanted.source, self.folder, access=access, known=known)
+                pin = fetch.fetch(wanted.source, self.folder, access=access, known=known, fleet=fleet)
         except Transient as error:
             if known is None:
                 raise

@@ -59,6 +59,11 @@ def dependencies(repo: pygit2.Repository, tree: Oid, *, path: str = "", at: str 
     return tuple(dict.fromkeys(found))
 
 
+def needed(repo: pygit2.Repository, tree: Oid, *, path: str = "") -> bool:
+    """Whether the chart in the folder `path` of `tree` lacks any, from outside or from beside. Raises InvalidInput."""
+    return next(_missing(_tree(repo, tree), _normal(path), ""), None) is not None
+
+
 def complete(repo: pygit2.Repository, tree: Oid, fetched: Mapping[Chart, Oid], *, path: str = "", at: str = "") -> Oid:
     """`tree` with every one of `dependencies` in the chart's `charts` folder. `fetched` maps them to their trees, which
     have to be in `repo` and complete themselves; with nothing to do it is `tree`. Raises as `dependencies`."""
@@ -75,7 +80,7 @@ def completed(
         raise _too_deep(at)
     fetched: dict[Chart, Oid] = {}
     for source in dependencies(repo, tree, path=path, at=at):
-        name = f"{at}/charts/{_name(source)}" if at else _name(source)
+        name = f"{at}/charts/{name_of(source)}" if at else name_of(source)
         fetched[source] = completed(repo, fetch(source), fetch, at=name, depth=depth + 1)
     return complete(repo, tree, fetched, path=path, at=at)
 
@@ -229,7 +234,8 @@ def _text(entry: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else f"{value:.15g}"
 
 
-def _name(source: Chart) -> str:
+def name_of(source: Chart) -> str:
+    """Pure: the chart's name."""
     return source.chart if isinstance(source, HelmSource) else source.url.rpartition("/")[2]
 
 

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import pygit2
 
-from hub.external import credentials, dependencies, git, helm_repo, oci, store
+from hub.external import credentials, dependencies, git, helm_repo, oci, own, store
 from hub.external.credentials import Login
-from hub.model import External, GitSource, HelmSource, OciSource, Pin
+from hub.model import External, GitSource, HelmSource, OciSource, OwnChart, Pin
 from hub.repo import addresses, remote, sources
 from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
+
+Source = External | OwnChart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +37,17 @@ class Access:
     allowed: tuple[str, ...] | None = None
 
 
-def fetch(source: External, folder: Path, *, access: Access, known: Pin | None = None) -> Pin:
-    """Resolve `source`, and bring its tree into the store in `folder`; `known` is what it was the last time.
+def fetch(
+    source: Source, folder: Path, *, access: Access, known: Pin | None = None, fleet: sources.Tree | None = None
+) -> Pin:
+    """Resolve `source`, and bring its tree into the store in `folder`; `known` is what it was the last time. A chart of
+    the `fleet` repo is completed, and pinned as a whole.
 
     Raises Transient when it cannot be reached, else what has to change first. No message has a secret in it.
     """
+    if isinstance(source, OwnChart):
+        assert fleet is not None
+        return _own(source, folder, fleet, access)
     address = addresses.of(source)
     login = credentials.load(access.secrets).login(source.credentials, address, tenant=access.tenant)
     _check(address, login, access)
@@ -60,13 +68,13 @@ def fetch(source: External, folder: Path, *, access: Access, known: Pin | None =
         raise Transient(f"store of sources {folder}", f"cannot be written: {error}", "check the disk") from error
 
 
-def restore(source: External, pin: Pin, folder: Path, *, access: Access) -> None:
+def restore(source: Source, pin: Pin, folder: Path, *, access: Access, fleet: sources.Tree | None = None) -> None:
     """Bring the very tree of a pin into the store again. Raises as `fetch`; Permanent when it is not to be had."""
     gone = "what runs keeps running; 'flotilla sync --refresh' takes what is there now"
     thing = f"source {addresses.of(source)}"
     pinned = f"{pin.revision} as {pin.digest[:23]}, which is pinned"
     try:
-        made = fetch(_exactly(source, pin), folder, access=access)
+        made = fetch(_exactly(source, pin), folder, access=access, fleet=fleet)
     except (Refused, InvalidInput):
         raise
     except Permanent as error:
@@ -76,9 +84,11 @@ def restore(source: External, pin: Pin, folder: Path, *, access: Access) -> None
         raise Permanent(thing, f"has no longer {pinned}: {now}", gone)
 
 
-def _exactly(source: External, pin: Pin) -> External:
+def _exactly(source: Source, pin: Pin) -> Source:
     """The same source, named by content as far as its kind can."""
     match source:
+        case OwnChart():
+            return source
         case GitSource():
             return replace(source, branch="", tag="", commit=pin.digest)
         case HelmSource():
@@ -95,6 +105,28 @@ def _fetched(source: External, repo: pygit2.Repository, *, login: Login | None, 
             return helm_repo.fetch(source, repo, login=login, known=known)
         case OciSource():
             return oci.fetch(source, repo, login=login, known=known)
+
+
+def _own(source: OwnChart, folder: Path, fleet: sources.Tree, access: Access) -> Pin:
+    """A chart of the fleet repo with the charts that it depends on."""
+    revisions: list[str] = []
+
+    def bring(chart: HelmSource | OciSource) -> Oid:
+        _check(addresses.of(chart), None, access)
+        pin = _fetched(chart, repo, login=None, known=None)
+        revisions.append(f"{dependencies.name_of(chart)} {pin.revision}")
+        return pin.tree
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="flotilla-source-") as scratch:
+            repo = pygit2.init_repository(scratch, bare=True)
+            copy = own.copied(fleet, source.folder, repo)
+            tree = dependencies.completed(repo, copy, bring, path=source.path, at=source.folder)
+            _check_size(repo, tree, source.folder)
+            store.keep(folder, repo, tree)
+            return Pin(revision=", ".join(revisions) or "charts beside it", digest=tree, tree=tree)
+    except (OSError, pygit2.GitError) as error:
+        raise Transient(f"store of sources {folder}", f"cannot be written: {error}", "check the disk") from error
 
 
 def _completed(source: External, tree: Oid, repo: pygit2.Repository, login: Login | None, access: Access) -> Oid:

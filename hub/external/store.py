@@ -23,8 +23,8 @@ def has(store: Path, tree: Oid) -> bool:
     return (store / tree).is_dir()
 
 
-def mount(store: Path, tree: Oid) -> Mount:
-    return Mount(repo=store / tree, tree=tree)
+def mount(store: Path, tree: Oid, *, whole: bool = False) -> Mount:
+    return Mount(repo=store / tree, tree=tree, whole=whole)
 
 
 def keep(store: Path, scratch: pygit2.Repository, tree: Oid) -> None:

@@ -10,7 +10,7 @@ refused before anybody compares it. Next: `kinds` reads addresses, `tenants` and
 import re
 from urllib.parse import urlsplit
 
-from hub.model import External, GitSource, HelmSource, OciSource
+from hub.model import External, GitSource, HelmSource, OciSource, OwnChart
 from proto.errors import InvalidInput
 
 SCHEMES = ("https", "http", "oci", "ssh", "file")
@@ -65,19 +65,21 @@ def normal(text: str, *, schemes: tuple[str, ...]) -> str:
     return f"{scheme}://{host}{path}"
 
 
-def of(source: External) -> str:
-    """Pure: where a source is fetched from."""
+def of(source: External | OwnChart) -> str:
+    """Pure: where a source is fetched from; of a chart in the fleet repo, where it is."""
+    if isinstance(source, OwnChart):
+        return f"{source.folder}/{source.path}".rstrip("/")
     return source.repository if isinstance(source, HelmSource) else source.url
 
 
-def fixed(source: External) -> bool:
+def fixed(source: External | OwnChart) -> bool:
     """Pure: whether a source names its very content, so that it can be but one thing for ever."""
     match source:
         case GitSource():
             return bool(source.commit)
         case OciSource():
             return bool(source.digest)
-        case HelmSource():
+        case HelmSource() | OwnChart():
             return False
 
 
