@@ -51,6 +51,8 @@ def settled(
         for cluster, running in kept.items():
             for made in running:
                 here[cluster] = {**made.defines, **here.get(cluster, {})}
+    if not here:
+        return requests
     return tuple(one for request in requests for one in _completed(request, _uses(request, notes), here, renderer))
 
 
@@ -77,7 +79,7 @@ def _completed(
     request: RenderRequest, uses: tuple[str, ...], here: Mapping[ClusterName, Mapping[str, Oid]], renderer: str
 ) -> Iterator[RenderRequest]:
     groups: dict[tuple[tuple[str, Oid], ...], list[ClusterName]] = {}
-    for cluster in request.clusters if uses and here else ():
+    for cluster in request.clusters if uses else ():
         there = here.get(cluster, {})
         groups.setdefault(tuple((kind, there[kind]) for kind in uses if kind in there), []).append(cluster)
     if not groups.keys() - {()}:
