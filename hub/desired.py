@@ -185,7 +185,7 @@ async def desired(
     async def render_all(requests: Iterable[RenderRequest]) -> None:
         unknown = [request for request in requests if request.key not in known]
         for bundle in {request.bundle.name: request.bundle for request in unknown}.values():
-            if bundle.external is not None:
+            if bundle.name in asked.pins:
                 try:
                     places[bundle.name] = await pins.mount(bundle.name, asked.pins[bundle.name])
                 except FlotillaError as error:
