@@ -1,8 +1,9 @@
 """The hub alone, without agents: rendering, composing, storing and serving slices for many clusters.
 
 Every cluster has 20 bundles of 30 objects (plain YAML, variables in one of ten), once with 100 sets of variables among
-all clusters and once with variables of its own for each. Each fleet is measured in a process of its own, so that its
-memory is its own. `python -m tests.bench.hub` measures this alone; with `--full` up to 10,000 clusters.
+all clusters and once with variables of its own for each, at several sizes: what a cluster costs shall not depend on how
+many there are. `turns` measures the loop for the same fleets. `python -m tests.bench.hub` measures this alone; with
+`--full` up to 10,000 clusters.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -128,6 +129,9 @@ class Slices:
     def megabytes(self) -> float:
         return round(sum(self.store.pack_sizes) / 1e6, 2)
 
+    def journal_mb(self) -> float:
+        return round(sum(file.stat().st_size for file in self.mirror.parent.glob("journal.db*")) / 1e6, 2)
+
 
 def objects(bundle: int, text: str) -> dict[str, str]:
     return {
@@ -149,20 +153,23 @@ async def timed(work: Callable[[], Awaitable[object]]) -> float:
 async def measured(folder: Path, count: int, sets: int) -> dict[str, float]:
     """The numbers of one fleet."""
     hub = Slices(folder)
+    empty_mb = processes.memory_mb(os.getpid())[0]
     files = {"fleet.yaml": FLEET, **clusters(count, sets)}
     for bundle in range(BUNDLES):
         files |= {f"bundles/b-{bundle}/bundle.yaml": BUNDLE % (bundle, bundle), **objects(bundle, "one")}
     first = hub.commit(files)
+    used = processes.cpu_s(os.getpid())
     found = {"first_s": await timed(partial(hub.take, first))}
+    found["first_cpu_s"] = round(processes.cpu_s(os.getpid()) - used, 2)
     disk = hub.megabytes()
     one_bundle = hub.commit({"bundles/b-0/01.yaml": OBJECT % (1, "two", "")})
     found["one_bundle_s"] = await timed(partial(hub.take, one_bundle))
     found["disk_mb"], found["disk_mb_for_one_bundle"] = disk, round(hub.megabytes() - disk, 2)
     found["one_cluster_s"] = await timed(partial(hub.take, hub.commit(clusters(count, sets, first="r-changed"))))
     found["nothing_s"] = await timed(partial(hub.take, hub.commit({"README.md": "nothing"})))
-    found["hub_mb"] = round(processes.memory_mb(os.getpid())[0], 1)
+    found["hub_mb"] = round(processes.memory_mb(os.getpid())[0] - empty_mb, 1)
+    found["journal_mb"] = hub.journal_mb()
     found["packs"] = len(hub.store.pack_sizes)
-    found["merge_s"] = await timed(partial(anyio.to_thread.run_sync, hub.store.repack))
     await fetches(hub, found)
     roots = [made.commit for made in hub.tips.values()]
     found["needed_s"] = await timed(
@@ -214,42 +221,82 @@ async def _fetch_all(client: aiohttp.ClientSession, hub: Slices, names: Iterable
             tasks.start_soon(some)
 
 
-def measure(fleets: Iterable[tuple[int, int]]) -> list[dict[str, Any]]:
-    """A row of the table for each fleet of (clusters, sets of variables)."""
-    rows = []
-    for count, sets in fleets:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.hub", "--one", str(count), str(sets)],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        found = json.loads(done.stdout)
-        rows.append(
-            {
-                "what": f"hub, {count:,} clusters, {min(sets, count):,} sets of variables: first render",
-                "value": round(found["first_s"] * 1000 / count, 2),
-                "unit": "ms/cluster",
-                "detail": found,
-            }
-        )
+PER_CLUSTER: Final = (
+    ("first_s", "first render", "ms/cluster", 1e3),
+    ("first_cpu_s", "first render, processor time of hub and workers", "ms/cluster", 1e3),
+    ("one_bundle_s", "a commit that changes one bundle", "ms/cluster", 1e3),
+    ("one_cluster_s", "a commit that changes one cluster", "ms/cluster", 1e3),
+    ("nothing_s", "a commit that changes nothing", "ms/cluster", 1e3),
+    ("hub_mb", "memory of the hub", "kB/cluster", 1e3),
+    ("disk_mb", "slices on disk", "kB/cluster", 1e3),
+    ("disk_mb_for_one_bundle", "growth on disk, a rollout of one bundle", "kB/cluster", 1e3),
+    ("journal_mb", "journal on disk", "kB/cluster", 1e3),
+    ("needed_s", "what is needed, looked up for a collection", "ms/cluster", 1e3),
+)
+TURNS: Final = (
+    ("start", "the turn that starts 20 rollouts", "ms/cluster", 1e3),
+    ("proof", "the turns that take the proof of 20 rollouts", "ms/cluster", 1e3),
+    ("one_bundle_start", "the turn that starts one rollout", "ms/cluster", 1e3),
+    ("one_bundle_proof", "the turns that take its proof", "ms/cluster", 1e3),
+    ("idle_turn", "turns that take a heartbeat each", "µs/cluster", 1e6),
+    ("fleet_view", "a look at the whole fleet", "µs/cluster", 1e6),
+    ("written_mb", "written to the journal for one rollout", "kB/cluster", 1e3),
+)
+WHOLE: Final = (
+    ("fetches_per_s_equal", "first fetches of one slice", "fetches/s"),
+    ("fetches_per_s_different", "first fetches of different slices", "fetches/s"),
+)
+
+
+def measure(sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows of the table: what a cluster costs in the largest fleet, and as detail in each."""
+    rows: list[dict[str, Any]] = []
+    for alike in (True, False):
+        fleets = {count: min(SETS, count) if alike else count for count in sizes}
+        kind = f"hub, {SETS} sets of variables" if alike else "hub, each cluster its own variables"
+        found = {count: _run("tests.bench.hub", "--one", str(count), str(sets)) for count, sets in fleets.items()}
+        rows += _per_cluster(kind, found, PER_CLUSTER)
+        for key, what, unit in WHOLE:
+            detail = {f"{count:,}": one[key] for count, one in found.items()}
+            rows.append({"what": f"{kind}: {what}", "value": found[sizes[-1]][key], "unit": unit, "detail": detail})
+        turns = {count: _run("tests.bench.turns", str(count), str(sets)) for count, sets in fleets.items()}
+        rows += _per_cluster(kind, turns, TURNS)
     return rows
 
 
-QUICK: Final = ((100, SETS), (1_000, SETS))
-FULL: Final = (*QUICK, (10_000, SETS), (1_000, 1_000), (10_000, 10_000))
+def _per_cluster(
+    kind: str, found: Mapping[int, Mapping[str, float]], figures: Iterable[tuple[str, str, str, float]]
+) -> list[dict[str, Any]]:
+    rows = []
+    for key, what, unit, factor in figures:
+        detail = {f"{count:,}": float(f"{one[key] * factor / count:.3g}") for count, one in found.items()}
+        rows.append({"what": f"{kind}: {what}", "value": [*detail.values()][-1], "unit": unit, "detail": detail})
+    return rows
+
+
+def _run(*arguments: str) -> dict[str, float]:
+    """One fleet in a process of its own, so that its memory is its own."""
+    done = subprocess.run([sys.executable, "-m", *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+QUICK: Final = (100, 1_000)
+FULL: Final = (*QUICK, 10_000)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.hub", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="up to 10,000 clusters, and each with its own variables")
+    parser.add_argument("--full", action="store_true", help="up to 10,000 clusters")
     parser.add_argument("--one", nargs=2, type=int, metavar=("CLUSTERS", "SETS"), help="one fleet, in this process")
     options = parser.parse_args()
     if options.one:
         with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as folder:
             print(json.dumps(anyio.run(measured, Path(folder), *options.one)))
         return
-    print(json.dumps(measure(FULL if options.full else QUICK), indent=2))
+    for row in measure(FULL if options.full else QUICK):
+        sizes = ", ".join(f"{count}: {value:g}" for count, value in row["detail"].items())
+        print(f"{row['what']:<85} {row['value']:>8g} {row['unit']:<11} {sizes}")
 
 
 if __name__ == "__main__":
