@@ -101,6 +101,7 @@ _SCHEMAS: Mapping[str, Json] = {
         rollout=_TEXT,
         hold=_or_null(_object(rollout=_TEXT, reason=_TEXT, since=_TIME)),
         suspended=_list(_object(cluster=_TEXT, why=_TEXT)),
+        source=_or_null(_object(url=_TEXT, revision=_TEXT, digest=_TEXT)),
         failed=_YES,
         findings=_list(_ref("Finding")),
     ),

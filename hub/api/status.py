@@ -14,6 +14,7 @@ from hub.agents.live import LiveCluster
 from hub.desired import Desired
 from hub.journal import DirectiveKind, DirectiveRow, EventRow, HoldRow, SliceRow
 from hub.model import FINAL, Finding, Member, MemberPhase, State
+from hub.repo import addresses
 from proto.ids import BundleName, ClusterName
 from proto.messages import Health, worst
 
@@ -250,6 +251,7 @@ def bundles(
                 if hold
                 else None,
                 "suspended": [{"cluster": where, "why": why} for where, why in sorted(held.items())],
+                "source": _source(desired, name),
                 "failed": bool(desired and name in desired.failed),
                 "findings": [
                     finding(item) for item in (desired.findings if desired else ()) if item.about == f"bundle {name}"
@@ -257,6 +259,15 @@ def bundles(
             }
         )
     return found
+
+
+def _source(desired: Desired | None, name: BundleName) -> Json | None:
+    """What a source outside the fleet repo is pinned at."""
+    pin = desired.pins.get(name) if desired else None
+    spec = desired.fleet.bundles.get(name) if desired else None
+    if pin is None or spec is None or spec.external is None:
+        return None
+    return {"url": addresses.of(spec.external), "revision": pin.revision, "digest": pin.digest}
 
 
 def event(row: EventRow) -> Json:

@@ -172,7 +172,9 @@ def _about_bundle(row: dict[str, Any]) -> list[str]:
     held = [f"on hold since {hold['rollout']}: {hold['reason']}"] if hold else []
     held += [f"suspended on {item['cluster']} ({item['why']})" for item in row["suspended"][:3]]
     held += [f"and on {len(row['suspended']) - 3} more clusters"] if len(row["suspended"]) > 3 else []
-    return held + [f"{item['where']}: {item['message']}" for item in row["findings"]]
+    held += [f"{item['where']}: {item['message']}" for item in row["findings"]]
+    source = row.get("source")
+    return [*held, f"source {source['revision']} ({source['digest'][:19]})"] if source else held
 
 
 @click.command()

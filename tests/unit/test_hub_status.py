@@ -1,5 +1,6 @@
 """The hub's state as people see it: nobody is shown by a word that is too old, and no id is called up to date."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hub.agents.live import LiveCluster
 from hub.api import status
 from hub.desired import Desired
 from hub.journal import HoldRow, SliceRow
-from hub.model import Bundle, Cluster, Finding, Fleet, Selector
+from hub.model import Bundle, Cluster, Finding, Fleet, GitSource, Pin, Selector
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, Health
 from proto.slices import BundleEntry, BundlePolicy, SliceManifest
@@ -126,6 +127,22 @@ def test_bundles_say_where_they_run_and_what_keeps_them() -> None:
     assert shop["hold"] == {"rollout": "shop-7", "reason": "it failed", "since": "1970-01-01T00:15:00.000Z"}
     assert (notes["name"], notes["failed"], notes["runs_on"]) == ("notes", True, 0)
     assert [item["where"] for item in notes["findings"]] == ["bundles/notes/bundle.yaml:3"]
+
+
+def test_a_bundle_says_what_its_source_outside_the_fleet_repo_is_pinned_at() -> None:
+    source = GitSource(url="https://git.example.org/shop.git", branch="main")
+    shop = replace(DESIRED.fleet.bundles[SHOP], external=source)
+    pin = Pin(revision="main", digest="d" * 40, tree=Oid("e" * 40))
+    desired = replace(DESIRED, fleet=replace(DESIRED.fleet, bundles={SHOP: shop}), pins={SHOP: pin})
+    sources = [
+        bundle["source"]
+        for now in (desired, DESIRED)
+        for bundle in status.bundles(
+            desired=now, slices={}, live={}, states=(), holds={}, suspended={}, now=NOW, heartbeat_s=HEARTBEAT_S
+        )
+        if bundle["name"] == SHOP
+    ]
+    assert sources == [{"url": "https://git.example.org/shop.git", "revision": "main", "digest": "d" * 40}, None]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, ""), (1.5, "1970-01-01T00:00:01.500Z")])

@@ -330,6 +330,12 @@ async def test_a_rewritten_history_is_accepted_with_a_reason_that_is_kept(run: R
     assert event.text == "dana: accept the fleet repo's rewritten history: a secret was in it"
 
 
+async def test_sources_outside_the_fleet_repo_are_refreshed_by_name_or_all(run: Run) -> None:
+    assert (await run("sync", "--refresh")).exit_code == 0
+    refused = await run("sync", "--refresh", "shop")
+    assert (refused.exit_code, "has no source outside the fleet repo" in refused.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
