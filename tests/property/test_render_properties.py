@@ -97,11 +97,11 @@ def test_escaping_every_variable_gives_the_text_back(value: Any) -> None:
         return [escaped(child) for child in part] if isinstance(part, list) else part
 
     def doubled(part: Any) -> Any:
-        """Only whole references have an escape: any other `${` is a script's and stays."""
+        """Only references, and forms of them, have an escape: any other `${` is a script's and stays."""
         if isinstance(part, str):
             return variables._REFERENCE.sub(lambda found: "$" + found[0], part)
         if isinstance(part, dict):
-            return {key: doubled(child) for key, child in part.items()}
+            return {doubled(key): doubled(child) for key, child in part.items()}
         return [doubled(child) for child in part] if isinstance(part, list) else part
 
     obj = {"kind": "X", "spec": escaped(value)}
