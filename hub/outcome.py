@@ -35,7 +35,7 @@ from hub.slices import compose
 from proto.errors import FlotillaError, Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Report
-from proto.objects import ObjectKey
+from proto.objects import ObjectKey, blob_id
 from proto.slices import BundleEntry
 
 E = TypeVar("E", bound=Effect)
@@ -293,10 +293,16 @@ def drifted(cluster: ClusterName, report: Report, now: float) -> list[EventRow]:
 
 
 def found(before: Desired | None, after: Desired, now: float) -> list[EventRow]:
-    """Pure: what is newly wrong in the fleet repo, as events."""
+    """Pure: what is newly wrong in the fleet repo, as events; what a hub that starts finds again is no new one."""
     known = set(before.findings) if before else set()
     return [
-        EventRow(time_s=now, kind="finding", text=str(finding), bundle=finding.about.removeprefix("bundle "))
+        EventRow(
+            time_s=now,
+            kind="finding",
+            text=str(finding),
+            bundle=finding.about.removeprefix("bundle "),
+            dedup=f"finding/{after.commit}/{blob_id(str(finding).encode())}",
+        )
         for finding in after.findings
         if finding not in known
     ]

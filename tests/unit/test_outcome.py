@@ -204,3 +204,13 @@ def test_a_finding_is_an_event_while_it_is_new() -> None:
     after = replace(before, commit=NEW, findings=(wrong, more))
     assert [event.bundle for event in outcome.found(None, before, 1.0)] == ["shop"]
     assert [event.text for event in outcome.found(before, after, 1.0)] == [str(more)]
+
+
+def test_what_a_hub_that_starts_finds_again_is_the_same_event() -> None:
+    wrong = Finding(where="bundles/shop/web.yaml:3", message="no", about="bundle shop")
+    wanted = Desired(commit=OLD, fleet=Fleet(), subtrees={}, failed=frozenset(), findings=(wrong,))
+    [event], [again] = outcome.found(None, wanted, 1.0), outcome.found(None, wanted, 2.0)
+    [worse] = outcome.found(None, replace(wanted, findings=(replace(wrong, message="never"),)), 2.0)
+    [later] = outcome.found(None, replace(wanted, commit=NEW), 2.0)
+    assert event.dedup == again.dedup
+    assert len({event.dedup, worse.dedup, later.dedup}) == 3
