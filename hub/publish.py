@@ -45,6 +45,8 @@ log = logging.getLogger("flotilla.hub")
 BATCH: Final = 200
 """Refs of one push at most. One that fails is tried again with half as many, so that a limit of the host's is met."""
 LOOK_AGAIN_S: Final = 600.0
+LOOK_AGAIN_EACH_S: Final = 24 * 3600.0
+"""Where each cluster has a repository of its own, so that a look is as many requests as there are clusters."""
 FIRST_DELAY_S: Final = 1.0
 LONGEST_DELAY_S: Final = 300.0
 TIME_LIMIT_S: Final = 600.0
@@ -94,7 +96,7 @@ def plan(
 class _Pass:
     """One look at the mirror and what was pushed then."""
 
-    at: dict[ClusterName, Oid] = field(default_factory=dict)
+    at: dict[ClusterName, Oid | None] = field(default_factory=dict)
     problems: dict[ClusterName, str] = field(default_factory=dict)
     failed: FlotillaError | None = None
     """What ended it."""
@@ -122,7 +124,7 @@ class Publisher:
         self._clock = clock
         self._delays = delays
         self._target: Publish | None = None
-        self._at: dict[ClusterName, Oid] = {}
+        self._at: dict[ClusterName, Oid | None] = {}
         """Where the mirror's refs are, as far as we know."""
         self._troubled: set[ClusterName] = set()
         self._batch = BATCH
@@ -140,20 +142,26 @@ class Publisher:
             changed = self._loop.changed
             if self._retarget():
                 delays, looked_at = self._delays(), 0.0
-            again_s = looked_at + LOOK_AGAIN_S - anyio.current_time() if looked_at else 0.0
-            if self._target is None or not (self._missing() or again_s <= 0):
-                with anyio.move_on_after(None if self._target is None else again_s):
+            target, again_s = self._target, 0.0
+            if target is not None and looked_at:
+                every_s = LOOK_AGAIN_EACH_S if CLUSTER in target.url else LOOK_AGAIN_S
+                again_s = looked_at + every_s - anyio.current_time()
+            if target is None or not (self._missing() or again_s <= 0):
+                with anyio.move_on_after(None if target is None else again_s):
                     await changed.wait()
                 continue
+            everything = again_s <= 0 or CLUSTER not in target.url
             try:
-                problem = await self.publish(everything=again_s <= 0)
+                problem = await self.publish(everything=everything)
             except Exception:
                 log.exception("slices are not published, for a reason we did not expect")
                 problem = "slices are not published: that failed in a way we did not expect (see the hub's log)"
             self._tell(problem)
-            looked_at = anyio.current_time()
+            looked_at = anyio.current_time() if everything else looked_at
             if problem:
-                await anyio.sleep(next(delays))
+                with anyio.move_on_after(next(delays)):
+                    while self._stated() == self._target:  # who mends fleet.yaml does not have to wait
+                        await self._loop.changed.wait()
             else:
                 delays = self._delays()
 
@@ -196,7 +204,7 @@ class Publisher:
             found = await self._work(push.heads, self._path, there, _REFS, ca=ca)
             todo = await anyio.to_thread.run_sync(partial(plan, wanted, found, was_slice=self._journal.in_chain))
             done.problems.update(todo.foreign)
-            done.at.update({name: oid for ref, name in names.items() if (oid := found.get(ref)) == wanted[name]})
+            done.at.update({name: found.get(ref) for ref, name in names.items()})
             updates = iter(todo.updates)
             while batch := tuple(itertools.islice(updates, self._batch)):
                 refused = await self._work(push.push, self._path, there, batch, ca=ca)
@@ -204,11 +212,9 @@ class Publisher:
                 done.at.update({names[update.ref]: update.new for update in batch if update.ref not in refused})
                 for ref, reason in refused.items():
                     done.problems[names[ref]] = f"its host refuses {ref}: {reason}"
-        except Transient as error:
-            self._batch = max(1, self._batch // 2)
-            done.failed = error
         except FlotillaError as error:
-            if CLUSTER in target.url:
+            self._batch = max(1, self._batch // 2)
+            if CLUSTER in target.url and not isinstance(error, Transient):
                 done.problems.update(dict.fromkeys(wanted, str(error)))
             else:
                 done.failed = error
@@ -224,15 +230,19 @@ class Publisher:
 
     def _retarget(self) -> bool:
         """Take over where to publish; says whether that is another place now."""
-        desired = self._loop.desired
-        stated = desired.fleet.publish if desired is not None else self._target
-        if stated is None and desired is not None and _is_broken(desired.fleet):
-            stated = self._target
+        stated = self._stated()
         if stated == self._target:
             return False
         self._target, self._at, self._troubled, self._batch = stated, {}, set(), BATCH
         self._tell("")
         return True
+
+    def _stated(self) -> Publish | None:
+        """Where to publish; where it was while that cannot be known."""
+        desired = self._loop.desired
+        if desired is None or (desired.fleet.publish is None and _is_broken(desired.fleet)):
+            return self._target
+        return desired.fleet.publish
 
     def _tell(self, problem: str) -> None:
         if problem == self.problem:

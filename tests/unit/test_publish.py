@@ -162,6 +162,17 @@ async def test_what_somebody_else_pushed_is_never_covered_up(hub: Hub, host: Git
     assert host.refs() == commits(hub)
 
 
+async def test_what_becomes_of_the_mirror_behind_our_back_is_seen_at_the_next_look(hub: Hub, host: GitHost) -> None:
+    mirror, repo = publisher(hub, host), str(host.root / "slices.git")
+    await to(hub, f"{host.url}/slices.git")
+    assert await mirror.publish() == ""
+    git("-C", repo, "update-ref", slice_ref(EU), host.refs()["canary"])
+    git("-C", repo, "update-ref", "-d", slice_ref(CANARY))
+    assert "is no slice of ours" in await mirror.publish()
+    assert mirror.behind == 1
+    assert host.refs()["canary"] == commits(hub)["canary"], "what was deleted is there again"
+
+
 async def test_what_somebody_pushes_between_our_look_and_our_push_is_not_covered_up(hub: Hub, host: GitHost) -> None:
     mirror, repo = publisher(hub, host), str(host.root / "slices.git")
     await to(hub, f"{host.url}/slices.git")
