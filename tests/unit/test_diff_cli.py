@@ -346,7 +346,7 @@ def test_commands_are_listed() -> None:
     assert "diff " in run("--help").output
 
 
-def definition(scope: str, **properties: str) -> str:
+def definition(scope: str, **properties: Mapping[str, str]) -> str:
     return f"""
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
