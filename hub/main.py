@@ -209,7 +209,10 @@ class Hub:
         runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
         try:
             await self.loop.publish_all()
-            self.exposed = await worker.run(isolation.lacks, self._hidden, sees=())
+            try:
+                self.exposed = await worker.run(isolation.lacks, self._hidden, what="a confined process", sees=())
+            except FlotillaError as error:
+                self.exposed = (f"renders may see too much, it could not be tried: {error}",)
             for text in self.exposed:
                 log.warning("%s", text)
             await runner.setup()

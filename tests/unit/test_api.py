@@ -15,6 +15,7 @@ import pytest
 
 from hub import isolation, worker
 from hub.main import Hub
+from proto.errors import Transient
 
 FLEET = """
 apiVersion: flotilla.dev/v1alpha1
@@ -308,6 +309,23 @@ async def test_a_kernel_that_cannot_confine_renders_is_told_in_log_and_status(
         await ready(client)
         assert told in (await client.get("/api/v1/fleet"))[1]["problems"]
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [told]
+
+
+async def test_a_hub_that_cannot_try_its_kernel_starts_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = worker.run
+
+    async def busy(function: Any, *args: Any, **options: Any) -> Any:
+        if function is isolation.lacks:
+            raise Transient("a confined process", "no worker process could be started")
+        return await run(function, *args, **options)
+
+    monkeypatch.setattr(worker, "run", busy)
+    async with serving(tmp_path, fleet_repo(tmp_path / "fleet")) as client:
+        await ready(client)
+        [problem] = (await client.get("/api/v1/fleet"))[1]["problems"]
+    assert problem.startswith("renders may see too much, it could not be tried: a confined process")
 
 
 async def test_a_hub_here_has_nothing_to_say_of_its_kernel(client: Client) -> None:
