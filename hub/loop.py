@@ -65,6 +65,8 @@ log = logging.getLogger("flotilla.hub")
 TICK_S = 1.0
 JUMP_S = 30.0
 """Between two turns: the process did not run for so long, or the clock was set. What seems silence then is ours."""
+MOST_GATHERED_S = 0.5
+"""How long an input waits at most for others to share its turn."""
 INPUTS_KEPT = 1000
 """A full queue makes agents wait for their acknowledgement, which slows them down to what the hub can take."""
 
@@ -183,17 +185,22 @@ class Loop:
     # --- the loop -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Turn for ever."""
+        """Turn for ever. The longer a turn took, the more the next one gathers: many cost little more than one."""
+        took_s = 0.0
         while True:
             batch: list[Input] = []
             with anyio.move_on_after(TICK_S):
                 batch.append(await self._receive.receive())
-                while len(batch) < INPUTS_KEPT:
-                    try:
-                        batch.append(self._receive.receive_nowait())
-                    except anyio.WouldBlock:
-                        break
+            if batch:
+                await anyio.sleep(min(took_s, MOST_GATHERED_S))
+            while len(batch) < INPUTS_KEPT:
+                try:
+                    batch.append(self._receive.receive_nowait())
+                except anyio.WouldBlock:
+                    break
+            began_s = anyio.current_time()
             await self._guarded(batch)
+            took_s = anyio.current_time() - began_s
 
     async def _guarded(self, batch: Sequence[Input]) -> None:
         """A turn that ends whatever happens in it; `done` of each input is set."""

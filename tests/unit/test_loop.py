@@ -12,7 +12,7 @@ import pytest
 
 from hub import directives
 from hub.desired import Desired
-from hub.inputs import Direct, FromAgent, Input, Release, ToRollout
+from hub.inputs import Direct, FromAgent, Happened, Input, Release, ToRollout
 from hub.journal import Decision, EventRow, Journal
 from hub.loop import Loop
 from hub.model import (
@@ -602,6 +602,30 @@ async def test_an_input_that_fails_unexpectedly_fails_alone_and_the_hub_goes_on(
         await hub.loop.tell(hub.desired("b", {}))
         assert hub.loop.problem == ""
         tasks.cancel_scope.cancel()
+
+
+async def test_what_arrives_while_a_turn_waits_for_others_shares_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Happened(event=EventRow(time_s=1.0, kind="x", text=text)) for text in ("first", "second"))
+    turns: list[list[object]] = []
+    async with running(tmp_path) as hub:
+
+        async def guarded(batch: list[Input]) -> None:
+            turns.append([item.what for item in batch])
+            for item in batch:
+                item.done.set()
+
+        async def others_come(_: float) -> None:
+            hub.loop.note(second.event)
+
+        monkeypatch.setattr(hub.loop, "_guarded", guarded)
+        monkeypatch.setattr(anyio, "sleep", others_come)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hub.loop.run)
+            await hub.loop.tell(first)
+            tasks.cancel_scope.cancel()
+    assert [turn for turn in turns if turn] == [[first, second]]
 
 
 async def test_a_rollout_that_meets_a_bug_stops_alone_and_is_told_once(
