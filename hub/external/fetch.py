@@ -58,7 +58,7 @@ def fetch(
         with tempfile.TemporaryDirectory(prefix="flotilla-source-") as scratch:
             repo = pygit2.init_repository(scratch, bare=True)
             pin = _fetched(source, repo, login=login, known=known)
-            if pin == known:
+            if known is not None and pin.digest == known.digest:
                 return known
             tree = _completed(source, pin.tree, repo, login, access)
             _check_size(repo, tree, f"source {address}")
