@@ -14,6 +14,7 @@ from hub.external import git
 from hub.external.credentials import Login
 from hub.model import GitSource, Pin
 from proto.errors import FlotillaError, InvalidInput, Permanent, Refused, Transient
+from tests import sshd
 from tests.served import Repo, Served, basic, serving
 
 FILES = {
@@ -215,6 +216,28 @@ def test_a_repository_that_is_away_or_gone_is_told_apart(repo: Repo, served: Ser
 def test_ssh_needs_a_key_and_the_hosts_own(store: pygit2.Repository) -> None:
     with pytest.raises(InvalidInput, match="no key is named for it"):
         git.fetch(GitSource(url="ssh://git@git.example.org/app.git", branch="main"), store)
+
+
+def test_a_repository_is_reached_by_ssh_with_the_named_key_alone(
+    repo: Repo, store: pygit2.Repository, tmp_path: Path
+) -> None:
+    old = repo.commit(FILES)
+    tip = repo.commit({**FILES, "b.yaml": "new"}, tag="v1.2.0")
+    with sshd.serving(tmp_path / "ssh") as server:
+        url = f"ssh://{server.user}@127.0.0.1:{server.port}{repo.path}"
+        trust = server.trust()
+        login = Login(addresses=(url,), ssh_key=trust.key, known_hosts=trust.known_hosts)
+        for source in (GitSource(url=url, branch="main"), GitSource(url=url, tag="^1"), GitSource(url=url, commit=tip)):
+            assert git.fetch(source, store, login=login).digest == tip
+        fresh = pygit2.init_repository(str(tmp_path / "fresh.git"), bare=True)  # as `fetch` has one for each source
+        pin = git.fetch(GitSource(url=url, commit=old, path="deploy/base"), fresh, login=login)
+        assert files_of(fresh, pin) == {"deploy/base/kustomization.yaml", "deploy/base/deployment.yaml"}
+        stranger = Login(addresses=(url,), ssh_key=server.folder / "other", known_hosts=trust.known_hosts)
+        with pytest.raises(Refused, match="name credentials for it"):
+            git.fetch(GitSource(url=url, branch="main"), store, login=stranger)
+        elsewhere = Login(addresses=(url,), ssh_key=trust.key, known_hosts=server.trust("other").known_hosts)
+        with pytest.raises(Refused, match="host key is not one of the known hosts"):
+            git.fetch(GitSource(url=url, branch="main"), store, login=elsewhere)
 
 
 def test_more_than_the_limit_is_not_taken(

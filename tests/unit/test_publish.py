@@ -25,9 +25,10 @@ from proto.ids import ClusterName, Oid, slice_ref
 from proto.messages import Report
 from tests.agents import until
 from tests.git_host import PASSWORD, USER, GitHost, git, git_host
+from tests.sshd import Sshd
 from tests.unit.test_api import fleet_repo
 from tests.unit.test_loop import CANARY, EU, SHOP, Hub, running
-from tests.unit.test_sync import Sshd, sshd
+from tests.unit.test_sync import sshd
 
 __all__ = ["sshd"]
 

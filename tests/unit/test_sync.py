@@ -2,10 +2,8 @@
 
 import base64
 import contextlib
-import getpass
 import http.server
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -18,6 +16,8 @@ import pytest
 from hub.repo import remote, sync
 from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
+from tests import sshd as sshd_server
+from tests.sshd import Sshd
 
 WHO = pygit2.Signature("Ada", "ada@example.org", 1_700_000_000, 60)
 
@@ -274,45 +274,10 @@ def test_what_was_taken_is_known_without_upstream(upstream: Upstream, mirror: Pa
     assert sync.taken(mirror, "other") is None
 
 
-class Sshd:
-    """A real SSH server that lets one key in."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        for name in ("host", "key", "other"):
-            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-            subprocess.run(command, check=True, capture_output=True)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        (folder / "config").write_text(
-            f"ListenAddress 127.0.0.1:{self.port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/key.pub\n"
-            "StrictModes no\nPidFile none\nUsePAM no\nPasswordAuthentication no\n"
-        )
-        self.folder = folder
-        self.user = getpass.getuser()
-
-    def trust(self, key: str = "host", *, host: str = "") -> remote.Ssh:
-        """What the hub is given, with the `host`'s own key believed or another."""
-        known = self.folder / f"known-{key}"
-        known.write_text(f"{host or f'[127.0.0.1]:{self.port}'} {(self.folder / f'{key}.pub').read_text()}")
-        return remote.Ssh(key=self.folder / "key", known_hosts=known)
-
-
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[Sshd]:
-    program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ["PATH"])
-    if program is None or shutil.which("ssh-keygen") is None or os.getuid() != 0:
-        pytest.skip("needs sshd and ssh-keygen, as root")
-    Path("/run/sshd").mkdir(exist_ok=True)
-    made = Sshd(tmp_path / "ssh")
-    command = [program, "-D", "-e", "-f", str(made.folder / "config")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        assert b"listening" in process.stderr.readline()
-        try:
-            yield made
-        finally:
-            process.terminate()
+    with sshd_server.serving(tmp_path / "ssh") as made:
+        yield made
 
 
 def test_upstream_can_be_reached_by_ssh(sshd: Sshd, upstream: Upstream, mirror: Path) -> None:
