@@ -25,9 +25,9 @@ MAX_OUTPUT_BYTES = yaml_reader.MAX_BYTES
 """What the reader of the output takes."""
 _ERROR_BYTES = 2000
 
-_BREAKING = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
-"""Kustomize writes JSON in between, where they stand as they are, and reads it as YAML, where they may not, or are the
-end of a line."""
+_BREAKING = re.compile(r'[\x7f-\x9f\u2028\u2029\ufffe\uffff]|(?<!\\)"<<":')
+"""Kustomize writes JSON in between and reads it as YAML, where these characters may not stand as they are, or are the
+end of a line, and where a key "<<" is lost."""
 _DUMPED_OBJECT = re.compile(r"map\[string\]interface \{\}\{(?:.*\}: |.*$)", re.DOTALL)
 """A whole object in an error, with the values of a Secret too."""
 
@@ -85,7 +85,7 @@ def build(folder: Path, *, name: str, root: Path, at: str) -> list[plain.Manifes
 
 
 def breaks(text: str) -> bool:
-    """Pure: whether the text has characters that do not come out of Kustomize as they went in."""
+    """Pure: whether the JSON has what does not come out of Kustomize as it went in."""
     return _BREAKING.search(text) is not None
 
 

@@ -92,7 +92,9 @@ def _read(patch: Mapping[str, Any], *, root: Path, at: str) -> list[_Patch]:
 def _checked(value: Any, target: Mapping[str, str], options: Mapping[str, bool], *, where: str) -> Any:
     """The patch as Kustomize takes it. Raises InvalidInput."""
     if kustomize.breaks(orjson.dumps(value).decode()):
-        raise InvalidInput(where, "the patch has a control character, which Kustomize breaks", "write it otherwise")
+        raise InvalidInput(
+            where, "the patch has a control character or a key '<<', which Kustomize breaks", "write it otherwise"
+        )
     if isinstance(value, list):
         if not target:
             raise InvalidInput(where, "the patch has no target", "say which objects its operations are for")
@@ -227,7 +229,7 @@ def _by_identity(manifests: Iterable[plain.Manifest]) -> dict[tuple[str, ...], p
             raise InvalidInput(what, f"is also in {found[identity].where}", "remove one of the two")
         if kustomize.breaks(orjson.dumps(manifest.value).decode()):
             remedy = "keep the object in a bundle without patches, or its data in binaryData"
-            raise InvalidInput(what, "has a control character, which Kustomize breaks", remedy)
+            raise InvalidInput(what, "has a control character or a key '<<', which Kustomize breaks", remedy)
         found[identity] = manifest
     return found
 

@@ -29,7 +29,9 @@ def load(root: Path, path: str, chart: Sequence[plain.Manifest], *, at: str) -> 
     for manifest, value in shields:
         if kustomize.breaks(orjson.dumps(value).decode()):
             remedy = "keep its data in binaryData, or use the chart without an overlay"
-            raise InvalidInput(objects.describe(manifest), "has a control character, which Kustomize breaks", remedy)
+            raise InvalidInput(
+                objects.describe(manifest), "has a control character or a key '<<', which Kustomize breaks", remedy
+            )
     text = b"\n---\n".join(orjson.dumps(value) for _, value in shields)
     for place in sorted(places):
         if place.exists() or place.is_symlink():

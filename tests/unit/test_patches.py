@@ -405,3 +405,12 @@ def test_files_of_patches_are_no_manifests_even_of_variants_that_do_not_match(tm
     given = patch(None, path="patches/a.yaml", target=WEB)
     found = objects(render(tmp_path, given, files=files, patchFiles=["patches/a.yaml", "patches/b.yaml"]))
     assert found["Deployment/web"]["spec"]["replicas"] == 7
+
+
+def test_a_key_that_kustomize_would_lose_is_told(tmp_path: Path) -> None:
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {'<<': x}\n"
+    with pytest.raises(InvalidInput, match="ConfigMap/a: has a control character or a key '<<'"):
+        render(tmp_path, patch({"data": {"b": "c"}}, target={"name": "a"}), files={"a.yaml": text})
+    ok = text.replace("{'<<': x}", "{a: '\"<<\": x'}")
+    found = objects(render(tmp_path, patch({"data": {"b": "c"}}, target={"name": "a"}), files={"a.yaml": ok}))
+    assert found["ConfigMap/a"]["data"] == {"a": '"<<": x', "b": "c"}
