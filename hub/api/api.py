@@ -284,7 +284,11 @@ class Api:
     def _outside(self, stated: object) -> frozenset[str]:
         """Bundles with sources outside the fleet repo, as they were asked for; all for `*`."""
         now = self._loop.desired
-        known = {name for name, bundle in now.fleet.bundles.items() if bundle.external is not None} if now else set()
+        known: set[str] = set()
+        if now is not None:
+            known = {
+                name for name, bundle in now.fleet.bundles.items() if bundle.external is not None
+            } | now.pins.keys()
         names = [] if stated is None else stated
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InvalidInput("refresh", "is not a list of bundles", "write for example [shop], or [*]")
