@@ -68,7 +68,6 @@ class Outside:
     its findings say why."""
 
     def __init__(self, tree: sources.Tree, fleet: Fleet, trees: Mapping[str, Oid]) -> None:
-        cache = _cache()
         self.pins: dict[BundleName, Pin] = {}
         failed: dict[BundleName, Finding] = {}
         late: list[Finding] = []
@@ -76,7 +75,7 @@ class Outside:
         for name, wanted in asked.items():
             bundle = fleet.bundles[name]
             try:
-                self.pins[name], trouble = cache.pin(wanted, tree)
+                self.pins[name], trouble = _cache().pin(wanted, tree)
             except FlotillaError as error:
                 failed[name] = replace(requests.unfetched(bundle, error), remedy=error.remedy)
                 continue
@@ -85,7 +84,7 @@ class Outside:
                     replace(requests.unfetched(bundle, trouble), message=f"what the cache has is used: {trouble}")
                 )
         places = {
-            fleet.bundles[name].folder: store.mount(cache.folder, pin.tree, whole=asked[name].whole)
+            fleet.bundles[name].folder: store.mount(_cache().folder, pin.tree, whole=asked[name].whole)
             for name, pin in self.pins.items()
         }
         self.tree = Mounted(tree, places)
@@ -96,7 +95,7 @@ class Outside:
 
 
 class _Cache:
-    """`told` are the sources of which the person was told already."""
+    """What sources are, for the time of one command."""
 
     def __init__(self, folder: Path, *, secrets: Path | None, offline: bool) -> None:
         self.folder = folder / "sources"
@@ -166,8 +165,11 @@ def _cache() -> _Cache:
     context = click.get_current_context(silent=True)
     told: dict[str, Any] = context.find_root().meta if context is not None else {}
     if _META not in told:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        try:
+            home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        except RuntimeError as error:  # a container's user may have none
+            raise InvalidInput("cache of sources", "has no place: there is no home", "set XDG_CACHE_HOME") from error
         secrets, offline = told.get(f"{_META}.source_credentials"), bool(told.get(f"{_META}.offline"))
-        told[_META] = _Cache(Path(home, "flotilla"), secrets=secrets, offline=offline)
+        told[_META] = _Cache(home / "flotilla", secrets=secrets, offline=offline)
     found: _Cache = told[_META]
     return found

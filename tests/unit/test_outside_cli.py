@@ -101,6 +101,21 @@ def test_offline_asks_nobody(repo: Repo, checkout: Checkout, monkeypatch: pytest
     assert checkout.served.heard == []
 
 
+def test_without_a_home_only_sources_from_outside_are_missed(
+    repo: Repo, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    refused = checkout.run("check")
+    assert (refused.exit_code, "set XDG_CACHE_HOME" in refused.stdout) == (1, True)
+    checkout.bundle("{path: .}")
+    checkout.write("bundles/shop/a.yaml", config("own"))
+    assert checkout.run("check").exit_code == 0
+
+
 def test_check_tells_a_source_that_cannot_be_had_and_goes_on(repo: Repo, checkout: Checkout) -> None:
     checkout.served.down = True
     checkout.write("bundles/own/bundle.yaml", "{")
