@@ -40,8 +40,8 @@ _TREE_ENTRIES_CACHED = 100_000
 """Some 15 MB, two hundred subtrees of 500 objects."""
 _ENTRY_BYTES_CACHED = 64 << 20
 """Of compressed pack entries, a few hundred bytes each: the subtrees that a wave is fetching right now."""
-_SMALL_BYTES_CACHED = 16 << 20
-"""Of objects that wake-ups carry, most of them to every cluster of a wave."""
+_SMALL_BYTES_CACHED, _GIT_BYTES_CACHED = 16 << 20, 16 << 20
+"""Of objects that wake-ups carry, most to every cluster of a wave; of those that libgit2 keeps, by default 256 MB."""
 
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
@@ -53,6 +53,7 @@ class GitStore:
 
     def __init__(self, path: Path) -> None:
         """Use `create` or `open`."""
+        pygit2.settings.cache_max_size(_GIT_BYTES_CACHED)
         self.path = path
         self._packs = path / "objects" / "pack"
         self._writing = threading.RLock()

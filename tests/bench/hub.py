@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -107,7 +108,7 @@ class Slices:
     def _move(self, commit: Oid, changes: Mapping[ClusterName, Mapping[BundleName, Oid]]) -> None:
         made = {cluster: self._composed(cluster, commit, moved) for cluster, moved in changes.items()}
         self.store.write([item for composed in made.values() for item in composed.objects])
-        self.tips |= made
+        self.tips |= {cluster: replace(composed, objects=()) for cluster, composed in made.items()}
         for cluster, moved in changes.items():
             self.running.setdefault(cluster, {}).update(moved)
 
@@ -153,7 +154,7 @@ async def timed(work: Callable[[], Awaitable[object]]) -> float:
 async def measured(folder: Path, count: int, sets: int) -> dict[str, float]:
     """The numbers of one fleet."""
     hub = Slices(folder)
-    empty_mb = processes.memory_mb(os.getpid())[0]
+    empty_mb = processes.own_mb(os.getpid())
     files = {"fleet.yaml": FLEET, **clusters(count, sets)}
     for bundle in range(BUNDLES):
         files |= {f"bundles/b-{bundle}/bundle.yaml": BUNDLE % (bundle, bundle), **objects(bundle, "one")}
@@ -167,7 +168,7 @@ async def measured(folder: Path, count: int, sets: int) -> dict[str, float]:
     found["disk_mb"], found["disk_mb_for_one_bundle"] = disk, round(hub.megabytes() - disk, 2)
     found["one_cluster_s"] = await timed(partial(hub.take, hub.commit(clusters(count, sets, first="r-changed"))))
     found["nothing_s"] = await timed(partial(hub.take, hub.commit({"README.md": "nothing"})))
-    found["hub_mb"] = round(processes.memory_mb(os.getpid())[0] - empty_mb, 1)
+    found["hub_mb"] = round(processes.own_mb(os.getpid()) - empty_mb, 1)
     found["journal_mb"] = hub.journal_mb()
     found["packs"] = len(hub.store.pack_sizes)
     await fetches(hub, found)
