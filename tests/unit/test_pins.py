@@ -23,6 +23,7 @@ from hub.slices.gitstore import GitStore
 from proto.ids import BundleName, ClusterName, Oid
 from tests import charts
 from tests.served import WHO, Repo, Served, basic, serving
+from tests.unit.test_oci import FLUX, Registry, tar
 
 SHOP, CART, OWN = BundleName("shop"), BundleName("cart"), BundleName("own")
 EU = ClusterName("eu-1")
@@ -272,6 +273,25 @@ async def test_a_chart_of_a_repository_is_pinned_with_what_it_depends_on(
     hub.bundle("cart", chart, more="  namespace: cart\n")
     [finding] = (await hub.wants()).findings
     assert f"{served.url}/libs: is not where its tenant may fetch from" in finding.message
+
+
+async def test_an_artifact_is_pinned_by_digest_and_had_again_by_it(hub: Hub) -> None:
+    with Registry() as registry:
+        first = registry.push("v1", (FLUX, tar({"deploy/a.yaml": config("a", "1")}), None))
+        hub.bundle("shop", f"{{oci: {{url: 'oci://{registry.host}/team/app', tag: v1, path: deploy}}}}")
+        found = await hub.wants()
+        assert (found.findings, hub.texts(found)) == ((), {"a": "1"})
+        assert (found.pins[SHOP].revision, found.pins[SHOP].digest) == ("v1", first)
+
+        second = registry.push("v1", (FLUX, tar({"deploy/a.yaml": config("a", "2")}), None))
+        shutil.rmtree(hub.folder / "sources")
+        hub.files["clusters/us.yaml"] = CLUSTER.replace("eu-1", "us-1").replace("spec: {}", "spec: {variables: {a: b}}")
+        again = await hub.wants()
+        assert (again.findings, again.pins) == ((), found.pins)
+        assert set(again.subtrees[SHOP].values()) == set(found.subtrees[SHOP].values())
+        hub.pins.refresh([ALL])
+        found = await hub.wants()
+        assert (hub.texts(found), found.pins[SHOP].digest) == ({"a": "2"}, second)
 
 
 async def test_waits_between_attempts_grow(repo: Repo, hub: Hub, served: Served) -> None:
