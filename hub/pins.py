@@ -110,6 +110,8 @@ class Pins:
         self._troubles: dict[BundleName, _Trouble] = {}
         self._looked_s: dict[BundleName, float] = {}
         self._refresh: set[str] = set()
+        self._under_way: frozenset[Wanted] = frozenset()
+        """What `look` fetches at the moment."""
         self._busy = anyio.Lock()
         self._limiter = anyio.CapacityLimiter(FETCHES)
 
@@ -141,9 +143,10 @@ class Pins:
                 if one not in found:
                     cause = f"was not fetched within {PATIENCE_S:g} s"
                     self._failed(one, Transient(f"source {addresses.of(one.source)}", cause, _GOES_ON), None)
-            # Here and not in `look`: nobody renders from an older pin at the moment.
-            used = {row.pin.tree for row in (await self._stored()).values()}
-            await anyio.to_thread.run_sync(store.prune, self._folder, used)
+            # Here and not in `look`: nobody renders from an older pin now. What is being fetched has no row yet.
+            if not self._under_way:
+                used = {row.pin.tree for row in (await self._stored()).values()}
+                await anyio.to_thread.run_sync(store.prune, self._folder, used)
             return self._resolved()
 
     async def run(self, changed: Callable[[], None]) -> None:
@@ -155,16 +158,22 @@ class Pins:
                     changed()
             except FlotillaError as error:  # of the journal
                 log.error("sources are not looked at: %s", error)
+            except Exception:
+                log.exception("sources are not looked at, for a reason we did not expect")
 
     async def look(self) -> bool:
         """Resolve what is due without a new commit; whether that changed anything that `resolve` says."""
         if not (due := self._due()):
             return False
-        found = await self._ask_all(due, patience_s=None)  # for as long as it takes: nobody waits
-        async with self._busy:
-            before = self._told()
-            await self._journal_all({one: pin for one, pin in found.items() if one in self._wanted})
-            return self._told() != before
+        self._under_way = frozenset(due)
+        try:
+            found = await self._ask_all(due, patience_s=None)  # for as long as it takes: nobody waits
+            async with self._busy:
+                before = self._told()
+                await self._journal_all({one: pin for one, pin in found.items() if one in self._wanted})
+                return self._told() != before
+        finally:
+            self._under_way = frozenset()
 
     async def mount(self, bundle: BundleName, pin: Pin) -> Mount:
         """Where the tree of a bundle's pin is; fetched again by its digest when the store lost it.
@@ -190,9 +199,11 @@ class Pins:
         return row if row is not None and (row.folder, row.source) == (one.folder, one.text) else None
 
     def _due(self) -> list[Wanted]:
-        """What is to be resolved now; what was asked for is asked for no more."""
-        refresh, self._refresh = self._refresh, set()
-        return [one for one in self._wanted if refresh & {one.bundle, ALL} or self._is_due(one)]
+        """What is to be resolved now, but for what `look` is at; what was asked for is asked for no more."""
+        busy = [one for one in self._wanted if one in self._under_way]
+        free = [one for one in self._wanted if one not in self._under_way]
+        refresh, self._refresh = self._refresh, {one.bundle for one in busy if self._refresh & {one.bundle, ALL}}
+        return [one for one in free if refresh & {one.bundle, ALL} or self._is_due(one)]
 
     def _is_due(self, one: Wanted) -> bool:
         now = self._clock()
