@@ -6,7 +6,7 @@ something of agents are in `directing`. Errors are JSON with `error` and `remedy
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -20,7 +20,7 @@ from hub.api.metrics import HubMetrics
 from hub.api.page import Page
 from hub.api.stream import Stream
 from hub.inputs import Happened, Release, ToRollout
-from hub.journal import EventRow, Journal
+from hub.journal import DirectiveRow, EventRow, Journal
 from hub.loop import Loop
 from hub.model import FINAL, VERBS, Command, State
 from hub.pins import ALL, Pins
@@ -190,7 +190,7 @@ class Api:
             )
         return http.answer(
             {
-                **self._cluster_row(name, self._clock()),
+                **self._cluster_row(name, directives.pauses(loop.directives), self._clock()),
                 "bundle_list": status.cluster_bundles(row, live, suspended=suspended.get(name, {})),
                 "moves": [
                     {**move, "time": status.rfc3339(float(str(move["time_s"])))}
@@ -336,16 +336,17 @@ class Api:
         return {*(desired.fleet.clusters if desired else ()), *broken, *self._loop.slices}
 
     def _cluster_rows(self, now: float) -> list[status.Json]:
-        return [self._cluster_row(name, now) for name in sorted(self._known())]
+        pauses = directives.pauses(self._loop.directives)
+        return [self._cluster_row(name, pauses, now) for name in sorted(self._known())]
 
-    def _cluster_row(self, name: ClusterName, now: float) -> status.Json:
+    def _cluster_row(self, name: ClusterName, pauses: Mapping[ClusterName, DirectiveRow], now: float) -> status.Json:
         loop = self._loop
         return status.cluster(
             name,
             desired=loop.desired,
             row=loop.slices.get(name),
             live=loop.live.clusters.get(name),
-            pause=directives.pauses(loop.directives).get(name),
+            pause=pauses.get(name),
             now=now,
             heartbeat_s=self._heartbeat_s,
         )

@@ -29,7 +29,7 @@ def memory_mb(pid: int) -> tuple[float, float]:
 
 
 def own_mb(pid: int) -> float:
-    """What is resident of its own: without the files that it has mapped, most of all packs, which the kernel may drop."""
+    """What is resident of its own: without files that it has mapped (packs), which the kernel may drop."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     sizes = dict(line.split(":", 1) for line in lines)
     return int(sizes["RssAnon"].split()[0]) / 1024

@@ -193,7 +193,7 @@ async def looking() -> AsyncIterator[tuple[Looking, aiohttp.ClientSession, int]]
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"PACE_S": 0.02, "LOOK_S": 0.04, "HEARTBEAT_S": 0.1, "SEND_S": 0.2}.items():
+    for name, value in {"PACE_S": 0.02, "LOOK_S": 0.04, "HEARTBEAT_S": 0.1, "SEND_S": 0.2, "SHARE": 1.0}.items():
         monkeypatch.setattr(stream, name, value)
 
 
@@ -209,6 +209,23 @@ async def test_a_calm_fleet_is_sent_again_only_with_the_heartbeat() -> None:
         while fleet["text"] == "first":
             fleet = await reader.event("fleet")
         assert fleet["text"] == "second"
+
+
+def test_a_snapshot_that_takes_long_is_made_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, made = 100.0, []
+
+    def make() -> dict[str, Any]:
+        nonlocal now
+        made.append(now)
+        now += 2.0
+        return {"upstream": {}, "clusters": {"rows": []}}
+
+    monkeypatch.setattr(anyio, "current_time", lambda: now)
+    shared = stream.Stream(make, changed=anyio.Event)
+    for seconds in (0.0, 10.0, 10.0):  # a tenth of the time: one in twenty seconds
+        now += seconds
+        shared._snapshot()
+    assert made == [100.0, 122.0]
 
 
 @pytest.mark.usefixtures("fast")
