@@ -24,6 +24,7 @@ import aiohttp
 import anyio
 
 from agent import main as agent
+from agent import options as agent_options
 from hub.sim.controllers import Controllers
 from hub.sim.server import SimServer
 from hub.sim.workloads import Behaviour
@@ -302,7 +303,7 @@ async def run_agents(folder: Path, count: int, hub: str) -> None:
                     f"--state-dir={folder / 'agents' / name}",
                     f"--kubeconfig={folder / f'{name}.kubeconfig'}",
                 ]
-                options = agent.parse(arguments, {})
+                options = agent_options.parse(arguments, {})
                 tasks.start_soon(agent.run, options, locks.enter_context(agent.locked(options.state_dir)), name=name)
 
 

@@ -238,9 +238,7 @@ _render = module._render
             "its worker process died",
             id="a loop without end",
         ),
-        pytest.param(
-            chart('a: {{ repeat 1200000000 "x" }}'), "its worker process died", id="a value without end"
-        ),
+        pytest.param(chart('a: {{ repeat 1200000000 "x" }}'), "its worker process died", id="a value without end"),
         pytest.param(
             chart('a: {{ repeat 17000000 "x" }}'),
             "has 17000003 bytes, the limit is 16777216",
