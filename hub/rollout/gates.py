@@ -67,7 +67,7 @@ def shut(turn: Turn, wave: Wave, side: str) -> str:
             turn.put_gate(key(wave, gate), found)
             text = f"rollout {turn.rollout.id} waits at gate {key(wave, gate)}: {_wanted(gate)}"
             turn.note("gate-waits", text, wave=wave.name)
-        if not _passed(gate, found, turn.now):
+        if not passed(gate, found, turn.now):
             told.append(f"gate {key(wave, gate)}: {found.text or _wanted(gate)}")
             if gate.timeout_s:
                 turn.wake(found.since + gate.timeout_s + 0.001)
@@ -78,7 +78,7 @@ def overdue(turn: Turn, wave: Wave, side: str) -> str:
     """Pure: which gate on this side has failed, and why; "" when none."""
     for gate in wave.gates:
         found = turn.gates.get(key(wave, gate))
-        if gate.when != side or found is None or _passed(gate, found, turn.now):
+        if gate.when != side or found is None or passed(gate, found, turn.now):
             continue
         if found.failed:
             return f"gate {key(wave, gate)}: {found.text}"
@@ -89,13 +89,25 @@ def overdue(turn: Turn, wave: Wave, side: str) -> str:
     return ""
 
 
+def passed(gate: Gate, found: GateState, now: float) -> bool:
+    """Pure: is the gate open as it stands?"""
+    if found.waived or found.failed:
+        return found.waived
+    if gate.approval is not None:
+        return len(_valid(gate, found.votes, now)) >= gate.approval.approvers
+    if not found.true_since or now - found.last_at > _APART * interval_s(gate):
+        return False
+    check = gate.metric or gate.http
+    return found.last_at - found.true_since >= (check.for_s if check is not None else 0.0)
+
+
 def waive(turn: Turn, wave: Wave, side: str, why: str) -> bool:
     """Pure: open all gates on this side by a person's word, or by the rollout's own; False when none was shut."""
     any_shut = False
     for gate in wave.gates:
         if gate.when == side:
             found = turn.gates.get(key(wave, gate)) or GateState(since=turn.now)
-            if not _passed(gate, found, turn.now):
+            if not passed(gate, found, turn.now):
                 any_shut = True
                 turn.put_gate(
                     key(wave, gate), GateState(since=found.since, votes=found.votes, waived=True, text=f"waived: {why}")
@@ -168,17 +180,6 @@ def wake(turn: Turn, wave: Wave, side: str) -> None:
 
 def _waits(found: GateState | None) -> bool:
     return found is not None and not found.waived and not found.failed
-
-
-def _passed(gate: Gate, found: GateState, now: float) -> bool:
-    if found.waived or found.failed:
-        return found.waived
-    if gate.approval is not None:
-        return len(_valid(gate, found.votes, now)) >= gate.approval.approvers
-    if not found.true_since or now - found.last_at > _APART * interval_s(gate):
-        return False
-    check = gate.metric or gate.http
-    return found.last_at - found.true_since >= (check.for_s if check is not None else 0.0)
 
 
 def _valid(gate: Gate, votes: tuple[Vote, ...], now: float) -> list[Vote]:
