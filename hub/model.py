@@ -559,8 +559,8 @@ class Vote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateState:
-    """How one gate stands. Evidence from before `since` does not count; `true_since` and `last_at` are when evidence
-    was first and last good on end (0: it is not); `text` is the last word for people."""
+    """How one gate stands. Evidence from before `since`, or older than `last_at`, does not count; `true_since` is
+    since when it was good on end (0: it is not); `text` is the last word for people."""
 
     since: float
     true_since: float = 0.0

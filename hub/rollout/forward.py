@@ -159,16 +159,18 @@ def _may_pass(turn: Turn, cluster: ClusterName) -> bool:
 
 
 def _spare(turn: Turn, index: int) -> int | None:
-    """How many clusters of the wave may become unavailable still; None without a limit."""
+    """How many clusters of the wave may become unavailable still; None without a limit. Who is offline within the
+    budget for that keeps nobody waiting."""
     wave = turn.rollout.waves[index]
     if wave.max_unavailable is None:
         return None
-    gone = sum(
-        turn.members[cluster].phase in IN_FLIGHT or _unavailable(turn, cluster)
+    gone = [
+        turn.members[cluster].phase
         for cluster in wave.clusters
         if turn.members[cluster].phase is not M.LEFT
-    )
-    return wave.max_unavailable - gone
+        and (turn.members[cluster].phase in IN_FLIGHT or _unavailable(turn, cluster))
+    ]
+    return wave.max_unavailable - len(gone) + min(gone.count(M.OFFLINE), wave.offline_budget)
 
 
 def _unavailable(turn: Turn, cluster: ClusterName) -> bool:

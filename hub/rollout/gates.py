@@ -134,7 +134,7 @@ def take(turn: Turn, evidence: Evidence) -> bool:
         since = found.true_since if goes_on else evidence.asked_at
         made = GateState(since=found.since, true_since=since, last_at=evidence.asked_at, text=text)
     elif evidence.verdict == "bad":
-        made = GateState(since=found.since, text=text)
+        made = GateState(since=found.since, last_at=evidence.asked_at, text=text)
     else:
         made = GateState(since=evidence.asked_at, text=f"cannot be asked: {text}")
         if found.text != made.text:

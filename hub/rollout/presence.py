@@ -11,17 +11,18 @@ M = MemberPhase
 
 def look(turn: Turn, cluster: ClusterName) -> None:
     """Pure: is a pending cluster offline now, or one that was offline back (rule 8)?"""
-    phase, seen = turn.members[cluster].phase, turn.view[cluster]
-    if phase is M.PENDING and seen.cordoned:
-        offline(turn, cluster, f"{CORDONED}{seen.cordoned}")
-    elif phase is M.PENDING and not turn.heard(cluster):
-        if turn.silent(cluster):
-            offline(turn, cluster, f"silent for more than {turn.rollout.offline_after_s:.0f} s")
-        else:
-            turn.wake(max(turn.silent_since(cluster) + turn.rollout.offline_after_s, turn.settle_until) + 0.001)
-    elif phase is M.OFFLINE and turn.heard(cluster) and not seen.cordoned:
+    seen = turn.view[cluster]
+    if turn.members[cluster].phase is M.OFFLINE and turn.heard(cluster) and not seen.cordoned:
         turn.put(cluster, M.PENDING, reason="")
         suspension.heed(turn, [cluster])
+    if turn.members[cluster].phase is not M.PENDING:
+        return
+    if seen.cordoned:
+        offline(turn, cluster, f"{CORDONED}{seen.cordoned}")
+    elif turn.silent(cluster):
+        offline(turn, cluster, f"silent for more than {turn.rollout.offline_after_s:.0f} s")
+    else:
+        turn.wake(turn.silent_since(cluster) + turn.rollout.offline_after_s + 0.001)
 
 
 def offline(turn: Turn, cluster: ClusterName, reason: str) -> None:

@@ -104,7 +104,7 @@ def prove(turn: Turn, cluster: ClusterName) -> None:
     turn.put(cluster, M.PROVEN, reason="")
     turn.effects.append(MarkGood(cluster=cluster, subtrees=turn.rollout.targets[cluster].after))
     turn.note("cluster-proven", f"{cluster} is proven in rollout {turn.rollout.id}", cluster=cluster)
-    if turn.phase is P.RUNNING and turn.members[cluster].wave == turn.wave:
+    if turn.members[cluster].wave == turn.wave:
         # Evidence starts after the last proof: what was found before this one is old (rule 15).
         gates.forget(turn, turn.wave_of(cluster), "after")
 

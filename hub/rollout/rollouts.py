@@ -5,8 +5,9 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
  1. A wave opens when each wave before it is done. Done: nobody pending or in flight, no more offline than its budget,
     and proof from `min_proof`. Once done it stays done.
  2. In flight is MOVING or SOAKING; a move starts only while fewer than `max_concurrent` of its wave are in flight, and
-    while a limit of `max_unavailable` clusters of the wave, in flight anywhere or sick, leaves one to spare. Under
-    `fixes: jump` a cluster on which the bundle is sick passes the first of these limits, and does not count in it.
+    while a limit of `max_unavailable` clusters of the wave, in flight anywhere, sick, or offline beyond its budget,
+    leaves one to spare. Under `fixes: jump` a cluster on which the bundle is sick passes the first of these limits,
+    and does not count in it.
  3. Proof is what `proof.judge` calls so. A cluster then soaks: Current reports at most two heartbeats apart in the
     hub's time. A longer gap or any other word starts the soak again, the third time is a failure, and only a report
     that arrives after the soak's end ends it. Without soak the proof is enough.
@@ -136,14 +137,18 @@ def decide(
         if isinstance(event, Command) or (lives and not over):
             _meet(turn, event)
     _use_room(turn)
+    came_to = (turn.phase, turn.wave, turn.wave_opened_at) != (state.phase, state.wave, state.wave_opened_at)
+    if came_to and not (events and isinstance(events[-1], Tick)):
+        turn.wake(now)  # a tick looks at everybody whose turn has come now
     return _finish(turn)
 
 
 def _meet(turn: Turn, event: Event) -> None:
     match event:
         case Reported(cluster=cluster):
-            suspension.heed(turn, [cluster])
-            reports.heard(turn, cluster)
+            if concerns(turn, cluster):
+                suspension.heed(turn, [cluster])
+                reports.heard(turn, cluster)
         case Tick():
             _tick(turn)
         case Left(cluster=cluster):
@@ -179,8 +184,9 @@ def alive(state: State) -> bool:
     return state.phase not in FINAL
 
 
-def concerns(state: State, cluster: ClusterName) -> bool:
-    """Pure: may a report of this cluster change the rollout? Most of what clusters say concerns none."""
+def concerns(state: State | Turn, cluster: ClusterName) -> bool:
+    """Pure: may a report of this cluster change the rollout? Most of what clusters say concerns none, and is left
+    unheard: who waits for its wave, or for room in it, is looked at when there is some."""
     member = state.members.get(cluster)
     if member is None or member.phase in (M.PROVEN, M.LEFT):
         return False

@@ -248,6 +248,31 @@ def test_a_late_proof_makes_the_evidence_after_a_wave_old() -> None:
     assert moves(hub.find("one/metric", after_s=31.0)) == ["c3"]
 
 
+def test_a_proof_that_comes_while_paused_makes_the_evidence_old_too() -> None:
+    found = (metric_gate(when="after"), Gate(name="word", when="after", approval=Approval()))
+    hub = Hub(rollout(wave("one", "c1", "c2", gates=found, failure_budget=1, min_proof=1), wave("two", "c3")))
+    hub.tick()
+    hub.report("c1", health=Health.FAILED)
+    hub.report("c2")
+    hub.find("one/metric")
+    hub.say_to("pause")
+    hub.report("c1", after_s=1.0)
+    assert hub.phase("c1") is M.PROVEN
+    hub.say_to("resume")
+    hub.say_to("approve")
+    assert hub.phase("c3") is M.PENDING
+    assert moves(hub.find("one/metric", after_s=1.0)) == ["c3"]
+
+
+def test_an_answer_that_comes_later_than_a_newer_one_does_not_count() -> None:
+    hub = at_the_gate(metric_gate())
+    asked_at = hub.now
+    hub.find("eu/metric", "bad", after_s=20.0)
+    hub.tell(Evidence(gate="eu/metric", verdict="good", text="it is good", asked_at=asked_at))
+    assert hub.phase("c2") is M.PENDING
+    assert moves(hub.find("eu/metric", after_s=10.0)) == ["c2"]
+
+
 def test_the_last_wave_s_gate_keeps_the_rollout_from_completing() -> None:
     hub = Hub(rollout(wave("one", "c1", gates=(metric_gate(when="after"),))))
     hub.tick()

@@ -164,7 +164,7 @@ def test_a_rollback_waits_for_no_freeze_and_no_window() -> None:
 
 
 def test_outside_its_windows_nothing_starts_and_the_tick_is_asked_for_when_they_open() -> None:
-    hub = Hub(rollout(wave("one", "c1"), windows=(SHUT,)))
+    hub = Hub(rollout(wave("one", "c1"), windows=(SHUT,), offline_after_s=7 * 86400.0))
     assert moves(hub.tick()) == []
     assert hub.state.reason == "wave one waits for c1 (pending); moves only 00:00-00:01 UTC"
     opens = hub.wakes[-1]
@@ -201,6 +201,17 @@ def test_no_move_starts_while_too_many_of_the_wave_are_unavailable(how: str) -> 
     assert hub.phase("c2") is M.PENDING
     assert "its limit of 2 unavailable clusters is reached" in hub.state.reason
     assert moves(hub.report("c1"))[:1] == ["c2"]
+
+
+def test_who_is_offline_within_the_budget_for_that_leaves_the_others_the_unavailability_they_may_cause() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", "c3", max_unavailable=1, offline_budget=1)))
+    hub.view[ClusterName("c3")] = replace(hub.view[ClusterName("c3")], last_seen=0.0)
+    assert moves(hub.tick(seen=False)) == ["c1"]
+    assert hub.phase("c3") is M.OFFLINE
+    hub.view[ClusterName("c2")] = replace(hub.view[ClusterName("c2")], last_seen=0.0)
+    hub.report("c1")
+    hub.tick(seen=False)
+    assert "the budget is 1" in hub.state.reason
 
 
 def test_a_fix_passes_the_limit_where_the_bundle_is_sick_and_only_if_the_policy_says_so() -> None:

@@ -937,3 +937,29 @@ def test_bytes_of_a_newer_format_and_rubbish_are_refused() -> None:
         with pytest.raises(Permanent, match="cannot be read"):
             rollouts_json.from_json(rubbish)
     assert isinstance(rollouts.start(rollout(wave("one", "c1")), 1.0), State)
+
+
+def test_a_report_of_a_cluster_whose_wave_is_not_open_changes_nothing_cordoned_or_not() -> None:
+    hub = Hub(rollout(wave("one", "c1"), wave("two", "c2")))
+    hub.tick()
+    hub.view[ClusterName("c2")] = replace(hub.view[ClusterName("c2")], cordoned="ann: repairs")
+    before = hub.state
+    assert not rollouts.concerns(before, ClusterName("c2"))
+    assert hub.tell(Reported(cluster=ClusterName("c2"))) == []
+    assert hub.state is before
+
+
+def test_the_tick_is_asked_for_at_which_a_cluster_that_waits_for_room_is_offline() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", max_concurrent=1)))
+    hub.tick()
+    assert hub.wakes[-1] == pytest.approx(hub.now + 60.0, abs=0.01)
+    hub.tick(after_s=hub.wakes[-1] - hub.now, seen=False)
+    assert hub.phase("c2") is M.OFFLINE
+
+
+def test_a_wave_that_a_report_opens_asks_for_a_tick_at_once() -> None:
+    """Who is silent in it is looked at then."""
+    hub = Hub(rollout(wave("one", "c1"), wave("two", "c2", "c3", max_concurrent=1)))
+    hub.tick()
+    hub.report("c1")
+    assert hub.wakes[-1] == hub.now
