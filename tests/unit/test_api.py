@@ -170,6 +170,7 @@ POSTS = {
     "clusters/eu-1/pause",
     "clusters/eu-1/resume",
     "clusters/eu-1/sync",
+    "clusters/eu-1/bundle",
     "drift/1/values",
 }
 
