@@ -119,7 +119,7 @@ def _roots(journal: Journal) -> set[Oid]:
     roots = {oid for by_cluster in journal.completed().values() for oid in by_cluster.values()}
     roots |= set(journal.last_good().values())
     for row in journal.rollouts(alive=True, limit=100_000):
-        roots.update(Oid(found.decode()) for found in _OID.findall(row.state))
+        roots.update(Oid(found.decode()) for found in _OID.findall(row.begins))
     return {oid for oid in roots if oid}
 
 

@@ -30,7 +30,7 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from hub import directives, outcome
+from hub import directives, outcome, record
 from hub.agents.live import Live
 from hub.desired import Desired
 from hub.inputs import Direct, FromAgent, FromGate, Happened, Input, Release, ToRollout
@@ -51,7 +51,7 @@ from hub.model import (
     WakeAt,
 )
 from hub.outcome import Clash, Outcome
-from hub.rollout import held, rollouts, rollouts_json, waves
+from hub.rollout import held, rollouts, waves
 from hub.rollout.held import Around
 from hub.slices import compose
 from hub.slices.gitstore import GitStore
@@ -120,6 +120,7 @@ class Loop:
         self._settle_until = self._turned_at + 2 * heartbeat_s
         self._plan_at = math.inf
         """When to look for rollouts that may begin, if nothing says so before."""
+        self._tails: dict[RolloutId, record.Tail] = {}
         self._stuck: dict[RolloutId, str] = {}
         """Why a rollout takes no step, as it was told last."""
         self._wakes: dict[RolloutId, float] = {}
@@ -241,7 +242,14 @@ class Loop:
         if plan and turn.desired is not None:
             self._start(turn, turn.desired)
         composed = await self._compose(turn)
-        decision = outcome.decision(turn, composed, states=self.states, slices=self.slices, meta=self._remembered(turn))
+        decision = outcome.decision(
+            turn,
+            composed,
+            states=self.states,
+            slices=self.slices,
+            tails=self._tails,
+            meta=self._remembered(turn),
+        )
         if composed:
             objects = [item for made in composed.values() for item in made.objects]
             await self._in_git(lambda: self.store.write(objects))
@@ -266,9 +274,9 @@ class Loop:
         """Take everything from the journal; refs that may be behind it are looked at again."""
         before, self.slices = self.slices, self.journal.slices()
         self._unpublished |= {name for name, row in self.slices.items() if name in before and before[name] != row}
-        self.states = {
-            row.id: rollouts_json.from_json(row.state) for row in self.journal.rollouts(alive=True, limit=100_000)
-        }
+        stored = self.journal.rollouts(alive=True, limit=100_000)
+        self.states = {row.id: record.restored(row) for row in stored}
+        self._tails = {row.id: record.tail(row) for row in stored}
         self.holds = self.journal.holds()
         self.directives = self.journal.directives()
 
@@ -397,6 +405,7 @@ class Loop:
             busy=around.busy,
         )
         around.decided(effects)
+        turn.told.setdefault(rollout, []).extend(events)
         turn.effects.setdefault(rollout, []).extend(effect for effect in effects if not isinstance(effect, WakeAt))
         ticked = any(isinstance(event, Tick) for event in events)
         since = turn.now + LOOK_S if ticked else turn.wakes.get(rollout, self._wakes.get(rollout, 0.0))
@@ -406,7 +415,7 @@ class Loop:
         """The commit that a rollout brought, which is over as a rule."""
         if rollout not in self._revisions:
             row = self.journal.rollout(rollout)
-            self._revisions[rollout] = rollouts_json.from_json(row.state).rollout.revision if row else Oid("")
+            self._revisions[rollout] = record.restored(row).rollout.revision if row else Oid("")
         return self._revisions[rollout]
 
     def _next_seq(self, cluster: ClusterName) -> int:
@@ -505,6 +514,8 @@ class Loop:
         self._wakes = {id_: at for id_, at in {**self._wakes, **turn.wakes}.items() if id_ in self.states}
         for id_ in turn.undone:
             self._wakes.pop(id_, None)
+        written = {row.id: record.after(self._tails.get(row.id, record.Tail()), row) for row in decision.rollouts}
+        self._tails = {id_: tail for id_, tail in {**self._tails, **written}.items() if id_ in self.states}
         self.desired = turn.desired
         self._policies = turn.policies if turn.policies is not None else self._policies
         self._plan_at = 0.0 if turn.plan_again else turn.plan_at

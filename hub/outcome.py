@@ -12,13 +12,15 @@ from typing import TypeVar
 
 import msgspec
 
+from hub import record
 from hub.desired import Desired
 from hub.inputs import Input, ToRollout
-from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, RolloutRow, SliceRow
+from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, SliceRow
 from hub.model import (
     ABSENT,
     ClusterView,
     Effect,
+    Event,
     Evidence,
     Hold,
     MarkGood,
@@ -29,7 +31,8 @@ from hub.model import (
     RolloutPolicy,
     State,
 )
-from hub.rollout import rollouts, rollouts_json, waves
+from hub.record import Tail
+from hub.rollout import waves
 from hub.rollout.held import Around
 from hub.slices import compose
 from proto.errors import FlotillaError, Permanent
@@ -64,6 +67,8 @@ class Outcome:
     """What is known of each cluster, once somebody asked."""
     events: list[EventRow] = field(default_factory=list)
     effects: dict[RolloutId, list[Effect]] = field(default_factory=dict)
+    told: dict[RolloutId, list[Event]] = field(default_factory=dict)
+    """What each rollout met."""
     wakes: dict[RolloutId, float] = field(default_factory=dict)
     """When each rollout that was looked at has to be looked at again (Unix seconds)."""
     policies: dict[BundleName, RolloutPolicy] | None = None
@@ -81,6 +86,7 @@ class Outcome:
         command gets `why`."""
         self.undone.add(rollout)
         self.effects.pop(rollout, None)
+        self.told.pop(rollout, None)
         for item, asked in self.commands:
             if asked.rollout == rollout:
                 item.error = item.error or why
@@ -177,15 +183,25 @@ def decision(
     *,
     states: Mapping[RolloutId, State],
     slices: Mapping[ClusterName, SliceRow],
+    tails: Mapping[RolloutId, Tail],
     meta: Mapping[str, str],
 ) -> Decision:
-    """Pure: all that the turn decided, as rows; `states` and `slices` are those before it."""
+    """Pure: all that the turn decided, as rows; `states`, `slices` and `tails` are those before it."""
     changed = [state for id_, state in outcome.states.items() if state is not states.get(id_)]
     moves: dict[ClusterName, list[Move]] = {}
     for move in sorted(outcome.all_of(Move), key=lambda move: move.rollout):
         moves.setdefault(move.cluster, []).append(move)
     return Decision(
-        rollouts=[_rollout_row(state) for state in changed],
+        rollouts=[
+            record.row(
+                states.get(state.rollout.id),
+                state,
+                tail=tails.get(state.rollout.id, Tail()),
+                events=outcome.told.get(state.rollout.id, ()),
+                view=outcome.views,
+            )
+            for state in changed
+        ],
         moves=[_move_row(made, cluster, slices.get(cluster), moves[cluster]) for cluster, made in composed.items()],
         good=[(good.cluster, name, oid) for good in outcome.all_of(MarkGood) for name, oid in good.subtrees.items()],
         completed=[
@@ -239,16 +255,6 @@ def hold_rows(outcome: Outcome) -> list[HoldRow]:
         )
         for hold in outcome.all_of(Hold)
     ]
-
-
-def _rollout_row(state: State) -> RolloutRow:
-    return RolloutRow(
-        number=state.rollout.number,
-        id=state.rollout.id,
-        phase=state.phase,
-        alive=rollouts.alive(state),
-        state=rollouts_json.to_json(state),
-    )
 
 
 # --- events -------------------------------------------------------------------------------------------------------

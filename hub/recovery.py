@@ -19,9 +19,10 @@ events, agents that joined since. One transaction; repeating it changes nothing.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from hub.journal import NUMBERS, Decision, EventRow, HoldRow, Journal, MoveRow, RolloutRow, SliceRow
+from hub import record
+from hub.journal import NUMBERS, Decision, EventRow, HoldRow, Journal, MoveRow, RolloutRow, SliceRow, StoredRollout
 from hub.model import FINAL, Phase, State
-from hub.rollout import rollouts_json, waves
+from hub.rollout import waves
 from hub.slices.gitstore import GitStore
 from proto.errors import Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
@@ -55,7 +56,8 @@ def recover(
             moves[cluster] = ahead
     if not moves:
         return Recovery(clusters={}, ended=(), held=())
-    states = [rollouts_json.from_json(row.state) for row in journal.rollouts(alive=True, limit=100_000)]
+    stored = journal.rollouts(alive=True, limit=100_000)
+    states = [record.restored(row) for row in stored]
     ended = [state for state in states if state.phase not in FINAL]
     why = f"recovered by {actor}: {reason}"
     holds = {**_left(rows, moves, why=why, now=now), **_interrupted(ended, why=why, now=now)}
@@ -70,7 +72,7 @@ def recover(
         journal.commit(
             Decision(
                 moves=[move for ahead in moves.values() for move in ahead],
-                rollouts=[_over(state, why=why, now=now) for state in states],
+                rollouts=[_over(row, state, why=why, now=now) for row, state in zip(stored, states, strict=True)],
                 holds=list(holds.values()),
                 events=[EventRow(time_s=now, kind="command", text=_text(found, actor=actor, reason=reason))],
                 meta={NUMBERS: str(max(_numbers(moves), journal.next_number() - 1))},
@@ -144,14 +146,12 @@ def _interrupted(states: list[State], *, why: str, now: float) -> dict[BundleNam
     }
 
 
-def _over(state: State, *, why: str, now: float) -> RolloutRow:
+def _over(stored: StoredRollout, state: State, *, why: str, now: float) -> RolloutRow:
     """A rollout that never takes a step again."""
+    ended = state
     if state.phase not in FINAL:
-        state = replace(state, phase=Phase.ABORTED, reason=why, updated_at=now)
-    rollout = state.rollout
-    return RolloutRow(
-        number=rollout.number, id=rollout.id, phase=state.phase, alive=False, state=rollouts_json.to_json(state)
-    )
+        ended = replace(state, phase=Phase.ABORTED, reason=why, updated_at=now)
+    return replace(record.row(state, ended, tail=record.tail(stored)), alive=False)
 
 
 def _numbers(moves: Mapping[ClusterName, list[MoveRow]]) -> int:

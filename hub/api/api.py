@@ -13,20 +13,19 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from hub import directives
+from hub import directives, record
 from hub.agents.keys import HubKeys
 from hub.api import http, snapshot, status
 from hub.api.metrics import HubMetrics
 from hub.api.page import Page
 from hub.api.stream import Stream
 from hub.inputs import Happened, Release, ToRollout
-from hub.journal import DirectiveRow, EventRow, Journal
+from hub.journal import DirectiveRow, EventRow, Journal, StoredRollout
 from hub.loop import Loop
 from hub.model import FINAL, VERBS, Command, State
 from hub.pins import ALL, Pins
 from hub.publish import Publisher
 from hub.repo.schema import nearest
-from hub.rollout import rollouts_json
 from hub.upstream import Upstream
 from proto.errors import InvalidInput
 from proto.ids import BundleName, ClusterName, RolloutId, check_name
@@ -172,7 +171,7 @@ class Api:
             changed = self._loop.changed
             rows = self._journal.rollouts(alive=False, limit=SHOWN_ROLLOUTS)
             drift = self._journal.events(kind="drift", limit=SHOWN_DRIFT)
-            past = [snapshot.rollout(rollouts_json.from_json(row.state)) for row in rows]
+            past = [snapshot.rollout(record.restored(row)) for row in rows]
             self._past = changed, {"past_rollouts": past, "drift": snapshot.drift(drift)}
         return self._past[1]
 
@@ -219,13 +218,13 @@ class Api:
     async def rollouts(self, request: web.Request) -> web.Response:
         """Newest first; `?limit=` up to 1,000."""
         rows = self._journal.rollouts(limit=_number(request, "limit", 50))
-        return http.answer({"rollouts": [status.rollout(self._state(row.id, row.state)) for row in rows]})
+        return http.answer({"rollouts": [status.rollout(self._state(row)) for row in rows]})
 
     async def rollout(self, request: web.Request) -> web.Response:
         row = self._journal.rollout(request.match_info["id"])
         if row is None:
             raise http.NotFound(f"rollout {request.match_info['id']}", "does not exist", "see 'flotilla rollouts'")
-        return http.answer(status.rollout(self._state(row.id, row.state), members=True))
+        return http.answer(status.rollout(self._state(row), members=True))
 
     async def drift(self, request: web.Request) -> web.Response:
         """Reported drift, oldest first; `?since=ID&limit=N&cluster=C&bundle=B`."""
@@ -314,7 +313,7 @@ class Api:
         rollout = RolloutId(request.match_info["id"])
         await self._loop.tell(ToRollout(rollout=rollout, command=command))
         row = self._journal.rollout(rollout)
-        return http.answer(status.rollout(self._state(rollout, row.state)) if row else {})
+        return http.answer(status.rollout(self._state(row)) if row else {})
 
     async def release(self, request: web.Request) -> web.Response:
         """Let a bundle that is on hold go on."""
@@ -364,8 +363,8 @@ class Api:
     def _under_way(self) -> list[State]:
         return [state for state in self._loop.states.values() if state.phase not in FINAL]
 
-    def _state(self, rollout: RolloutId, stored: bytes) -> State:
-        return self._loop.states.get(rollout) or rollouts_json.from_json(stored)
+    def _state(self, row: StoredRollout) -> State:
+        return self._loop.states.get(row.id) or record.restored(row)
 
 
 def _number(request: web.Request, name: str, default: int, *, most: int = MAX_LIST) -> int:

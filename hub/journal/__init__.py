@@ -22,6 +22,7 @@ from hub.journal.rows import (
     PinRow,
     RolloutRow,
     SliceRow,
+    StoredRollout,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "PinRow",
     "RolloutRow",
     "SliceRow",
+    "StoredRollout",
 ]

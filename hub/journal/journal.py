@@ -1,4 +1,4 @@
-"""The one transaction of a decision, and what the loop reads when it starts: slices, moves, rollouts, holds."""
+"""The one transaction of a decision, and what the loop reads when it starts: slices, moves, holds."""
 
 import sqlite3
 
@@ -8,6 +8,7 @@ import orjson
 from hub.journal.database import ours
 from hub.journal.identities import Identities
 from hub.journal.renders import Renders
+from hub.journal.rollouts import Rollouts
 from hub.journal.rows import (
     Decision,
     DirectiveKey,
@@ -15,18 +16,17 @@ from hub.journal.rows import (
     DirectiveRow,
     HoldRow,
     MoveRow,
-    RolloutRow,
     SliceRow,
 )
 from proto.errors import Refused
-from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.ids import BundleName, ClusterName, Oid
 from proto.slices import SliceManifest
 
 NUMBERS = "rollout-numbers"
 """The word of `meta` for the highest number of a rollout that was given and has no row: `recovery` sets it."""
 
 
-class Journal(Renders, Identities):
+class Journal(Renders, Rollouts, Identities):
     """All tables of one file, which only the newest process that opened it may write."""
 
     # --- the decision ---------------------------------------------------------------------------------------------
@@ -34,18 +34,14 @@ class Journal(Renders, Identities):
     def commit(self, decision: Decision) -> None:
         """Store a decision in one transaction.
 
-        Raises Refused when another process took the journal over or a slice is not where the decision thought it
-        was (nothing is stored then), Transient when the disk is full or busy.
+        Raises Refused when another process took the journal over or a slice or a rollout is not where the decision
+        thought it was (nothing is stored then), Transient when the disk is full or busy.
         """
         with ours(self._path), self._transaction() as db:
             self._check_epoch(db)
             for move in decision.moves:
                 self._move(db, move)
-            db.executemany(
-                "INSERT INTO rollouts VALUES(?,?,?,?,?) ON CONFLICT(number) DO UPDATE SET "
-                "phase=excluded.phase, alive=excluded.alive, state=excluded.state",
-                [(row.number, row.id, row.phase, int(row.alive), row.state) for row in decision.rollouts],
-            )
+            self._record(db, decision.rollouts)
             db.executemany("INSERT OR REPLACE INTO last_good VALUES(?,?,?)", decision.good)
             db.executemany("INSERT OR REPLACE INTO completed VALUES(?,?,?)", decision.completed)
             db.executemany("DELETE FROM holds WHERE bundle=?", [(bundle,) for bundle in decision.released])
@@ -119,23 +115,6 @@ class Journal(Renders, Identities):
             {"seq": seq, "old": old, "new": new, "time_s": time_s, "causes": orjson.loads(causes)}
             for seq, old, new, time_s, causes in rows
         ]
-
-    def rollouts(self, *, alive: bool | None = None, limit: int = 200) -> list[RolloutRow]:
-        """Newest first; with `alive` only those (or only the others)."""
-        where = "" if alive is None else f"WHERE alive={int(alive)}"
-        return [
-            RolloutRow(number=number, id=RolloutId(id_), phase=phase, alive=bool(live), state=state)
-            for number, id_, phase, live, state in self._read(
-                f"SELECT number, id, phase, alive, state FROM rollouts {where} ORDER BY number DESC LIMIT ?", limit
-            )
-        ]
-
-    def rollout(self, id_: str) -> RolloutRow | None:
-        rows = self._read("SELECT number, id, phase, alive, state FROM rollouts WHERE id=?", id_)
-        if not rows:
-            return None
-        number, name, phase, alive, state = rows[0]
-        return RolloutRow(number=number, id=name, phase=phase, alive=bool(alive), state=state)
 
     def next_number(self) -> int:
         """Of the next rollout. Those that a restored journal forgot are not given again."""

@@ -35,13 +35,32 @@ class MoveRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRow:
-    """A rollout's state as bytes of `rollouts_json`; `alive` while `decide` may still change it."""
+    """What a turn adds to the record of a rollout (bytes of `record`): its step number `n`, from 1 on; `begins` with
+    the first; `whole` when all is written anew. `alive` while `decide` may still change it."""
 
     number: int
     id: RolloutId
     phase: str
     alive: bool
-    state: bytes
+    n: int
+    step: bytes
+    begins: bytes = b""
+    whole: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRollout:
+    """The record of a rollout: what it began as, all of it (b"" if it was not written anew), and the steps since, of
+    which the last is number `n`."""
+
+    number: int
+    id: RolloutId
+    phase: str
+    alive: bool
+    begins: bytes
+    whole: bytes
+    steps: tuple[bytes, ...]
+    n: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,16 @@ CREATE TABLE pins(
     tree TEXT NOT NULL, time_s REAL NOT NULL
 ) STRICT;
 """
-SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS)
+_STEPS = """
+CREATE TABLE begins(rollout INTEGER PRIMARY KEY, state BLOB NOT NULL) STRICT;
+INSERT INTO begins SELECT number, state FROM rollouts;
+CREATE TABLE wholes(rollout INTEGER PRIMARY KEY, n INTEGER NOT NULL, state BLOB NOT NULL) STRICT;
+CREATE TABLE steps(
+    rollout INTEGER NOT NULL, n INTEGER NOT NULL, step BLOB NOT NULL, PRIMARY KEY(rollout, n)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE rollouts DROP COLUMN state;
+"""
+"""The record of a rollout that is older begins with the state that it had then."""
+SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS, _STEPS)
 """What each schema version adds to the one before; a released one never changes."""
 SCHEMA = len(SCHEMAS)

@@ -5,9 +5,10 @@ from typing import TypeVar
 
 import msgspec
 
-from hub.model import RolloutPolicy, State
+from hub.model import Member, RolloutPolicy, State
 from hub.rollout import turn
 from proto.errors import Permanent, UnsupportedVersion
+from proto.ids import ClusterName
 
 FORMAT = 1
 """Raised when an older hub would misread what a newer one wrote; a field with a default does not raise it."""
@@ -21,20 +22,25 @@ class _Envelope(msgspec.Struct, frozen=True):
 
 
 def to_json(value: State | RolloutPolicy) -> bytes:
-    """Pure: the journal's bytes of a state (with its rollout) or of a policy."""
+    """Pure: the journal's bytes of a state (with its rollout) or of a policy. Members of whom nothing is known yet are
+    left out: their wave says all of it."""
+    if isinstance(value, State):
+        known = {cluster: member for cluster, member in value.members.items() if member != Member(wave=member.wave)}
+        value = replace(value, members=known)
     return msgspec.json.encode(_Envelope(format=FORMAT, value=msgspec.Raw(msgspec.json.encode(value))))
 
 
 def from_json(data: bytes) -> State:
     """Pure: the state in `data`. Raises UnsupportedVersion for a newer format, Permanent for what is none."""
     state = _read(data, State)
-    if len(state.tallies) == len(state.rollout.waves):
-        return state
-    # A state from before waves were counted: its members do not know their wave either.
-    members = dict(state.members)
+    members: dict[ClusterName, Member] = {}
     for index, wave in enumerate(state.rollout.waves):
-        members.update({cluster: replace(members[cluster], wave=index) for cluster in wave.clusters})
-    return replace(state, members=members, tallies=turn.tallies(state.rollout, members))
+        for cluster in wave.clusters:
+            known = state.members.get(cluster)
+            # A state from before waves were counted has members that do not know theirs.
+            members[cluster] = replace(known, wave=index) if known else Member(wave=index)
+    counted = len(state.tallies) == len(state.rollout.waves)
+    return replace(state, members=members, tallies=state.tallies if counted else turn.tallies(state.rollout, members))
 
 
 def policy_from_json(data: bytes) -> RolloutPolicy:

@@ -129,7 +129,7 @@ class Turn:
         assert isinstance(self.members, dict)
         self.changed.setdefault(cluster, member)
         self.members[cluster] = made
-        self.tallies[member.wave] = _counted(self.tallies[member.wave], member, made)
+        self.tallies[member.wave] = counted(self.tallies[member.wave], member, made)
 
     def start_at(self, wave: int, first: int) -> None:
         """Nobody before this place of the wave is pending."""
@@ -205,7 +205,8 @@ def tallies(rollout: Rollout, members: Mapping[ClusterName, Member]) -> tuple[Ta
     return tuple(found)
 
 
-def _counted(tally: Tally, before: Member, after: Member) -> Tally:
+def counted(tally: Tally, before: Member, after: Member) -> Tally:
+    """Pure: the tally of a wave after one of its members changed."""
     phases = dict(tally.phases)
     phases[before.phase] -= 1
     phases[after.phase] = phases.get(after.phase, 0) + 1

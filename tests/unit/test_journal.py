@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hub.journal import Decision, DirectiveKind, DirectiveRow, EventRow, HoldRow, Journal, MoveRow, RolloutRow, schema
+from hub.journal import rollouts as record
 from hub.model import Notes
 from proto.errors import Permanent, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
@@ -40,9 +41,16 @@ def move(seq: int, old: Oid | None, new: Oid) -> MoveRow:
     )
 
 
-def rollout(number: int, phase: str, *, alive: bool) -> RolloutRow:
+def rollout(number: int, phase: str, *, alive: bool, n: int = 1, **more: bytes) -> RolloutRow:
     return RolloutRow(
-        number=number, id=RolloutId(f"shop-{number}"), phase=phase, alive=alive, state=f"state {phase}".encode()
+        number=number,
+        id=RolloutId(f"shop-{number}"),
+        phase=phase,
+        alive=alive,
+        n=n,
+        step=f"step {n}".encode(),
+        begins=b"it begins" if n == 1 else b"",
+        **more,
     )
 
 
@@ -63,7 +71,8 @@ def test_a_decision_survives_a_restart_whole(tmp_path: Path, journal: Journal) -
     again = Journal(tmp_path / "journal.db")
     assert again.slices()[EU].commit == FIRST
     assert again.slices()[EU].manifest.bundles["shop"].rollout == "shop-1"
-    assert [row.state for row in again.rollouts(alive=True)] == [b"state running"]
+    [stored] = again.rollouts(alive=True)
+    assert (stored.phase, stored.begins, stored.whole, stored.steps) == ("running", b"it begins", b"", (b"step 1",))
     assert again.last_good() == {(EU, SHOP): "a" * 40}
     assert again.completed() == {SHOP: {EU: "a" * 40}}
     assert again.holds()[SHOP].refused == {EU: SECOND}
@@ -176,6 +185,58 @@ def test_a_journal_of_the_first_schema_is_brought_up_to_date_and_keeps_what_it_h
     opened.close()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (schema.SCHEMA,)
+
+
+def test_a_rollout_that_an_older_hub_stored_begins_with_the_state_it_had(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        for statement in "".join(schema.SCHEMAS[:4]).split(";\n"):
+            old.execute(statement)
+        old.execute("INSERT INTO rollouts VALUES(7, 'shop-7', 'running', 1, ?)", (b"a whole state",))
+        old.execute("INSERT INTO rollouts VALUES(6, 'shop-6', 'completed', 0, ?)", (b"its end",))
+        old.execute("PRAGMA user_version=4")
+        old.commit()
+    with closing(Journal(tmp_path / "old.db")) as journal:
+        [found] = journal.rollouts(alive=True)
+        assert (found.number, found.id, found.begins, found.steps, found.n) == (7, "shop-7", b"a whole state", (), 0)
+        assert [row.begins for row in journal.rollouts()] == [b"a whole state", b"its end"]
+        assert journal.next_number() == 8
+        journal.commit(
+            Decision(rollouts=[RolloutRow(number=7, id=found.id, phase="paused", alive=True, n=1, step=b"the first")])
+        )
+        [found] = journal.rollouts(alive=True)
+        assert (found.phase, found.steps, found.n) == ("paused", (b"the first",), 1)
+
+
+def test_a_rollout_is_what_it_was_when_it_was_written_whole_and_the_steps_since(journal: Journal) -> None:
+    journal.commit(Decision(rollouts=[rollout(1, "running", alive=True)]))
+    journal.commit(Decision(rollouts=[rollout(1, "running", alive=True, n=2, whole=b"all of it")]))
+    journal.commit(Decision(rollouts=[rollout(1, "paused", alive=True, n=3)]))
+    found = journal.rollout("shop-1")
+    assert found is not None
+    assert (found.phase, found.whole, found.steps, found.n) == ("paused", b"all of it", (b"step 3",), 3)
+    assert journal.steps(1) == [(1, b"step 1"), (2, b"step 2"), (3, b"step 3")]
+
+
+@pytest.mark.parametrize("n", [pytest.param(2, id="a step that is there"), pytest.param(4, id="one is skipped")])
+def test_a_step_that_does_not_follow_the_last_stores_nothing_of_its_decision(journal: Journal, n: int) -> None:
+    journal.commit(Decision(rollouts=[rollout(1, "running", alive=True)]))
+    journal.commit(Decision(rollouts=[rollout(1, "running", alive=True, n=2)]))
+    with pytest.raises(Refused, match=f"rollout shop-1: is no longer at step {n - 1}"):
+        journal.commit(Decision(rollouts=[rollout(1, "paused", alive=True, n=n)], meta={"tip": "x"}))
+    assert journal.steps(1) == [(1, b"step 1"), (2, b"step 2")]
+    assert (journal.rollouts()[0].phase, journal.meta("tip")) == ("running", "")
+
+
+def test_steps_of_old_rollouts_go_and_what_they_were_stays(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "STEPS_KEPT", 2)
+    journal.commit(Decision(rollouts=[rollout(1, "running", alive=True)]))  # the oldest, and not over
+    for number in range(2, 6):
+        journal.commit(Decision(rollouts=[rollout(number, "running", alive=True)]))
+        journal.commit(Decision(rollouts=[rollout(number, "completed", alive=False, n=2, whole=b"all of it")]))
+    assert [len(journal.steps(number)) for number in range(1, 6)] == [1, 0, 0, 2, 2]
+    assert [(row.phase, row.whole, row.n) for row in journal.rollouts(alive=False)] == [
+        ("completed", b"all of it", 2)
+    ] * 4
 
 
 def test_one_event_is_found_by_its_id(journal: Journal) -> None:

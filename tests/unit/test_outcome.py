@@ -150,7 +150,7 @@ def test_a_step_that_is_taken_back_leaves_nothing_and_its_commander_is_told() ->
     assert made.states[shop.rollout.id] is shop
     assert [effect.rollout for effect in made.all_of(Move)] == ["notes-8"]
     assert [item.error for item in asked] == [why, None]
-    decided = outcome.decision(made, {}, states={shop.rollout.id: shop}, slices={}, meta={})
+    decided = outcome.decision(made, {}, states={shop.rollout.id: shop}, slices={}, tails={}, meta={})
     assert [event.text for event in decided.events] == ["dana: pause notes-8: lunch"]
     assert [one.id for one in decided.rollouts] == ["notes-8"]
 
@@ -164,12 +164,12 @@ def test_a_rollout_that_began_in_the_turn_and_is_taken_back_begins_in_a_later_on
 def test_what_completed_is_written_once() -> None:
     done = state(SHOP, 7, phase=Phase.COMPLETED)
     running = replace(done, phase=Phase.RUNNING)
-    first = outcome.decision(turn(done), {}, states={done.rollout.id: running}, slices={}, meta={})
+    first = outcome.decision(turn(done), {}, states={done.rollout.id: running}, slices={}, tails={}, meta={})
     assert first.completed == [(SHOP, EU, NEW)]
     later = replace(done, updated_at=2001.0)  # a cluster that was offline catches up
-    second = outcome.decision(turn(later), {}, states={done.rollout.id: done}, slices={}, meta={})
+    second = outcome.decision(turn(later), {}, states={done.rollout.id: done}, slices={}, tails={}, meta={})
     assert (second.completed, len(second.rollouts)) == ([], 1)
-    assert not outcome.decision(turn(done), {}, states={done.rollout.id: done}, slices={}, meta={})
+    assert not outcome.decision(turn(done), {}, states={done.rollout.id: done}, slices={}, tails={}, meta={})
 
 
 def test_a_hold_keeps_what_failed_and_what_was_wanted_elsewhere() -> None:
@@ -182,7 +182,7 @@ def test_a_hold_keeps_what_failed_and_what_was_wanted_elsewhere() -> None:
             Notice(kind="rolled-back", text="shop is back", wave="rest"),
         ]
     }
-    decided = outcome.decision(made, {}, states={shop.rollout.id: shop}, slices={}, meta={})
+    decided = outcome.decision(made, {}, states={shop.rollout.id: shop}, slices={}, tails={}, meta={})
     [hold] = decided.holds
     assert hold.refused == {EU: NEW, "us-1": OTHER}
     assert decided.good == [(EU, SHOP, OLD)]

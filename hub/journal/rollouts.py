@@ -1,0 +1,79 @@
+"""The record of rollouts: what each began as, the steps since, and the newest whole state, all as bytes of `record`.
+
+What is large is written once or seldom; a turn adds one small row to `steps`, and touches `rollouts`, which has no
+large column, only when phase or life changed. Next: `journal`.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+
+from hub.journal.database import Database
+from hub.journal.rows import RolloutRow, StoredRollout
+from proto.errors import Refused
+from proto.ids import RolloutId
+
+STEPS_KEPT = 1000
+"""Rollouts whose steps are kept when they are over, the newest: what they were and how they ended stays for ever."""
+
+_READ = """
+SELECT number, id, phase, alive, begins.state, coalesce(wholes.n, 0), coalesce(wholes.state, x'')
+FROM rollouts JOIN begins ON begins.rollout = number LEFT JOIN wholes ON wholes.rollout = number
+"""
+
+
+class Rollouts(Database):
+    """The tables `rollouts`, `begins`, `wholes` and `steps`."""
+
+    def rollouts(self, *, alive: bool | None = None, limit: int = 200) -> list[StoredRollout]:
+        """Newest first; with `alive` only those (or only the others)."""
+        where = "" if alive is None else f"WHERE alive={int(alive)}"
+        return self._stored(f"{_READ} {where} ORDER BY number DESC LIMIT ?", limit)
+
+    def rollout(self, id_: str) -> StoredRollout | None:
+        found = self._stored(f"{_READ} WHERE id=?", id_)
+        return found[0] if found else None
+
+    def _stored(self, query: str, *arguments: object) -> list[StoredRollout]:
+        return [
+            StoredRollout(
+                number=number,
+                id=RolloutId(id_),
+                phase=phase,
+                alive=bool(alive),
+                begins=begins,
+                whole=whole,
+                steps=(later := tuple(step for _, step in self.steps(number, since=n))),
+                n=n + len(later),
+            )
+            for number, id_, phase, alive, begins, n, whole in self._read(query, *arguments)
+        ]
+
+    def steps(self, number: int, *, since: int = 0) -> list[tuple[int, bytes]]:
+        """The steps of a rollout after the step `since`, each with its place; those of an old one are gone."""
+        rows = self._read("SELECT n, step FROM steps WHERE rollout=? AND n>? ORDER BY n", number, since)
+        return [(n, step) for n, step in rows]
+
+    def _record(self, db: sqlite3.Connection, rows: Iterable[RolloutRow]) -> None:
+        for row in rows:
+            if row.begins:
+                db.execute("INSERT OR IGNORE INTO begins VALUES(?,?)", (row.number, row.begins))
+            done = db.execute(
+                "INSERT OR IGNORE INTO steps SELECT ?1, ?2, ?3 WHERE ?2 = 1 OR"
+                " EXISTS (SELECT 1 FROM steps WHERE rollout=?1 AND n=?2 - 1)",
+                (row.number, row.n, row.step),
+            )
+            if done.rowcount != 1:
+                raise Refused(f"rollout {row.id}", f"is no longer at step {row.n - 1}", "decide again")
+            db.execute(
+                "INSERT INTO rollouts VALUES(?1,?2,?3,?4) ON CONFLICT(number) DO UPDATE SET phase=?3, alive=?4"
+                " WHERE phase != ?3 OR alive != ?4",
+                (row.number, row.id, row.phase, int(row.alive)),
+            )
+            if row.whole:
+                db.execute("INSERT OR REPLACE INTO wholes VALUES(?,?,?)", (row.number, row.n, row.whole))
+            if not row.alive:
+                db.execute(
+                    "DELETE FROM steps WHERE rollout IN"
+                    " (SELECT number FROM rollouts WHERE alive=0 ORDER BY number DESC LIMIT -1 OFFSET ?)",
+                    (STEPS_KEPT,),
+                )
