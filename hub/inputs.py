@@ -35,10 +35,11 @@ class FromAgent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToRollout:
-    """A person's command to one rollout."""
+    """A person's command to one rollout; `role` is whose token they had."""
 
     rollout: RolloutId
     command: Command
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +52,12 @@ class FromGate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A person lets a bundle that is on hold go on."""
+    """A person lets a bundle that is on hold go on; `role` is whose token they had."""
 
     bundle: BundleName
     actor: str
     reason: str
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -304,10 +304,9 @@ class Loop:
                 turn.commands.append((item, item.what))
             case FromGate(rollout=rollout, evidence=evidence):
                 turn.evidence.append((rollout, evidence))
-            case Release(bundle=bundle, actor=actor, reason=reason):
-                turn.released.add(bundle)
-                text = f"{actor} released bundle {bundle}: {reason}"
-                turn.events.append(EventRow(time_s=now, kind="released", bundle=bundle, text=text))
+            case Release() as release:
+                turn.released.add(release.bundle)
+                turn.events.append(outcome.released(release, now))
             case Direct(rows=rows, event=event):
                 turn.directives.update(rows)
                 turn.events.append(event)

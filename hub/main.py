@@ -2,7 +2,7 @@
 
 data folder:  journal.db   hard state            slices.git   what agents pull
               fleet.git    mirror of upstream    keys/        hub's own keys      admin.token   for commands
-              sources/     bundles' sources from outside
+              sources/     bundles' sources from outside              operator.token for most of them
 """
 
 import logging
@@ -25,7 +25,7 @@ from anyio.abc import TaskStatus
 from hub import desired, directives, gatekeeper, isolation, worker
 from hub.agents import sessions
 from hub.agents.keys import SIGNING_KEY_FILE, HubKeys
-from hub.api import api, bundles, http, openapi
+from hub.api import api, bundles, commands, http, openapi, past
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
 from hub.api.webhooks import Webhooks
@@ -84,7 +84,8 @@ class Hub:
             opened.callback(self.journal.close)
             self.store = GitStore.create(data / "slices.git")
             self.keys = HubKeys.load_or_create(data / "keys")
-            self.admin_token = _admin_token(data / "admin.token")
+            self.admin_token = _token(data / "admin.token")
+            self.operator_token = _token(data / "operator.token")
             self._opened = opened.pop_all()
         self._clock = clock
         self.tracing = Tracing(telemetry.provider("flotilla-hub", otlp), silent=not otlp)
@@ -145,7 +146,8 @@ class Hub:
         self._heartbeat_s = heartbeat_s
         self._webhook_secrets = webhook_secrets
         self._denials: dict[tuple[str, str], float] = {}
-        self._hidden = (data / "admin.token", data / "keys" / SIGNING_KEY_FILE, data / "journal.db")
+        tokens = (data / "admin.token", data / "operator.token")
+        self._hidden = (*tokens, data / "keys" / SIGNING_KEY_FILE, data / "journal.db")
         self.exposed: tuple[str, ...] = ()
         """What renders could do, though they should not, since this kernel cannot keep them from it."""
 
@@ -167,7 +169,7 @@ class Hub:
             clock=self._clock,
             heartbeat_s=self._heartbeat_s,
         )
-        gate = http.Gate(self.admin_token)
+        gate = http.Gate(self.admin_token, self.operator_token)
         for_people = api.Api(
             self.loop,
             self.upstream,
@@ -182,6 +184,8 @@ class Hub:
             heartbeat_s=self._heartbeat_s,
         )
         made.add_routes(for_people.routes())
+        made.add_routes(commands.Commands(self.loop, journal=self.journal, gate=gate, clock=self._clock).routes())
+        made.add_routes(past.Past(self.journal).routes())
         self.directing = Directing(
             self.loop,
             gate=gate,
@@ -282,8 +286,8 @@ class _Chain:
         return self._journal.in_chain(self._cluster, commit)
 
 
-def _admin_token(path: Path) -> str:
-    """The administrator's token, made at the first start, readable by the owner only."""
+def _token(path: Path) -> str:
+    """A token for commands, made at the first start, readable by the owner only."""
     if not path.exists():
         keyfile.write_once(path, secrets.token_urlsafe(24).encode() + b"\n")
     token = path.read_text().strip()

@@ -14,8 +14,8 @@ import msgspec
 
 from hub import record
 from hub.desired import Desired
-from hub.inputs import Input, ToRollout
-from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, SliceRow
+from hub.inputs import Input, Release, ToRollout
+from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, SliceRow, Word
 from hub.model import (
     ABSENT,
     ClusterView,
@@ -215,7 +215,11 @@ def decision(
         released=sorted(outcome.released),
         events=[
             *outcome.events,
-            *(commanded(asked, outcome.now) for item, asked in outcome.commands if item.error is None),
+            *(
+                commanded(asked, outcome.now, bundles=outcome.states[asked.rollout].rollout.bundles)
+                for item, asked in outcome.commands
+                if item.error is None
+            ),
             *(noticed(notice, outcome.now) for notice in outcome.all_of(Notice)),
         ],
         meta=meta,
@@ -260,13 +264,28 @@ def hold_rows(outcome: Outcome) -> list[HoldRow]:
 # --- events -------------------------------------------------------------------------------------------------------
 
 
-def commanded(asked: ToRollout, now: float) -> EventRow:
-    """Pure: a person's command that was carried out, as an event."""
+def commanded(asked: ToRollout, now: float, *, bundles: tuple[BundleName, ...]) -> EventRow:
+    """Pure: a person's command that was carried out, as an event; `bundles` are those of the rollout."""
     command = asked.command
     whom = f"{command.cluster} in " if command.cluster else ""
     what = f"{command.verb} {command.gate} of" if command.gate else command.verb
     text = f"{command.actor}: {what} {whom}{asked.rollout}: {command.reason}"
-    return EventRow(time_s=now, kind="command", rollout=asked.rollout, text=text)
+    word = Word(
+        actor=command.actor,
+        role=asked.role,
+        verb=command.verb,
+        reason=command.reason,
+        clusters=(command.cluster,) if command.cluster else (),
+        bundles=bundles,
+    )
+    return EventRow(time_s=now, kind="command", rollout=asked.rollout, text=text, word=word)
+
+
+def released(release: Release, now: float) -> EventRow:
+    """Pure: a person let a bundle go on, as an event."""
+    text = f"{release.actor} released bundle {release.bundle}: {release.reason}"
+    word = Word(actor=release.actor, role=release.role, verb="release", reason=release.reason)
+    return EventRow(time_s=now, kind="released", bundle=release.bundle, text=text, word=word)
 
 
 def noticed(notice: Notice, now: float) -> EventRow:

@@ -20,7 +20,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from hub import record
-from hub.journal import NUMBERS, Decision, EventRow, HoldRow, Journal, MoveRow, RolloutRow, SliceRow, StoredRollout
+from hub.journal import (
+    NUMBERS,
+    Decision,
+    EventRow,
+    HoldRow,
+    Journal,
+    MoveRow,
+    RolloutRow,
+    SliceRow,
+    StoredRollout,
+    Word,
+)
 from hub.model import FINAL, Phase, State
 from hub.rollout import waves
 from hub.slices.gitstore import GitStore
@@ -74,7 +85,7 @@ def recover(
                 moves=[move for ahead in moves.values() for move in ahead],
                 rollouts=[_over(row, state, why=why, now=now) for row, state in zip(stored, states, strict=True)],
                 holds=list(holds.values()),
-                events=[EventRow(time_s=now, kind="command", text=_text(found, actor=actor, reason=reason))],
+                events=[_told(found, actor=actor, reason=reason, now=now)],
                 meta={NUMBERS: str(max(_numbers(moves), journal.next_number() - 1))},
             )
         )
@@ -158,6 +169,12 @@ def _numbers(moves: Mapping[ClusterName, list[MoveRow]]) -> int:
     """The highest number in the ids (`shop-7`) of the rollouts that moved something."""
     ids = {rollout for ahead in moves.values() for move in ahead for _, _, rollout, _ in move.causes}
     return max((int(tail) for tail in (id_.rpartition("-")[2] for id_ in ids) if tail.isdecimal()), default=0)
+
+
+def _told(found: Recovery, *, actor: str, reason: str, now: float) -> EventRow:
+    about = tuple(sorted(found.clusters))
+    word = Word(actor=actor, role="", verb="recover", reason=reason, clusters=about, bundles=found.held)
+    return EventRow(time_s=now, kind="command", text=_text(found, actor=actor, reason=reason), word=word)
 
 
 def _text(found: Recovery, *, actor: str, reason: str) -> str:

@@ -1,13 +1,12 @@
-"""The hub's HTTP API for people and tools: what is, as JSON, and the few commands that change anything.
+"""The hub's HTTP API for people and tools: what is, as JSON, and commands to the hub itself.
 
-Reads are open to whoever reaches the listener; commands need the administrator's token (`admin.token` in the hub's data
-folder) as `Authorization: Bearer …`. Values come from `status`; commands go to the loop as values. Those that ask
-something of agents are in `directing`. Errors are JSON with `error` and `remedy`.
+Reads are open to whoever reaches the listener; commands need a token of the hub's data folder (`http` says which may
+what) as `Authorization: Bearer …`. Values come from `status`; commands go to the loop as values: those to rollouts are
+in `commands`, those that ask something of agents in `directing`. Errors are JSON with `error` and `remedy`.
 """
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,19 +18,18 @@ from hub.api import http, snapshot, status
 from hub.api.metrics import HubMetrics
 from hub.api.page import Page
 from hub.api.stream import Stream
-from hub.inputs import Happened, Release, ToRollout
-from hub.journal import DirectiveRow, EventRow, Journal, StoredRollout
+from hub.inputs import Happened
+from hub.journal import DirectiveKind, DirectiveRow, EventRow, Journal, StoredRollout, Word
 from hub.loop import Loop
-from hub.model import FINAL, VERBS, Command, State
+from hub.model import FINAL, State
 from hub.pins import ALL, Pins
 from hub.publish import Publisher
 from hub.repo.schema import nearest
 from hub.upstream import Upstream
 from proto.errors import InvalidInput
-from proto.ids import BundleName, ClusterName, RolloutId, check_name
+from proto.ids import ClusterName, check_name
 
 MAX_BODY_BYTES = 64 << 10
-MAX_LIST = 1000
 JOIN_TOKEN_TTL_S = 24 * 3600.0
 SHOWN_ROLLOUTS = 8
 SHOWN_DRIFT = 50
@@ -88,8 +86,6 @@ class Api:
             web.get("/api/v1/events", self.events),
             web.post("/api/v1/join-tokens", self.join_token),
             web.post("/api/v1/sync", self.sync),
-            web.post(f"/api/v1/rollouts/{{id}}/{{verb:{'|'.join(VERBS)}}}", self.command),
-            web.post("/api/v1/bundles/{name}/release", self.release),
         ]
 
     async def stop(self, application: web.Application) -> None:
@@ -217,7 +213,7 @@ class Api:
 
     async def rollouts(self, request: web.Request) -> web.Response:
         """Newest first; `?limit=` up to 1,000."""
-        rows = self._journal.rollouts(limit=_number(request, "limit", 50))
+        rows = self._journal.rollouts(limit=http.number(request, "limit", 50))
         return http.answer({"rollouts": [status.rollout(self._state(row)) for row in rows]})
 
     async def rollout(self, request: web.Request) -> web.Response:
@@ -236,8 +232,8 @@ class Api:
 
     def _event_list(self, request: web.Request, name: str, *, kind: str) -> web.Response:
         rows = self._journal.events(
-            since=_number(request, "since", 0, most=2**62),
-            limit=_number(request, "limit", 200),
+            since=http.number(request, "since", 0, most=2**62),
+            limit=http.number(request, "limit", 200),
             kind=kind,
             cluster=request.query.get("cluster", ""),
             bundle=request.query.get("bundle", ""),
@@ -261,21 +257,26 @@ class Api:
             raise InvalidInput("ttl_s", f"is {str(ttl_s)[:40]}", "use 60 (a minute) to 2592000 (30 days)")
         token, mac_key = self._keys.join_token(cluster, secrets.token_hex(8))
         now = self._clock()
-        self._journal.add_join_token(token.join_id, cluster=cluster, mac_key=mac_key, expires_at=now + ttl_s)
-        await self._audit("join-token", f"a join token for cluster {cluster} was made", cluster=cluster)
-        return http.answer({"cluster": cluster, "token": token.encode(), "expires_at": status.rfc3339(now + ttl_s)})
+        text, word = f"a join token for cluster {cluster} was made", http.word(body, "join-token")
+        told = EventRow(time_s=now, kind="join-token", text=text, cluster=cluster, word=word)
+        until = now + ttl_s
+        self._journal.add_join_token(token.join_id, cluster=cluster, mac_key=mac_key, expires_at=until, told=told)
+        return http.answer({"cluster": cluster, "token": token.encode(), "expires_at": status.rfc3339(until)})
 
     async def sync(self, request: web.Request) -> web.Response:
         """Read the fleet repo now; `{"accept_rewrite": true, "reason": …}` takes a rewritten history too, and
         `{"refresh": [bundle, …]}` (`*`: all) resolves sources outside of it anew."""
-        body = await self._gate.body(request)
+        body = await self._gate.body(request, operator=True)
         accept = body.get("accept_rewrite") is True
+        if accept:
+            http.admin_only(body["role"])
         refresh = self._outside(body.get("refresh"))
         if accept:
             text = f"{http.actor(body)}: accept the fleet repo's rewritten history: {http.reason(body)}"
-            await self._audit("command", text)
+            await self._audit(text, http.word(body, "accept-rewrite"))
         if refresh:
-            await self._audit("command", f"{http.actor(body)}: resolve the source anew of {', '.join(sorted(refresh))}")
+            text = f"{http.actor(body)}: resolve the source anew of {', '.join(sorted(refresh))}"
+            await self._audit(text, http.word(body, "refresh", bundles=tuple(sorted(refresh))))
             self._pins.refresh(refresh)
         self._upstream.poke(accept_rewrite=accept)
         return http.answer({"upstream": self._upstream_row()})
@@ -299,33 +300,8 @@ class Api:
                 raise InvalidInput(f"bundle {name[:80]!r}", "has no source outside the fleet repo", remedy)
         return frozenset(names)
 
-    async def command(self, request: web.Request) -> web.Response:
-        """`{"reason": …, "actor": …}`, both kept for ever; `skip` has a `cluster`, `approve` and `reject` a `gate`."""
-        body = await self._gate.body(request)
-        verb: Any = request.match_info["verb"]
-        command = Command(
-            verb=verb,
-            actor=http.actor(body),
-            reason=http.reason(body),
-            cluster=str(body.get("cluster") or ""),
-            gate=str(body.get("gate") or ""),
-        )
-        rollout = RolloutId(request.match_info["id"])
-        await self._loop.tell(ToRollout(rollout=rollout, command=command))
-        row = self._journal.rollout(rollout)
-        return http.answer(status.rollout(self._state(row)) if row else {})
-
-    async def release(self, request: web.Request) -> web.Response:
-        """Let a bundle that is on hold go on."""
-        body = await self._gate.body(request)
-        bundle = BundleName(request.match_info["name"])
-        if bundle not in self._loop.holds:
-            raise InvalidInput(f"bundle {bundle}", "is not on hold", "see 'flotilla status'")
-        await self._loop.tell(Release(bundle=bundle, actor=http.actor(body), reason=http.reason(body)))
-        return http.answer({"bundle": bundle, "hold": None})
-
-    async def _audit(self, kind: str, text: str, *, cluster: str = "") -> None:
-        await self._loop.tell(Happened(event=EventRow(time_s=self._clock(), kind=kind, text=text, cluster=cluster)))
+    async def _audit(self, text: str, word: Word) -> None:
+        await self._loop.tell(Happened(event=EventRow(time_s=self._clock(), kind="command", text=text, word=word)))
 
     # --- shared ---------------------------------------------------------------------------------------------------
 
@@ -346,6 +322,7 @@ class Api:
             row=loop.slices.get(name),
             live=loop.live.clusters.get(name),
             pause=pauses.get(name),
+            cordon=loop.directives.get((DirectiveKind.CORDON, name, "")),
             now=now,
             heartbeat_s=self._heartbeat_s,
         )
@@ -365,10 +342,3 @@ class Api:
 
     def _state(self, row: StoredRollout) -> State:
         return self._loop.states.get(row.id) or record.restored(row)
-
-
-def _number(request: web.Request, name: str, default: int, *, most: int = MAX_LIST) -> int:
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 20) or int(text) > most:
-        raise InvalidInput(f"?{name}={text[:40]}", "is not valid", f"use a whole number from 0 to {most}")
-    return int(text)

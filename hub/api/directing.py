@@ -1,6 +1,6 @@
 """What people ask of agents, over HTTP: suspend and resume bundles, full passes, maintenance pauses, values of a drift.
 
-Every handler needs the administrator's token. Rows are made by `directives` and stored by the loop together with the
+Every handler is good for the operator's token. Rows are made by `directives` and stored by the loop together with the
 event that says who asked and why; the answer says of each cluster whether its agent heard it already.
 
 | path below /api/v1/  | body                         | asks                                                 |
@@ -68,14 +68,14 @@ class Directing:
         ]
 
     async def suspend(self, request: web.Request) -> web.Response:
-        body, bundle = await self._gate.body(request), request.match_info["name"]
+        body, bundle = await self._gate.body(request, operator=True), request.match_info["name"]
         clusters, now = self._chosen(bundle, body), self._clock()
         why = f"{http.actor(body)}: {http.reason(body)}"
         rows = directives.suspend(bundle, clusters, why=why, now=now)
         return await self._ask({row.key: row for row in rows}, "suspend", body, bundle=bundle)
 
     async def resume(self, request: web.Request) -> web.Response:
-        body, bundle = await self._gate.body(request), request.match_info["name"]
+        body, bundle = await self._gate.body(request, operator=True), request.match_info["name"]
         http.reason(body)
         clusters, rows = self._chosen(bundle, body), self._loop.directives
         keys = [key for cluster in clusters if (key := (DirectiveKind.SUSPEND, cluster, bundle)) in rows]
@@ -89,11 +89,11 @@ class Directing:
         return await self._ask(dict.fromkeys(keys), "resume", body, bundle=bundle)
 
     async def sync_bundle(self, request: web.Request) -> web.Response:
-        body, bundle = await self._gate.body(request), request.match_info["name"]
+        body, bundle = await self._gate.body(request, operator=True), request.match_info["name"]
         return await self._sync(bundle, self._chosen(bundle, body), body)
 
     async def sync_cluster(self, request: web.Request) -> web.Response:
-        body = await self._gate.body(request)
+        body = await self._gate.body(request, operator=True)
         return await self._sync(directives.EVERY_BUNDLE, [self._cluster(request)], body)
 
     async def _sync(self, bundle: str, clusters: Iterable[ClusterName], body: Mapping[str, Any]) -> web.Response:
@@ -102,7 +102,7 @@ class Directing:
         return await self._ask({row.key: row for row in rows}, "sync", body, bundle=bundle)
 
     async def pause(self, request: web.Request) -> web.Response:
-        body, cluster, now = await self._gate.body(request), self._cluster(request), self._clock()
+        body, cluster, now = await self._gate.body(request, operator=True), self._cluster(request), self._clock()
         until_s = _until(body, now)
         why = f"{http.actor(body)}: {http.reason(body)}"
         row = directives.pause(cluster, until_s=until_s, why=why, now=now)
@@ -110,7 +110,7 @@ class Directing:
         return await self._ask({row.key: row}, what, body, until=status.rfc3339(until_s))
 
     async def end_pause(self, request: web.Request) -> web.Response:
-        body, cluster = await self._gate.body(request), self._cluster(request)
+        body, cluster = await self._gate.body(request, operator=True), self._cluster(request)
         http.reason(body)
         key = (DirectiveKind.PAUSE, cluster, "")
         if key not in self._loop.directives:
@@ -118,7 +118,7 @@ class Directing:
         return await self._ask({key: None}, "resume", body)
 
     async def values(self, request: web.Request) -> web.Response:
-        await self._gate.body(request)
+        await self._gate.body(request, operator=True)
         id_ = request.match_info["id"]
         row = self._loop.journal.event(int(id_)) if id_.isascii() and id_.isdigit() and len(id_) < 19 else None
         if row is None or row.kind != "drift":
@@ -148,6 +148,7 @@ class Directing:
             cluster=clusters[0] if len(clusters) == 1 else "",
             bundle=bundle if what else "",
             text=f"{http.actor(body)}: {verb} {what}{names}" + (f": {given}" if given else ""),
+            word=http.word(body, verb.partition(" ")[0], clusters=tuple(clusters)),
         )
         await self._loop.tell(Direct(rows=rows, event=event))
         told = [{"cluster": cluster, "not_yet": self._deaf(cluster)} for cluster in clusters]

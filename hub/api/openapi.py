@@ -49,7 +49,7 @@ def _or_null(schema: Json) -> Json:
 _TIME: Json = {"type": "string", "description": "RFC 3339 in UTC, or empty for never."}
 _PLACE = _object(seq=_COUNT, commit=_TEXT)
 _REASON: Json = {"type": "string", "pattern": r"\S", "description": "Kept with the command."}
-_ACTOR: Json = {"type": "string", "description": "Who says so; `admin` if nobody."}
+_ACTOR: Json = {"type": "string", "description": "Who says so; whose token it is if nobody."}
 _WHICH: Json = {
     "clusters": _list(_TEXT),
     "labels": _map(_TEXT),
@@ -82,6 +82,7 @@ _SCHEMAS: Mapping[str, Json] = {
         bundles=_COUNT,
         drift_total=_COUNT,
         paused=_or_null(_object(until=_TIME, why=_TEXT)),
+        cordoned=_or_null(_object(why=_TEXT, since=_TIME)),
         problems=_list(_TEXT),
     ),
     "OneCluster": {
@@ -132,6 +133,18 @@ _SCHEMAS: Mapping[str, Json] = {
         text=_TEXT,
         data={"type": "object"},
     ),
+    "Word": _object(
+        id=_COUNT,
+        time=_TIME,
+        actor=_TEXT,
+        role=_TEXT,
+        verb=_TEXT,
+        reason=_TEXT,
+        clusters=_list(_TEXT),
+        bundles=_list(_TEXT),
+        rollout=_TEXT,
+        text=_TEXT,
+    ),
     "Asked": _object(bundle=_TEXT, clusters=_list(_object(cluster=_TEXT, not_yet=_TEXT))),
     "Delivery": _object(result={"enum": ["woken", "ignored"]}, reason=_TEXT),
 }
@@ -140,7 +153,7 @@ _SCHEMAS: Mapping[str, Json] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One route. `answer` is the schema of what 200 brings, or its media type; `body` the fields of a command, which
-    needs the administrator's token; `wrong` the other statuses, each with an Error."""
+    needs a token (403: the operator's is not enough); `wrong` the other statuses, each with an Error."""
 
     method: str
     path: str
@@ -194,11 +207,22 @@ OPERATIONS: Sequence[Operation] = (
         query={**_EVENTS, "kind": _TEXT},
         wrong=(400,),
     ),
+    _get(
+        "/api/v1/audit",
+        "Who did what, when, why and to what: the newest, oldest first",
+        _object(audit=_list(_ref("Word"))),
+        query={
+            **{"since": {"type": "string", "description": "RFC 3339."}, "before": _number(2**62)},
+            **{"limit": _number(1000), "actor": _TEXT, "cluster": _TEXT, "bundle": _TEXT, "rollout": _TEXT},
+        },
+        wrong=(400,),
+    ),
     _post(
         "/api/v1/join-tokens",
         "Make a token with which one agent of a cluster joins, once",
         _object(cluster=_TEXT, token=_TEXT, expires_at=_TIME),
         _object("ttl_s", cluster=_TEXT, ttl_s={"type": "number", "minimum": 60, "maximum": 30 * 24 * 3600}),
+        wrong=(403,),
     ),
     _post(
         "/api/v1/sync",
@@ -212,13 +236,14 @@ OPERATIONS: Sequence[Operation] = (
             reason=_TEXT,
             actor=_ACTOR,
         ),
+        wrong=(403,),
     ),
     _post(
         _ROLLOUT + "/{verb}",
         "A person's word to a rollout: hold it up, let it go on, open its gates, leave clusters out, end it",
         {"oneOf": [_ref("Rollout"), {"type": "object", "maxProperties": 0}]},
         _object("actor", "cluster", "gate", reason=_REASON, actor=_ACTOR, cluster=_TEXT, gate=_TEXT),
-        wrong=(404,),
+        wrong=(403, 404),
     ),
     _post(
         _BUNDLE + "/release",
@@ -242,6 +267,16 @@ OPERATIONS: Sequence[Operation] = (
         _ref("Asked"),
         _object("clusters", "labels", "actor", "reason", **_WHICH, reason=_TEXT),
         wrong=(404,),
+    ),
+    *(
+        _post(
+            f"{_CLUSTER}/{verb}",
+            says,
+            _object(cluster=_TEXT, cordoned=_or_null(_object(why=_TEXT, since=_TIME))),
+            _object("actor", reason=_REASON, actor=_ACTOR),
+            wrong=(404,),
+        )
+        for verb, says in (("cordon", "Keep rollouts away from it"), ("uncordon", "Let rollouts go there again"))
     ),
     _post(
         _CLUSTER + "/pause",
@@ -269,7 +304,7 @@ OPERATIONS: Sequence[Operation] = (
         "Its slice as a git bundle, whole or from the slice `since` on, with the values of Secrets",
         "application/x-git-bundle",
         _object("since", "history", since=_TEXT, history=_YES),
-        wrong=(404,),
+        wrong=(403, 404),
     ),
     _post(
         "/api/v1/drift/{id}/values",
@@ -302,12 +337,13 @@ def document() -> Json:
         "info": {
             "title": "Flotilla hub",
             "version": metadata.version("flotilla"),
-            "description": "Reads are open to whoever reaches the listener; commands need the administrator's token.",
+            "description": "Reads are open to whoever reaches the listener; commands need the operator's token, or the "
+            "administrator's, who alone may do what answers 403.",
         },
         "paths": paths,
         "components": {
             "schemas": dict(_SCHEMAS),
-            "securitySchemes": {"admin": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
 
@@ -331,7 +367,7 @@ def _described(operation: Operation) -> Json:
     }
     if operation.body is not None:
         found["requestBody"] = {"content": _json(operation.body), "required": bool(operation.body["required"])}
-        found["security"] = [{"admin": []}]
+        found["security"] = [{"token": []}]
     elif operation.method == "post":
         found["requestBody"] = {"content": _json({"type": "object"}), "required": True}
     return found

@@ -75,6 +75,7 @@ def clusters(rows: Iterable[Mapping[str, Any]]) -> Json:
             "bundles": row["bundles"],
             "drift_total": row["drift_total"],
             "paused": row["paused"],
+            "cordoned": row["cordoned"],
             "problems": [text[:MAX_TEXT] for text in row["problems"][:MAX_PROBLEMS]],
         }
         for row in rows
@@ -119,7 +120,7 @@ def holds(rows: Mapping[BundleName, HoldRow]) -> list[Json]:
 
 
 def directives(rows: Sequence[Json]) -> Json:
-    """Pure: what people suspended and paused."""
+    """Pure: what people suspended, paused and cordoned."""
     return {"total": len(rows), "rows": [{**row, "why": row["why"][:MAX_TEXT]} for row in rows[:MAX_DIRECTIVES]]}
 
 

@@ -55,10 +55,11 @@ def cluster(
     row: SliceRow | None,
     live: LiveCluster | None,
     pause: DirectiveRow | None = None,
+    cordon: DirectiveRow | None = None,
     now: float,
     heartbeat_s: float,
 ) -> Json:
-    """Pure: one cluster in a list; `pause` is its maintenance pause."""
+    """Pure: one cluster in a list; `pause` is its maintenance pause, `cordon` what keeps rollouts away from it."""
     spec = desired.fleet.clusters.get(name) if desired else None
     alive = heard(live, now=now, heartbeat_s=heartbeat_s)
     problems = list(live.problems) if live else []
@@ -81,6 +82,7 @@ def cluster(
         "kubernetes_version": live.kubernetes_version if live else "",
         "agent_version": live.agent_version if live else "",
         "paused": {"until": rfc3339(pause.value), "why": pause.why} if pause else None,
+        "cordoned": {"why": cordon.why, "since": rfc3339(cordon.time_s)} if cordon else None,
         "problems": problems,
     }
 
@@ -169,10 +171,10 @@ def word(member: Member) -> str:
 
 
 def directives(rows: Iterable[DirectiveRow], live: Mapping[ClusterName, LiveCluster]) -> list[Json]:
-    """Pure: what is suspended and paused, by cluster; `here`, or in the cluster itself, as its agent says. Asking for a
-    pass is over when it was asked."""
+    """Pure: what is suspended, paused and cordoned, by cluster; `here`, or in the cluster itself, as its agent says.
+    Asking for a pass is over when it was asked."""
     made = {
-        (row.cluster, row.bundle): {
+        (row.cluster, row.bundle, row.kind): {
             "kind": row.kind,
             "cluster": row.cluster,
             "bundle": row.bundle,
@@ -186,8 +188,8 @@ def directives(rows: Iterable[DirectiveRow], live: Mapping[ClusterName, LiveClus
     }
     for cluster, said in live.items():
         for bundle, report in said.bundles.items():
-            if report.suspended and (cluster, bundle) not in made:
-                made[cluster, bundle] = {
+            if report.suspended and (cluster, bundle, DirectiveKind.SUSPEND) not in made:
+                made[cluster, bundle, DirectiveKind.SUSPEND] = {
                     "kind": DirectiveKind.SUSPEND,
                     "cluster": cluster,
                     "bundle": bundle,

@@ -121,7 +121,7 @@ def hub_options(command: Any) -> Any:
             "--token-file",
             type=click.Path(path_type=Path),
             envvar="FLOTILLA_TOKEN_FILE",
-            help="File with the administrator's token (or FLOTILLA_TOKEN), for commands that change something.",
+            help="File with the operator's or the administrator's token (or FLOTILLA_TOKEN), for commands.",
         ),
         click.option("--hub", default=DEFAULT_HUB, envvar="FLOTILLA_HUB", show_default=True, help="The hub's URL."),
     ):

@@ -1,6 +1,6 @@
-"""`flotilla` commands to the hub itself: join tokens, a look at the fleet repo, and a word to rollouts and holds.
+"""`flotilla` commands to the hub itself: join tokens, a look at the fleet repo, and a word to rollouts, holds, cordons.
 
-Each needs the administrator's token, and keeps the reason.
+Each needs a token, and keeps the reason; join tokens, emergencies and rewritten histories need the administrator's.
 """
 
 import os
@@ -129,6 +129,20 @@ def sync(
         click.echo(f"looking at {made['upstream']['url']}")
 
 
+def _at_cluster(verb: str, help_: str, done: str) -> click.Command:
+    @click.command(verb, help=f"{help_}\n\n\b\nExample:\n  flotilla {verb} eu-1 --reason 'ticket 42'")
+    @click.argument("cluster")
+    @click.option("--reason", required=True, help="Why; kept with the command.")
+    @hub_options
+    def command(cluster: str, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+        body: dict[str, object] = {"reason": reason, "actor": os.environ.get("USER", "")}
+        made = HubApi(hub, token_file).post(f"clusters/{urllib.parse.quote(cluster)}/{verb}", body)
+        if not print_json(made, output):
+            click.echo(f"{cluster}: {done}")
+
+    return command
+
+
 commands: tuple[click.Command, ...] = (
     join_token,
     sync,
@@ -144,4 +158,10 @@ commands: tuple[click.Command, ...] = (
     _verb("emergency", "Send a rollout to all clusters at once, past every limit."),
     skip,
     release,
+    _at_cluster(
+        "cordon",
+        "Keep rollouts away from a cluster; what runs there stays.",
+        "cordoned, no rollout goes there",
+    ),
+    _at_cluster("uncordon", "Let rollouts go to a cluster again; it catches up.", "rollouts go there again"),
 )

@@ -58,11 +58,14 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
             console.print(Text(f"            → {item['remedy']}", style="dim"))
 
 
+_ASKED = {"suspend": "suspended", "pause": "paused", "cordon": "cordoned"}
+
+
 def _asked(directives: list[dict[str, Any]]) -> list[Text]:
-    """What people suspended and paused: one line for the clusters that share who, why and until when."""
+    """What people suspended, paused and cordoned: one line for the clusters that share who, why and until when."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for item in directives:
-        word = "suspended" if item["kind"] == "suspend" else "paused"
+        word = _ASKED[item["kind"]]
         bundle = f"{item['bundle']} on " if item["bundle"] else ""
         until = f" until {item['until']}" if item["until"] else ""
         why = item["why"] if item["here"] else f"{item['why']}, in the cluster"
@@ -113,7 +116,7 @@ def clusters(name: str | None, hub: str, token_file: Path | None, output: str) -
                 f"#{row['applied']['seq']}",
                 row["bundles"],
                 row["drift_total"],
-                "; ".join(row["problems"]),
+                "; ".join([*(["cordoned"] if row["cordoned"] else []), *row["problems"]]),
             )
             for row in found["clusters"]
         ],
@@ -130,6 +133,8 @@ def _show_cluster(found: dict[str, Any]) -> None:
         click.secho(
             f"paused until {pause['until']} ({pause['why']}): drift is told, and undone when that is over", fg="yellow"
         )
+    if cordon := found["cordoned"]:
+        click.secho(f"cordoned since {ago(cordon['since'])} ({cordon['why']}): no rollout goes there", fg="yellow")
     for problem in found["problems"]:
         click.secho(f"problem: {problem}", fg="red")
     for row in found["bundle_list"]:

@@ -11,6 +11,7 @@ All methods block for as long as a disk does; the loop calls `commit` in a threa
 
 from hub.journal.journal import NUMBERS, Journal
 from hub.journal.rows import (
+    AuditRow,
     Decision,
     DirectiveKey,
     DirectiveKind,
@@ -23,10 +24,12 @@ from hub.journal.rows import (
     RolloutRow,
     SliceRow,
     StoredRollout,
+    Word,
 )
 
 __all__ = [
     "NUMBERS",
+    "AuditRow",
     "Decision",
     "DirectiveKey",
     "DirectiveKind",
@@ -40,4 +43,5 @@ __all__ = [
     "RolloutRow",
     "SliceRow",
     "StoredRollout",
+    "Word",
 ]

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 
 import orjson
 
-from hub.journal.database import Database
+from hub.journal.audit import Audit
 from hub.journal.rows import EventRow
 
 EVENTS_KEPT = 20_000
 """About a week of a busy fleet, 10 MB; older ones are dropped."""
 
 
-class Events(Database):
+class Events(Audit):
     """The table `events`."""
 
     def event(self, id_: int) -> EventRow | None:
@@ -48,6 +48,8 @@ class Events(Database):
         ]
 
     def _events(self, db: sqlite3.Connection, events: Iterable[EventRow]) -> None:
+        events = list(events)
+        self._words(db, events)
         db.executemany(
             "INSERT OR IGNORE INTO events(time_s,kind,cluster,bundle,rollout,text,data,dedup) VALUES(?,?,?,?,?,?,?,?)",
             [

@@ -1,16 +1,20 @@
 """Who may connect: join tokens, and the key of each cluster's agent."""
 
-from hub.journal.database import Database, ours
-from hub.journal.rows import JoinRecord
+from hub.journal.database import ours
+from hub.journal.events import Events
+from hub.journal.rows import EventRow, JoinRecord
 from proto.errors import Refused
 
 
-class Identities(Database):
+class Identities(Events):
     """The tables `join_tokens` and `agents`."""
 
-    def add_join_token(self, join_id: str, *, cluster: str, mac_key: bytes, expires_at: float) -> None:
+    def add_join_token(
+        self, join_id: str, *, cluster: str, mac_key: bytes, expires_at: float, told: EventRow | None = None
+    ) -> None:
         with ours(self._path), self._transaction() as db:
             db.execute("INSERT INTO join_tokens VALUES(?,?,?,?,NULL,NULL)", (join_id, cluster, mac_key, expires_at))
+            self._events(db, [told] if told else [])
 
     def join_record(self, join_id: str) -> JoinRecord | None:
         rows = self._read("SELECT cluster, mac_key, expires_s, used_s, used_by FROM join_tokens WHERE id=?", join_id)

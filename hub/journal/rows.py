@@ -64,8 +64,33 @@ class StoredRollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """A person's word that was carried out. `actor` is who they say they are, `role` whose token they had ("" for the
+    hub itself, and for who sits at its data folder); what it was about is that of its event where nothing is named."""
+
+    actor: str
+    role: str
+    verb: str
+    reason: str
+    clusters: tuple[str, ...] = ()
+    bundles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """A word as it is kept for ever, with the text of its event."""
+
+    id: int
+    time_s: float
+    word: Word
+    rollout: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
-    """Something that happened. `dedup`, when not "", keeps an event told twice from being stored twice."""
+    """Something that happened. `dedup`, when not "", keeps an event told twice from being stored twice; `word`, when a
+    person did it, is kept longer than the event."""
 
     time_s: float
     kind: str
@@ -76,6 +101,7 @@ class EventRow:
     data: Mapping[str, object] = field(default_factory=dict)
     dedup: str = ""
     id: int = 0
+    word: Word | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

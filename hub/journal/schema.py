@@ -70,6 +70,19 @@ CREATE TABLE steps(
 ALTER TABLE rollouts DROP COLUMN state;
 """
 """The record of a rollout that is older begins with the state that it had then."""
-SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS, _STEPS)
+_AUDIT = """
+CREATE TABLE audit(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, time_s REAL NOT NULL, actor TEXT NOT NULL, role TEXT NOT NULL,
+    verb TEXT NOT NULL, reason TEXT NOT NULL, clusters TEXT NOT NULL, bundles TEXT NOT NULL, rollout TEXT NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_by_time ON audit(time_s);
+INSERT INTO audit(time_s, actor, role, verb, reason, clusters, bundles, rollout, text)
+SELECT time_s, '', '', kind, '', iif(cluster = '', '[]', json_array(cluster)),
+    iif(bundle = '', '[]', json_array(bundle)), rollout, text
+FROM events WHERE kind IN ('command', 'released', 'join-token') ORDER BY id;
+"""
+"""The words that an older hub kept as events come along, as far as they are still there: their text has it all."""
+SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS, _STEPS, _AUDIT)
 """What each schema version adds to the one before; a released one never changes."""
 SCHEMA = len(SCHEMAS)

@@ -171,6 +171,8 @@ POSTS = {
     "clusters/eu-1/resume",
     "clusters/eu-1/sync",
     "clusters/eu-1/bundle",
+    "clusters/eu-1/cordon",
+    "clusters/eu-1/uncordon",
     "drift/1/values",
 }
 

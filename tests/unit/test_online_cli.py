@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from hub import directives as hub_directives
 from hub import isolation, worker
-from hub.cli import commanding, directing, main, offline, online
+from hub.cli import commanding, directing, main, offline, online, past
 from hub.inputs import Direct, FromAgent
 from hub.journal import EventRow
 from hub.main import Hub
@@ -400,6 +400,40 @@ async def test_without_the_token_nothing_is_changed(run: Run, tmp_path: Path) ->
     assert "running" in (await run("rollouts")).stdout
 
 
+async def test_a_cordoned_cluster_is_named_wherever_somebody_looks(run: Run) -> None:
+    result = await run("cordon", "eu-1", "--reason", "new nodes")
+    assert (result.exit_code, result.stdout) == (0, "eu-1: cordoned, no rollout goes there\n")
+    assert "cordoned    eu-1 (dana: new nodes)" in (await run("status")).stdout
+    assert "(dana: new nodes): no rollout goes there" in (await run("clusters", "eu-1")).stdout
+    assert "cordoned" in (await run("clusters")).stdout
+    assert (await run("uncordon", "eu-1", "--reason", "they are there")).exit_code == 0
+    assert "cordoned" not in (await run("status")).stdout
+
+
+async def test_who_did_what_why_and_with_whose_token_is_one_table(run: Run, tmp_path: Path) -> None:
+    assert (await run("pause", "shop-1", "--reason", "lunch")).exit_code == 0
+    operator = tmp_path / "hub/operator.token"
+    assert (await run("cordon", "eu-1", "--reason", "new nodes", token=operator)).exit_code == 0
+    result = await run("audit", "--since", "1h")
+    assert [line.split()[-5:] for line in result.stdout.splitlines()] == [
+        ["WHO", "TOKEN", "VERB", "TO", "WHY"],
+        ["dana", "admin", "pause", "shop-1", "lunch"],
+        ["operator", "cordon", "eu-1", "new", "nodes"],
+    ]
+    assert "pause" not in (await run("audit", "--cluster", "eu-1")).stdout
+    [word] = json.loads((await run("audit", "--bundle", "shop", "-o", "json")).stdout)["audit"]
+    assert (word["verb"], word["rollout"], word["reason"]) == ("pause", "shop-1", "lunch")
+    assert "nobody did anything" in (await run("audit", "--since", "2999-01-01T00:00:00Z")).stdout
+    assert "write 7d" in (await run("audit", "--since", "soon")).stderr
+
+
+async def test_what_the_operator_may_not_is_named_with_the_token_to_use(run: Run, tmp_path: Path) -> None:
+    result = await run("join-token", "eu-1", token=tmp_path / "hub/operator.token")
+    assert result.exit_code == 1
+    assert "needs the administrator's token, this is the operator's" in result.stderr
+    assert "admin.token" in result.stderr
+
+
 async def test_texts_from_the_fleet_are_never_read_as_markup(run: Run) -> None:
     assert (await run("pause", "shop-1", "--reason", "see [/bold] and [red]")).exit_code == 0
     for command in (["status"], ["rollouts"], ["rollouts", "shop-1"], ["events"]):
@@ -419,7 +453,7 @@ def test_a_hub_that_is_not_there_is_named_with_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [*offline.commands, *online.commands, *commanding.commands, *directing.commands],
+    [*offline.commands, *online.commands, *past.commands, *commanding.commands, *directing.commands],
     ids=lambda command: str(command.name),
 )
 def test_every_command_explains_itself_with_an_example(command: click.Command) -> None:

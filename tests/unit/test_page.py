@@ -308,6 +308,7 @@ def a_row(name: str, health: str, *, connection: str = "connected", problems: tu
         "bundles": 1,
         "drift_total": 0,
         "paused": None,
+        "cordoned": None,
         "problems": list(problems),
     }
 

@@ -1,0 +1,117 @@
+"""What people ask of rollouts, bundles and clusters as the hub moves them, over HTTP: each with a reason that is kept.
+
+| path below /api/v1/     | body                        | asks                                                       |
+|-------------------------|-----------------------------|------------------------------------------------------------|
+| rollouts/ID/VERB        | reason; cluster of `skip`,  | what `rollout.commands` says of the verb                   |
+|                         | gate of `approve`, `reject` |                                                            |
+| bundles/NAME/release    | reason                      | a bundle on hold goes on                                   |
+| clusters/NAME/cordon    | reason                      | no rollout touches the cluster; what runs there stays      |
+| clusters/NAME/uncordon  | reason                      | rollouts may go there again; what it missed it catches up  |
+
+Every handler is good for the operator's token, but for the verbs of `ADMIN_VERBS`. What people ask of agents is in
+`directing`. Next: the loop, which stores each word with what it does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from hub import directives, record
+from hub.api import http, status
+from hub.inputs import Direct, Release, ToRollout
+from hub.journal import DirectiveKey, DirectiveKind, DirectiveRow, EventRow, Journal
+from hub.loop import Loop
+from hub.model import VERBS, Command
+from proto.errors import InvalidInput
+from proto.ids import BundleName, ClusterName, RolloutId
+
+ADMIN_VERBS = frozenset({"emergency"})
+"""It passes everything that protects the fleet."""
+
+
+class Commands:
+    """The handlers; `routes` adds them to an application."""
+
+    def __init__(self, loop: Loop, *, journal: Journal, gate: http.Gate, clock: Callable[[], float]) -> None:
+        self._loop = loop
+        self._journal = journal
+        self._gate = gate
+        self._clock = clock
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post(f"/api/v1/rollouts/{{id}}/{{verb:{'|'.join(VERBS)}}}", self.to_rollout),
+            web.post("/api/v1/bundles/{name}/release", self.release),
+            web.post("/api/v1/clusters/{name}/cordon", self.cordon),
+            web.post("/api/v1/clusters/{name}/uncordon", self.uncordon),
+        ]
+
+    async def to_rollout(self, request: web.Request) -> web.Response:
+        """`{"reason": …, "actor": …}`, both kept for ever; `skip` has a `cluster`, `approve` and `reject` a `gate`."""
+        body = await self._gate.body(request, operator=True)
+        verb: Any = request.match_info["verb"]
+        if verb in ADMIN_VERBS:
+            http.admin_only(body["role"])
+        command = Command(
+            verb=verb,
+            actor=http.actor(body),
+            reason=http.reason(body),
+            cluster=str(body.get("cluster") or ""),
+            gate=str(body.get("gate") or ""),
+        )
+        rollout = RolloutId(request.match_info["id"])
+        await self._loop.tell(ToRollout(rollout=rollout, command=command, role=body["role"]))
+        row = self._journal.rollout(rollout)
+        if row is None:
+            return http.answer({})
+        return http.answer(status.rollout(self._loop.states.get(rollout) or record.restored(row)))
+
+    async def release(self, request: web.Request) -> web.Response:
+        """Let a bundle that is on hold go on."""
+        body = await self._gate.body(request, operator=True)
+        bundle = BundleName(request.match_info["name"])
+        why = http.reason(body)
+        if bundle not in self._loop.holds:
+            raise InvalidInput(f"bundle {bundle}", "is not on hold", "see 'flotilla status'")
+        await self._loop.tell(Release(bundle=bundle, actor=http.actor(body), reason=why, role=body["role"]))
+        return http.answer({"bundle": bundle, "hold": None})
+
+    async def cordon(self, request: web.Request) -> web.Response:
+        """Keep rollouts away from a cluster."""
+        body, now = await self._gate.body(request, operator=True), self._clock()
+        cluster = self._cluster(request)
+        row = directives.cordon(cluster, why=f"{http.actor(body)}: {http.reason(body)}", now=now)
+        return await self._direct(row.key, row, "cordon", body)
+
+    async def uncordon(self, request: web.Request) -> web.Response:
+        """Let rollouts go there again."""
+        body = await self._gate.body(request, operator=True)
+        cluster = self._cluster(request)
+        http.reason(body)
+        key = (DirectiveKind.CORDON, cluster, "")
+        if key not in self._loop.directives:
+            raise InvalidInput(f"cluster {cluster}", "is not cordoned", "see 'flotilla status'")
+        return await self._direct(key, None, "uncordon", body)
+
+    async def _direct(self, key: DirectiveKey, row: DirectiveRow | None, verb: str, body: Any) -> web.Response:
+        _, cluster, _ = key
+        event = EventRow(
+            time_s=self._clock(),
+            kind="command",
+            cluster=cluster,
+            text=f"{http.actor(body)}: {verb} {cluster}: {http.reason(body)}",
+            word=http.word(body, verb),
+        )
+        await self._loop.tell(Direct(rows={key: row}, event=event))
+        cordoned = {"why": row.why, "since": status.rfc3339(row.time_s)} if row else None
+        return http.answer({"cluster": cluster, "cordoned": cordoned})
+
+    def _cluster(self, request: web.Request) -> ClusterName:
+        name, desired = ClusterName(request.match_info["name"]), self._loop.desired
+        known = desired and (name in desired.fleet.clusters or name in desired.fleet.broken_clusters)
+        if not known and name not in self._loop.slices:
+            raise http.NotFound(
+                f"cluster {name}", "is not in the fleet repo and has no slice", "see 'flotilla clusters'"
+            )
+        return name
