@@ -54,7 +54,15 @@ WEB = """
               ports: [{containerPort: 8080}]
               env: [{name: DOMAIN, value: "${domain}"}]
     """
-WEB_THAT_NO_NODE_TAKES = WEB + "          nodeSelector: {no: where}\n"
+
+
+def web(version: str, **node: str) -> str:
+    """The shop's Deployment in a version, for nodes with these labels."""
+    selector = f"          nodeSelector: {json.dumps(node)}\n" if node else ""
+    return WEB.rstrip(" ").replace("web:v1", f"web:{version}") + selector
+
+
+WEB_THAT_NO_NODE_TAKES = web("v1", no="where")
 
 
 def bundle(name: str, **spec: object) -> str:
