@@ -22,7 +22,7 @@ import anyio
 from rich.console import Console
 from rich.live import Live
 
-from hub.demo import screen, story, view
+from hub.demo import screen, seen, story, view
 from hub.demo.view import Line, Told, View
 from hub.demo.world import World
 from proto.errors import FlotillaError, Transient
@@ -37,7 +37,10 @@ _FONTS = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 PICTURE_WIDTH, PICTURE_HEIGHT = 108, 33
 _KEYS = (
     ("c", "commit"),
+    ("a", "approve"),
     ("b", "break"),
+    ("l", "break late"),
+    ("f", "freeze / thaw"),
     ("e", "edit by hand"),
     ("o", "offline / back"),
     ("h", "hub stop / start"),
@@ -61,6 +64,11 @@ class Show:
     def say(self, text: str, mark: str = "★", style: str = "bold cyan") -> None:
         """A line about what the demo itself does."""
         self._add(Line(clock=datetime.now(UTC).strftime("%H:%M:%S"), mark=mark, style=style, text=text))
+
+    async def tell(self, text: str) -> None:
+        """The same, below what happened before it."""
+        await self.look()
+        self.say(text)
 
     def _add(self, line: Line) -> None:
         self._lines.append(line)
@@ -113,7 +121,7 @@ class Show:
             told[index] = replace(told[index], state="now")
             self.view = replace(self.view, story=tuple(told))
             self.say(step.title, mark="", style="bold")
-            outcome = await story.play(step, self._world, self.say)
+            outcome = await story.play(step, self._world, self.tell)
             outcomes.append(outcome)
             await self.look()
             told[index] = replace(told[index], state="ok" if outcome.ok else "failed", detail=outcome.detail)
@@ -128,13 +136,16 @@ class Show:
     def playing_along(self) -> None:
         """Say which keys there are."""
         self.view = replace(self.view, keys=_KEYS)
-        self.say("press c to commit a new version of the shop, and watch it travel; b commits one that cannot start")
+        self.say("press c to commit a new version of the shop, and watch it travel; a lets it pass its gate")
 
     async def press(self, key: str) -> None:
         """What a key does; what goes wrong is a line."""
         action: Mapping[str, Callable[[], Awaitable[None]]] = {
             "c": self._commit,
+            "a": self._approve,
             "b": self._break,
+            "l": self._break_late,
+            "f": self._freeze,
             "e": self._edit,
             "o": self._offline,
             "h": self._hub,
@@ -156,25 +167,45 @@ class Show:
         await self._world.repo.break_()
         self.say("you commit a shop that cannot start")
 
+    async def _break_late(self) -> None:
+        region = (await seen.waves_of(self._world))[list(self._world.clusters)[-1]]
+        _, version = await self._world.repo.unfit(region)
+        self.say(f"you commit shop {version}, which can start in the canary, but not in {region}: approve it, and see")
+
+    async def _approve(self) -> None:
+        waiting = await self._world.at_gate()
+        if not waiting:
+            self.say("no rollout waits at a gate now")
+        for rollout in waiting:
+            self.say(f"you: flotilla approve {rollout} --reason 'looks good'")
+            await self._world.flotilla("approve", rollout, "--reason", "looks good")
+
+    async def _freeze(self) -> None:
+        if await self._world.repo.thaw():
+            self.say("you commit that the freeze is over")
+        else:
+            await self._world.repo.freeze()
+            self.say("you commit a freeze: whatever you commit now waits, until you press f again")
+
     async def _edit(self) -> None:
         name = random.choice([name for name in self._world.clusters if name not in self._world.offline])
         cluster = self._world.clusters[name]
         match random.randrange(4):
             case 0:
                 self.say(f"you scale the shop of {name} to 9")
-                await cluster.patch(f"{story.WEB}/scale", {"spec": {"replicas": 9}}, manager="kubectl-scale")
+                await cluster.patch(f"{seen.WEB}/scale", {"spec": {"replicas": 9}}, manager="kubectl-scale")
             case 1:
                 self.say(f"you set another image in {name}")
                 path = "/spec/template/spec/containers/0/image"
                 value = "evil.example.org/shop"
                 patch = [{"op": "replace", "path": path, "value": value}]
-                await cluster.patch(story.WEB, patch, manager="kubectl-edit")
+                await cluster.patch(seen.WEB, patch, manager="kubectl-edit")
             case 2:
                 self.say(f"you change a setting in {name}")
-                await cluster.patch(story.SETTINGS, {"data": {"url": "http://elsewhere"}}, manager="kubectl-edit")
+                await cluster.patch(seen.SETTINGS, {"data": {"url": "http://elsewhere"}}, manager="kubectl-edit")
             case _:
                 self.say(f"you delete the shop's Service in {name}")
-                await cluster.delete(story.SERVICE)
+                await cluster.delete(seen.SERVICE)
 
     async def _offline(self) -> None:
         if self._world.offline:
@@ -188,7 +219,7 @@ class Show:
             self.say(f"{name} goes offline in the middle of a rollout: if it got its move, that fails at the deadline")
         elif self._world.hub_runs:
             self.say(f"{name} falls silent ...")
-            await story.until_offline(self._world, name)
+            await seen.until_offline(self._world, name)
             self.say(f"{name} counts as offline: press c now, and o later")
 
     async def _hub(self) -> None:

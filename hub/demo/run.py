@@ -11,7 +11,7 @@ import anyio
 from rich.console import Console
 from rich.text import Text
 
-from hub.demo import live, story, world
+from hub.demo import fleet, live, story, world
 from hub.demo.kubectl import Target
 from hub.demo.view import Line
 from proto.errors import FlotillaError
@@ -30,7 +30,7 @@ def run(folder: Path, *, clusters: int, real: Sequence[Target] = (), once: bool,
 
 async def _run(folder: Path, count: int, real: Sequence[Target], once: bool, json_file: Path | None) -> int:
     """The exit code: 0 when all went as it should, 1 for a step that was not seen or a story that was broken off."""
-    names = [] if real else world.cluster_names(count)
+    names = [] if real else fleet.cluster_names(count)
     code = 1 if once else 0
     failed: FlotillaError | None = None
     async with anyio.create_task_group() as tasks:
@@ -52,7 +52,7 @@ async def _show(made: world.World, once: bool, json_file: Path | None, *, real: 
     began = anyio.current_time()
     with console.status("a hub, agents and clusters") if screen else nullcontext():
         names = list(made.clusters)
-        files = world.real_cluster_files(names) if real else world.cluster_files(names)
+        files = fleet.real_cluster_files(names) if real else fleet.cluster_files(names)
         await made.set_up(files, lambda text: _print(console, Line(clock="", mark="·", style="", text=text)))
     took = anyio.current_time() - began
     console.print(f"{len(made.clusters)} clusters are up after {took:.0f} s; status page {made.url}", soft_wrap=True)

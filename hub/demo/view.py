@@ -26,6 +26,8 @@ _MARKS = {
     "rolled-back": ("↺", "bold yellow"),
     "rollback-failed": ("✘", "bold red"),
     "cluster-offline": ("○", "bright_black"),
+    "gate-waits": ("◇", "yellow"),
+    "approved": ("◆", "green"),
     "drift": ("⚑", "magenta"),
     "finding": ("!", "red"),
     "denied": ("!", "red"),

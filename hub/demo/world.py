@@ -1,14 +1,12 @@
-"""The demo's fleet as processes: a Git repository, a hub, and per cluster an agent and a simulated API server.
+"""The demo's fleet as processes: a hub, and per cluster an agent and a simulated API server.
 
-Everything lives in one folder and on loopback, and is used as a person uses it: commits with git, the hub through its
-API, clusters through theirs, as somebody with kubectl does. Next: `story` plays with it, `view` looks at it.
-A little longer than other modules: four kinds of process, each with its start and end.
+Everything lives in one folder and on loopback, and is used as a person uses it: commits with git (`fleet`), the hub
+through its API and `flotilla`, clusters through theirs, as somebody with kubectl does. Next: `story` plays with it,
+`view` looks at it.
 """
 
 import json
 import os
-import re
-import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -20,106 +18,19 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 import anyio
 
+from hub.demo.fleet import SAMPLE, Repo
 from hub.demo.kubectl import RealCluster, Target
 from hub.demo.processes import Process
 from proto.errors import Permanent, Transient
 
 T = TypeVar("T")
 
-SAMPLE = Path(__file__).parents[2] / "deploy/demo"
 SIMULATED = ("-m", "hub.sim")
 HEARTBEAT_S = 1.0
 POLL_S = 0.25
 START_S = 60.0
 STARTED_AT_ONCE = 4
 """Python programs that start at one moment: more of them only wait for each other."""
-
-_TAG = re.compile(r'newTag: "(\d+)\.(\d+)[^"]*"')
-_KUSTOMIZATION = "bundles/shop/base/kustomization.yaml"
-_WEB = "bundles/shop/base/web.yaml"
-_HELLO = "bundles/hello/hello.yaml"
-_BROKEN = """\
-patches:
-  - target: {kind: Deployment}
-    patch: |-
-      - {op: add, path: /spec/template/spec/nodeSelector, value: {example.org/disk: none}}
-"""
-"""A node that no cluster has; the image does not exist either, but not every cluster pulls images."""
-_REAL_IMAGE = "nginx"
-"""What real clusters run: public, and it has the tags 1.20 to 1.29."""
-_FIRST_TAG, _LAST_TAG = 20, 29
-_REAL_PROGRESS_S = 20
-"""A real cluster pulls images."""
-
-
-class Repo:
-    """The fleet repo: a copy of the sample, edited with git."""
-
-    def __init__(self, path: Path, *, real: bool = False) -> None:
-        """`real` clusters pull images, so theirs must exist."""
-        self.path = path
-        self._real = real
-
-    async def create(self, sample: Path, clusters: str | None) -> None:
-        """Begin with the sample's files, and `clusters` instead of its own Cluster files."""
-        try:
-            shutil.copytree(sample, self.path)
-        except OSError as error:
-            raise Permanent(
-                "sample fleet repo", f"cannot be copied: {error}", "run the demo from a checkout"
-            ) from error
-        if clusters is not None:
-            (self.path / "clusters/clusters.yaml").write_text(clusters)
-        if self._real:
-            self._suit_real_clusters()
-        await self._git("init", "-q", "-b", "main")
-        await self._commit("The fleet as it begins")
-
-    async def release(self) -> tuple[str, str]:
-        """Commit the shop's next version; (revision, version)."""
-        version = self._set_tag("")
-        return await self._commit(f"Shop {version}"), version
-
-    async def break_(self) -> str:
-        """Commit a shop that cannot start in any cluster; the revision."""
-        version = self._set_tag("-broken", below=_BROKEN)
-        return await self._commit(f"Shop {version}")
-
-    def _set_tag(self, suffix: str, below: str = "") -> str:
-        """Write the next version of the shop's image, and `below` instead of what an earlier break added."""
-        file = self.path / _KUSTOMIZATION
-        text = file.read_text().removesuffix(_BROKEN)
-        found = _TAG.search(text)
-        major, minor = (int(found[1]), int(found[2]) + 1) if found else (1, 1)
-        if self._real and minor > _LAST_TAG:
-            minor = _FIRST_TAG
-        version = f"{major}.{minor}{suffix}"
-        file.write_text(_TAG.sub(f'newTag: "{version}"', text) + below)
-        return version
-
-    def _suit_real_clusters(self) -> None:
-        """Images that exist, and time to pull them."""
-        for name, old, new in (
-            (_KUSTOMIZATION, 'newTag: "1.0"', f'newName: {_REAL_IMAGE}\n    newTag: "1.{_FIRST_TAG}"'),
-            (_WEB, "progressDeadlineSeconds: 4", f"progressDeadlineSeconds: {_REAL_PROGRESS_S}"),
-            (_HELLO, "registry.example.org/hello:1.0", f"{_REAL_IMAGE}:1.{_LAST_TAG}"),
-        ):
-            file = self.path / name
-            file.write_text(file.read_text().replace(old, new))
-
-    async def _commit(self, message: str) -> str:
-        await self._git("add", "-A")
-        await self._git("commit", "-q", "--allow-empty", "-m", message)
-        return await self._git("rev-parse", "HEAD")
-
-    async def _git(self, *arguments: str) -> str:
-        # Nobody's own settings (hooks, signing, templates) take part.
-        done = await anyio.run_process(
-            ["git", "-c", "user.name=Dana", "-c", "user.email=dana@example.org", *arguments],
-            cwd=self.path,
-            env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull},
-        )
-        return done.stdout.decode().strip()
 
 
 class Cluster(Protocol):
@@ -246,13 +157,20 @@ class World:
         await _together([self.start_hub, *(cluster.start for cluster in self.clusters.values())])
         say("starting the agents; each joins with a token of its own")
         await _together([partial(self.join, name) for name in self.clusters])
-        say("the first commit goes out")
+        say("the first commit goes out; the shop waits behind its canary until somebody approves")
+        waiting = await wait_for("a gate", self.at_gate, timeout_s=START_S)
+        await self.flotilla("approve", waiting[0], "--reason", "it begins")
         await wait_for("a fleet that runs the first commit", self._settled, timeout_s=START_S + len(self.clusters))
 
     async def _settled(self) -> bool:
         fleet = await self.api("fleet")
         health = fleet["clusters"]["health"]
         return not fleet["rollouts"] and health == {"Current": len(self.clusters)} and fleet["bundles"] > 0
+
+    async def at_gate(self) -> list[str]:
+        """The rollouts that wait for a person's word."""
+        rows = (await self.api("rollouts?limit=20"))["rollouts"]
+        return [row["id"] for row in rows if row["phase"] == "running" and " waits at gate " in row["reason"]]
 
     async def tear_down(self) -> None:
         """End every process: agents first, so that they can still say goodbye."""
@@ -311,6 +229,17 @@ class World:
                 return await response.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise Transient(f"hub {self.url}", f"does not answer: {error}") from error
+
+    async def flotilla(self, *words: str) -> str:
+        """What Dana's command says. Raises Permanent when it does not do as it was told."""
+        done = await anyio.run_process(
+            [sys.executable, "-c", "from hub.cli import main; main()", *words, f"--hub={self.url}"],
+            env={**os.environ, "FLOTILLA_TOKEN_FILE": str(self.folder / "hub/admin.token"), "USER": "dana"},
+            check=False,
+        )
+        if done.returncode != 0:
+            raise Permanent(f"flotilla {words[0]}", done.stderr.decode().strip())
+        return done.stdout.decode()
 
     def logs(self) -> str:
         """The ends of all logs that say something, for whoever looks for what went wrong."""
@@ -373,37 +302,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def cluster_names(count: int) -> list[str]:
-    """Pure: a canary, and the others in turn in two regions; six are the sample's own."""
-    if count == 6:
-        return ["canary", "eu-1", "eu-2", "us-1", "us-2", "us-3"]
-    return ["canary", *sorted(f"{('us', 'eu')[n % 2]}-{n // 2 + 1:0{len(str(count // 2))}}" for n in range(count - 1))]
-
-
-def cluster_files(names: Sequence[str]) -> str | None:
-    """Pure: Cluster files for `names`; None when the sample has them."""
-    if list(names) == cluster_names(6):
-        return None
-    return _cluster_documents({name: "us" if name.startswith("us") else "eu" for name in names})
-
-
-def real_cluster_files(names: Sequence[str]) -> str:
-    """Pure: Cluster files for real clusters, whose names say nothing: the others are in turn in eu and us."""
-    return _cluster_documents({name: "us" if n and n % 2 == 0 else "eu" for n, name in enumerate(names)})
-
-
-def _cluster_documents(regions: Mapping[str, str]) -> str:
-    """Pure: Cluster files from name → region; the first is the canary."""
-    documents = []
-    for number, (name, region) in enumerate(regions.items()):
-        labels = {"tier": "prod", "region": region, **({} if number else {"canary": "true"})}
-        body = {
-            "apiVersion": "flotilla.dev/v1alpha1",
-            "kind": "Cluster",
-            "metadata": {"name": name, "labels": labels},
-            "spec": {"variables": {"domain": f"{name}.example.org", "replicas": 2}},
-        }
-        documents.append(json.dumps(body, indent=2))
-    return "\n---\n".join(documents) + "\n"

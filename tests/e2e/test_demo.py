@@ -17,7 +17,7 @@ from hub import kubectl
 from tests import real
 from tests.e2e.world import BIN
 
-STEPS = ("waves", "drift", "bad", "hub", "offline")
+STEPS = ("waves", "drift", "bad", "rollback", "freeze", "hub", "offline")
 
 pytestmark = [pytest.mark.timeout(300)]
 
@@ -50,15 +50,20 @@ def test_the_demo_plays_its_story_and_sees_each_step(tmp_path: Path) -> None:
     steps = {step["name"]: step for step in told["steps"]}
     assert tuple(steps) == STEPS
     assert all(step["ok"] for step in steps.values())
-    assert told["seconds"] < 90
+    assert told["seconds"] < 120
     assert "canary → eu → us" in steps["waves"]["detail"]
     assert "eu-1 and us-3" in steps["drift"]["detail"]
     assert "5 others never got it" in steps["bad"]["detail"]
+    assert "us → eu → canary" in steps["rollback"]["detail"]
+    assert "waited in words" in steps["freeze"]["detail"]
     assert "its report came" in steps["hub"]["detail"]
     assert "us-3 came back" in steps["offline"]["detail"]
     for pattern in (
         r'eu-1: kubectl-edit changed Deployment/shop/web at [\d:]+, reverted: \.spec\.template.*\[name="web"\]\.image',
         r"us-3: kubectl-scale changed Deployment/shop/web at [\d:]+, reverted: \.spec\.replicas",
+        r"Dana: flotilla approve shop-4 --reason 'the canary is well'",
+        r"gate eu/approval of rollout shop-4 is approved by dana: the canary is well",
+        r"shop-7 waits: .*stocktaking",
         r"us-3: somebody deleted Service/shop/web, reverted",
         r"eu-2: night-shift changed Deployment/shop/web at [\d:]+, reverted: \.spec\.replicas",
     ):
@@ -101,6 +106,7 @@ def test_the_demo_plays_the_same_story_in_real_clusters_and_says_how_to_undo_it(
         assert all(step["ok"] for step in steps.values())
         assert "canary → eu" in steps["waves"]["detail"]
         assert "1 others never got it" in steps["bad"]["detail"]
+        assert "failed in eu; 2 clusters went back, eu → canary" in steps["rollback"]["detail"]
         assert "arn-aws-eks-two came back" in steps["offline"]["detail"]
         assert all(kube.url in done.stdout for kube in kubes)
         assert of(folder) == []

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
 from hub.cli import main
-from hub.demo import command, kubectl, live, screen, story, view, world
+from hub.demo import command, fleet, kubectl, live, screen, seen, story, view, world
 from hub.demo.command import check_memory
 from hub.demo.processes import Process
 from hub.demo.story import Outcome, Step
@@ -31,10 +32,17 @@ class Silent:
 
     stop_hub = start_hub = connect = cut = nothing
 
+    async def flotilla(self, *words: str) -> str:
+        raise AssertionError(words)
+
+
+async def unheard(text: str) -> None:
+    """Tells nobody."""
+
 
 def step(name: str, play: Callable[[], Awaitable[str]]) -> Step:
-    async def played(world: story.World, say: story.Say) -> str:
-        say(f"{name} begins")
+    async def played(world: seen.World, say: seen.Say) -> str:
+        await say(f"{name} begins")
         return await play()
 
     return Step(name=name, title=name, play=played)
@@ -49,7 +57,11 @@ async def test_a_step_that_does_not_see_what_it_waits_for_fails_with_what_was_mi
         return "seen"
 
     said: list[str] = []
-    outcome = await story.play(step("drift", wait), Silent(), said.append)
+
+    async def hear(text: str) -> None:
+        said.append(text)
+
+    outcome = await story.play(step("drift", wait), Silent(), hear)
     assert not outcome.ok
     assert "the revert" in outcome.detail
     assert said == ["drift begins"]
@@ -59,7 +71,7 @@ async def test_a_step_that_sees_everything_says_what_it_saw() -> None:
     async def seen() -> str:
         return "six clusters"
 
-    outcome = await story.play(step("waves", seen), Silent(), lambda _: None)
+    outcome = await story.play(step("waves", seen), Silent(), unheard)
     assert (outcome.name, outcome.ok, outcome.detail) == ("waves", True, "six clusters")
 
 
@@ -131,7 +143,7 @@ def test_waves_that_open_after_the_proof_of_the_ones_before_are_in_order() -> No
         proven(5, "eu-2"),
         proven(6, "eu-1"),
     ]
-    assert story.waves_in_order(ROLLOUT, events) == "canary → eu"
+    assert seen.waves_in_order(ROLLOUT, events) == "canary → eu"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +177,7 @@ def test_waves_that_open_after_the_proof_of_the_ones_before_are_in_order() -> No
 )
 def test_waves_out_of_order_fail_the_step(events: list[dict[str, Any]], missing: str) -> None:
     with pytest.raises(Permanent, match=re.escape(missing)):
-        story.waves_in_order(ROLLOUT, events)
+        seen.waves_in_order(ROLLOUT, events)
 
 
 @pytest.mark.parametrize(
@@ -181,16 +193,62 @@ def test_waves_out_of_order_fail_the_step(events: list[dict[str, Any]], missing:
 def test_a_bad_commit_may_only_touch_the_canary(phases: dict[str, str], why: str | None) -> None:
     rollout = {"id": "shop-5", "members": [{"cluster": c, "phase": p} for c, p in phases.items()]}
     if why is None:
-        story.never_reached(rollout, "canary", ["eu-1"])
+        seen.never_reached(rollout, "canary", ["eu-1"])
     else:
         with pytest.raises(Permanent, match=why):
-            story.never_reached(rollout, "canary", ["eu-1"])
+            seen.never_reached(rollout, "canary", ["eu-1"])
+
+
+@pytest.mark.parametrize(
+    ("phases", "why"),
+    [
+        pytest.param({"canary": "proven", "eu-1": "pending"}, None, id="stopped"),
+        pytest.param({"canary": "soaking", "eu-1": "pending"}, "canary: is soaking", id="gate-asked-too-early"),
+        pytest.param({"canary": "proven", "eu-1": "moving"}, "went past its gate to eu-1", id="not-stopped"),
+        pytest.param({"canary": "proven"}, "went past its gate to eu-1", id="other-unknown"),
+    ],
+)
+def test_at_the_gate_the_canary_alone_has_the_commit(phases: dict[str, str], why: str | None) -> None:
+    rollout = {"id": "shop-5", "members": [{"cluster": c, "phase": p} for c, p in phases.items()]}
+    if why is None:
+        seen.stopped_behind(rollout, "canary", ["eu-1"])
+    else:
+        with pytest.raises(Permanent, match=why):
+            seen.stopped_behind(rollout, "canary", ["eu-1"])
+
+
+WAVES = {"canary": "canary", "eu-1": "eu", "us-1": "us", "us-2": "us"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        pytest.param({"us-1": 2, "us-2": 1, "eu-1": 2, "canary": 3}, None, id="last-wave-first"),
+        pytest.param({"us-1": 1, "us-2": 1, "canary": 2, "eu-1": 3}, "last wave first", id="canary-too-early"),
+        pytest.param({"eu-1": 1, "us-1": 2, "us-2": 2, "canary": 3}, "last wave first", id="failed-wave-too-late"),
+    ],
+)
+def test_clusters_go_back_in_reverse_wave_order(sent: dict[str, int], why: str | None) -> None:
+    members = [{"cluster": c, "phase": "reverted", "moved_at": f"10:00:0{at}"} for c, at in sent.items()]
+    rollout = {"id": "shop-6", "waves": [{"name": name} for name in ("canary", "eu", "us")], "members": members}
+    if why is None:
+        assert seen.in_reverse(rollout, WAVES) == ["us-2", "us-1", "eu-1", "canary"]
+    else:
+        with pytest.raises(Permanent, match=why):
+            seen.in_reverse(rollout, WAVES)
+
+
+def test_a_cluster_that_did_not_go_back_is_told() -> None:
+    members = [{"cluster": c, "phase": "reverted", "moved_at": "10:00:01"} for c in ("us-1", "eu-1", "canary")]
+    rollout = {"id": "shop-6", "waves": [], "members": [*members, {"cluster": "us-2", "phase": "revert-failed"}]}
+    with pytest.raises(Permanent, match="did not bring back us-2"):
+        seen.in_reverse(rollout, WAVES)
 
 
 def test_only_the_offline_cluster_may_be_left_behind() -> None:
     phases = {"canary": "proven", "eu-1": "offline", "us-1": "moving"}
     rollout = {"id": "shop-6", "members": [{"cluster": c, "phase": p} for c, p in phases.items()]}
-    assert story.left_behind(rollout) == [("eu-1", "offline"), ("us-1", "moving")]
+    assert seen.left_behind(rollout) == [("eu-1", "offline"), ("us-1", "moving")]
 
 
 DRIFT = {
@@ -215,7 +273,7 @@ DRIFT = {
     ],
 )
 def test_only_a_report_with_who_which_fields_and_a_revert_counts(changed: dict[str, Any], counts: bool) -> None:
-    found = story.told(
+    found = seen.told(
         [{**DRIFT, **changed}],
         "Deployment/shop/web",
         manager="kubectl-scale",
@@ -249,7 +307,7 @@ def shown(count: int, *, hub: bool = True) -> view.View:
             "drift_total": 2 if name == "eu-1" else 0,
             "problems": [],
         }
-        for name in world.cluster_names(count)
+        for name in fleet.cluster_names(count)
     ]
     rollout = {
         "id": "shop-4",
@@ -332,7 +390,7 @@ def test_a_picture_is_svg_and_small() -> None:
 
 @pytest.mark.parametrize("count", [5, 6, 7, 20, 100])
 def test_any_number_of_clusters_has_one_canary_and_two_regions_with_two_or_more(count: int) -> None:
-    names = world.cluster_names(count)
+    names = fleet.cluster_names(count)
     assert len(set(names)) == count
     assert names[0] == "canary"
     assert names[1].startswith("eu-")
@@ -475,10 +533,10 @@ def test_each_context_has_a_name_of_its_own_that_is_a_dns_label(contexts: list[s
 @pytest.mark.parametrize(
     ("path", "arguments"),
     [
-        pytest.param(story.WEB, ["deployments.v1.apps", "web", "--namespace=shop"], id="group"),
-        pytest.param(story.SETTINGS, ["configmaps", "settings", "--namespace=shop"], id="core"),
+        pytest.param(seen.WEB, ["deployments.v1.apps", "web", "--namespace=shop"], id="group"),
+        pytest.param(seen.SETTINGS, ["configmaps", "settings", "--namespace=shop"], id="core"),
         pytest.param(
-            f"{story.WEB}/scale",
+            f"{seen.WEB}/scale",
             ["deployments.v1.apps", "web", "--namespace=shop", "--subresource=scale"],
             id="subresource",
         ),
@@ -498,7 +556,7 @@ def test_what_is_left_is_told_as_commands_that_a_shell_understands() -> None:
 
 
 def test_of_real_clusters_the_first_is_the_canary_and_the_others_are_in_turn_in_two_waves() -> None:
-    found = [json.loads(text)["metadata"] for text in world.real_cluster_files(["us-a", "b", "c"]).split("\n---\n")]
+    found = [json.loads(text)["metadata"] for text in fleet.real_cluster_files(["us-a", "b", "c"]).split("\n---\n")]
     assert [(one["name"], one["labels"]["region"], one["labels"].get("canary")) for one in found] == [
         ("us-a", "eu", "true"),
         ("b", "eu", None),
@@ -507,8 +565,8 @@ def test_of_real_clusters_the_first_is_the_canary_and_the_others_are_in_turn_in_
 
 
 async def test_real_clusters_run_images_that_exist_and_a_break_that_no_node_fits(tmp_path: Path) -> None:
-    repo = world.Repo(tmp_path / "fleet", real=True)
-    await repo.create(world.SAMPLE, None)
+    repo = fleet.Repo(tmp_path / "fleet", real=True)
+    await repo.create(fleet.SAMPLE, None)
     assert not [file for file in repo.path.glob("bundles/hello/*") if "registry.example.org" in file.read_text()]
     kustomization = repo.path / "bundles/shop/base/kustomization.yaml"
     assert "newName: nginx" in kustomization.read_text()
@@ -521,8 +579,8 @@ async def test_real_clusters_run_images_that_exist_and_a_break_that_no_node_fits
 
 
 async def test_versions_of_the_sample_fleet_go_up_and_a_fix_ends_what_was_broken(tmp_path: Any) -> None:
-    repo = world.Repo(tmp_path / "fleet")
-    await repo.create(world.SAMPLE, world.cluster_files(world.cluster_names(7)))
+    repo = fleet.Repo(tmp_path / "fleet")
+    await repo.create(fleet.SAMPLE, fleet.cluster_files(fleet.cluster_names(7)))
     first, version = await repo.release()
     assert version == "1.1"
     await repo.break_()
@@ -532,6 +590,34 @@ async def test_versions_of_the_sample_fleet_go_up_and_a_fix_ends_what_was_broken
     assert version == "1.3"
     assert 'newTag: "1.3"' in file.read_text()
     assert first != last
+
+
+async def test_what_cannot_start_in_one_region_is_gone_with_the_next_version(tmp_path: Path) -> None:
+    repo = fleet.Repo(tmp_path / "fleet")
+    await repo.create(fleet.SAMPLE, None)
+    bundle = repo.path / "bundles/shop/bundle.yaml"
+    before = bundle.read_text()
+    for region in ("us", "eu"):
+        _, version = await repo.unfit(region)
+        assert f"matchLabels: {{region: {region}}}, matchExpressions:" in bundle.read_text()
+        loaded = yaml.safe_load(bundle.read_text())["spec"]["variants"]
+        assert len(loaded) == 3, "of an earlier one nothing is left"
+    assert version == "1.2"
+    await repo.release()
+    assert bundle.read_text() == before
+
+
+async def test_a_freeze_is_committed_and_ends_once(tmp_path: Path) -> None:
+    repo = fleet.Repo(tmp_path / "fleet")
+    await repo.create(fleet.SAMPLE, None)
+    file = repo.path / "fleet.yaml"
+    before = file.read_text()
+    assert not await repo.thaw()
+    await repo.freeze()
+    assert [freeze["name"] for freeze in yaml.safe_load(file.read_text())["spec"]["freezes"]] == [fleet.FREEZE]
+    assert await repo.thaw()
+    assert file.read_text() == before
+    assert not await repo.thaw()
 
 
 async def test_a_process_that_will_not_end_is_ended(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
