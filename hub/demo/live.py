@@ -40,11 +40,11 @@ _KEYS = (
     ("a", "approve"),
     ("b", "break"),
     ("l", "break late"),
-    ("f", "freeze / thaw"),
-    ("e", "edit by hand"),
-    ("o", "offline / back"),
-    ("h", "hub stop / start"),
-    ("s", "save SVG"),
+    ("f", "freeze"),
+    ("e", "edit"),
+    ("o", "offline"),
+    ("h", "hub"),
+    ("s", "save"),
     ("q", "quit"),
 )
 
@@ -95,6 +95,7 @@ class Show:
             try:
                 clusters = (await self._world.api("clusters"))["clusters"]
                 rollouts = (await self._world.api("rollouts?limit=10"))["rollouts"]
+                holds = (await self._world.api("fleet"))["holds"]
                 events = (await self._world.api(f"events?since={self._seen}&limit=1000"))["events"]
             except Transient:
                 self.view = replace(self.view, hub=False)
@@ -108,6 +109,7 @@ class Show:
                 hub=True,
                 clusters=view.clusters(clusters, offline=self._world.offline),
                 rollouts=view.rollouts(rollouts, most=4),
+                holds=tuple(holds),
             )
 
     # --- the story ------------------------------------------------------------------------------------------------

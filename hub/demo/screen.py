@@ -119,7 +119,10 @@ def _rollouts(view: View, *, rows: int) -> RenderableType:
         parts.append(_rollout(row))
     if not parts:
         parts.append(Align.center(Text("no rollout yet", style="bright_black")))
-    return Panel(Group(*parts), title="rollouts", title_align="left", border_style=_BORDER, box=box.ROUNDED)
+    title = Text("rollouts")
+    if view.holds:
+        title.append(f" · on hold: {', '.join(view.holds)}", style="bold yellow")
+    return Panel(Group(*parts), title=title, title_align="left", border_style=_BORDER, box=box.ROUNDED)
 
 
 def _rollout(row: RolloutRow) -> RenderableType:
@@ -184,5 +187,5 @@ def _keys(view: View) -> RenderableType:
     text = Text("", no_wrap=True, overflow="ellipsis")
     for key, what in view.keys:
         text.append(f" {key} ", style="bold black on cyan")
-        text.append(f" {what}  ")
+        text.append(f" {what} ")
     return text

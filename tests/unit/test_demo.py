@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +381,18 @@ def test_a_stopped_hub_is_said_where_its_address_was() -> None:
     text = drawn(shown(6, hub=False))
     assert "the hub is stopped" in text
     assert "status page" not in text
+
+
+def test_a_bundle_on_hold_is_said_above_the_rollouts() -> None:
+    assert "on hold" not in drawn(shown(6))
+    assert "rollouts · on hold: shop" in drawn(replace(shown(6), holds=("shop",)))
+
+
+def test_all_keys_fit_the_picture() -> None:
+    show = live.Show(Watched())  # type: ignore[arg-type]
+    show.playing_along()
+    last = drawn(show.view, width=live.PICTURE_WIDTH).splitlines()[-1]
+    assert last.split()[-2:] == ["q", "quit"]
 
 
 def test_a_picture_is_svg_and_small() -> None:
