@@ -19,6 +19,7 @@ from hub.cli import (
     past,
     planning,
     recovering,
+    simulating,
     slices,
 )
 from hub.demo import command
@@ -42,6 +43,7 @@ Examples:
   flotilla render --cluster eu-1       # what would eu-1 run?
   flotilla diff main                   # what differs from main, object by object?
   flotilla plan main                   # ... and what would roll out, in which waves?
+  flotilla simulate --bad 10%          # ... and is my rollout policy slow, or unsafe?
   flotilla status                      # how is the fleet?
 
 \b
@@ -62,6 +64,7 @@ _MODULES = (
     offline,
     diffing,
     planning,
+    simulating,
     explaining,
     slices,
     health,

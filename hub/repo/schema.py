@@ -29,6 +29,15 @@ _LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
 
 
+def duration_s(text: str) -> float | None:
+    """Pure: seconds of a text such as `90s`, `10m` or `1h30m`; None when it is none."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
 class Section:
     """A mapping of a document; `path` leads to it."""
 
@@ -138,12 +147,10 @@ class Section:
         value = self._value.get(name)
         if value is None:
             return default
-        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-        if match is None and value != 0:
+        total = 0.0 if value == 0 else duration_s(value) if isinstance(value, str) else None
+        if total is None:
             self.problem(f"is {_shown(value)}, not a duration", name, remedy="write for example 90s, 10m or 1h30m")
             return default
-        hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
-        total = hours * 3600 + minutes * 60 + seconds
         if total < least:
             self.problem(f"is {_shown(value)}", name, remedy=f"give it at least {least:g}s")
             return default

@@ -1,0 +1,399 @@
+"""`flotilla simulate`: what a rollout policy costs and saves, tried on a virtual clock by the hub's own rules.
+
+The fleet is the recorded one of a checkout, or made up with the labels that the policy's waves select by. The same seed
+prints the same, byte by byte. `hub.simulate` does it; `setting` there says what is simplified.
+"""
+
+import json
+import math
+import shutil
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.cli import asking, progress, telling
+from hub.model import DEFAULT_POLICY, Fleet, RolloutPolicy, Selector
+from hub.repo import fleet as fleet_loader
+from hub.repo import schema, sources, windows
+from hub.rollout import waves
+from hub.simulate import chance, figures, fleets, picture
+from hub.simulate.figures import Figures
+from hub.simulate.ledger import Entry
+from hub.simulate.setting import Setting, Span
+from hub.simulate.world import Record, World
+from proto.errors import FlotillaError
+
+MADE_UP = 100
+"""So many clusters has a fleet of which nothing is known."""
+MOST_CLUSTERS = 100_000
+MOST_LINES = 20
+"""Of rollouts that are drawn, but for --all."""
+_MOST_WAITS = 10
+_PLACES = ("fleet.yaml", "clusters", "bundles", "rollouts")
+"""A folder without any of these is no fleet repo, and may be somebody's whole disk."""
+
+
+def _share(text: str) -> float:
+    """`2%` as 0.02."""
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise click.BadParameter(f"{text!r} is not a share: write such as 2%, from 0% to 100%")
+    return share
+
+
+def _span(text: str) -> Span:
+    """`30s..5m`, or `5m` for just that."""
+    first, _, last = text.partition("..")
+    least, most = schema.duration_s(first), schema.duration_s(last or first)
+    if least is None or most is None or most < least:
+        raise click.BadParameter(f"{text!r} is not a time: write such as 5m, or 30s..5m")
+    return Span(least_s=least, most_s=most)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checkout:
+    """What is in the folder; `fleet` has no cluster when that is no fleet repo."""
+
+    root: Path
+    fleet: Fleet
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  flotilla simulate                                    # this fleet, each bundle by its own policy
+  flotilla simulate --policy careful --clusters 1000 --bad 10% --offline 5%
+  flotilla simulate --policy careful --compare rollouts/bold.yaml --approval 30m..8h
+  flotilla simulate --policy careful --days 30 --seed 7 -o json""",
+)
+@click.option("--policy", default="", metavar="NAME|FILE", help="One bundle on every cluster, that rolls out by this.")
+@click.option("--compare", default="", metavar="NAME|FILE", help="The same by another policy, side by side.")
+@click.option("--clusters", type=click.IntRange(1, MOST_CLUSTERS), help="So many made-up ones, not those of the fleet.")
+@click.option("--days", type=click.FloatRange(0.01, 366), default=7.0, show_default=True, help="How long.")
+@click.option("--commits-per-hour", type=click.FloatRange(0, 60), default=0.1, show_default=True, help="Day and night.")
+@click.option(
+    "--apply",
+    type=_span,
+    metavar="TIME",
+    default="30s..5m",
+    show_default=True,
+    help="How long a cluster takes to be done.",
+)
+@click.option(
+    "--fail",
+    type=_share,
+    metavar="SHARE",
+    default="0%",
+    show_default=True,
+    help="Moves that fail, for a cluster's reasons.",
+)
+@click.option(
+    "--bad", type=_share, metavar="SHARE", default="0%", show_default=True, help="Commits that fail wherever they come."
+)
+@click.option(
+    "--shows", type=_span, metavar="TIME", default="0s..10m", show_default=True, help="How long a bad one looks good."
+)
+@click.option(
+    "--offline",
+    type=_share,
+    metavar="SHARE",
+    default="0%",
+    show_default=True,
+    help="Clusters that are silent at a time.",
+)
+@click.option("--away", type=_span, metavar="TIME", default="10m..12h", show_default=True, help="How long they are.")
+@click.option(
+    "--flap",
+    type=_share,
+    metavar="SHARE",
+    default="0%",
+    show_default=True,
+    help="Clusters whose health comes and goes.",
+)
+@click.option(
+    "--approval",
+    type=_span,
+    metavar="TIME",
+    default="0s",
+    show_default=True,
+    help="Working time that people take to answer.",
+)
+@click.option(
+    "--hours", default="", metavar="WINDOW", help="When they work, such as 'Mon-Fri 09:00-17:00 Europe/Paris'."
+)
+@click.option("--start", default="2026-01-05", show_default=True, metavar="DATE", help="When it begins, in UTC.")
+@click.option("--seed", type=int, default=1, show_default=True, help="What chance is drawn from.")
+@click.option("--all", "everything", is_flag=True, help="Draw every rollout, and tell every wait.")
+@click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.option(
+    "--fleet",
+    "root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    show_default="this folder",
+    help="A checkout of the fleet repo, if there is one.",
+)
+def simulate(
+    root: Path,
+    policy: str,
+    compare: str,
+    clusters: int | None,
+    seed: int,
+    output: str,
+    everything: bool,
+    start: str,
+    hours: str,
+    approval: Span,
+    **odds: Any,
+) -> None:
+    """Try a rollout policy on a virtual clock: how long, how safe, and what it waits for.
+
+    Commits, clusters and people are made up by chance; what is decided about them is decided by the hub's own rules.
+    Freezes and windows of the fleet repo count.
+    """
+    checkout = _read(root)
+    made = []
+    for name in (policy, compare) if compare else (policy,):
+        fleet, title = _fleet(checkout, name, clusters)
+        setting = Setting(
+            fleet=fleet, policy=title, start_s=_moment(start), answer=approval, hours=_hours(hours), **odds
+        )
+        made.append(_run(setting, seed))
+    if output == "json":
+        found = [{"seed": seed, **figures.as_json(record)} for record in made]
+        click.echo(json.dumps(found if compare else found[0], indent=2))
+        return
+    for record in made:
+        _draw(record, seed=seed, everything=everything)
+    if compare:
+        _side_by_side(made[0], made[1])
+
+
+commands: tuple[click.Command, ...] = (simulate,)
+
+
+# --- what is simulated --------------------------------------------------------------------------------------------
+
+
+def _read(root: Path) -> _Checkout:
+    if not any((root / name).exists() for name in _PLACES):
+        return _Checkout(root=root, fleet=Fleet())
+    try:
+        with progress.noted(f"reading {root}"):
+            tree = sources.FolderTree(root)
+            fleet = fleet_loader.load(dict(tree.files(wanted=fleet_loader.is_fleet_file)))
+    except (FlotillaError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for finding in fleet.findings:
+        click.echo(telling.shown(finding), err=True)
+    return _Checkout(root=root, fleet=fleet)
+
+
+def _fleet(checkout: _Checkout, name: str, count: int | None) -> tuple[Fleet, str]:
+    """The fleet that is simulated, and what it rolls out by."""
+    fleet = checkout.fleet
+    if name:
+        policy = _policy(checkout, name)
+        return fleets.of_policy(policy, _populated(fleet, [policy], count)), f"policy {policy.name}"
+    if not fleet.bundles:
+        return fleets.of_policy(DEFAULT_POLICY, _populated(fleet, [DEFAULT_POLICY], count)), "policy default"
+    policies = [found for bundle in fleet.bundles if (found := waves.policy_of(fleet, bundle)) is not None]
+    populated = _populated(fleet, policies, count)
+    if populated.clusters is not fleet.clusters:
+        everywhere = {name: replace(bundle, targets=Selector()) for name, bundle in fleet.bundles.items()}
+        populated = replace(populated, bundles=everywhere)
+    return populated, f"{telling.counted(len(fleet.bundles), 'bundles')} by their own policies"
+
+
+def _populated(fleet: Fleet, policies: list[RolloutPolicy], count: int | None) -> Fleet:
+    if count is None and fleet.clusters:
+        return fleet
+    return replace(fleet, clusters=fleets.made_up(policies, count or MADE_UP))
+
+
+def _policy(checkout: _Checkout, name: str) -> RolloutPolicy:
+    """The policy of that name in the fleet repo, or in a file."""
+    policies = checkout.fleet.policies
+    if name in policies:
+        return policies[name]
+    path = Path(name)
+    if not path.is_file():
+        if name == DEFAULT_POLICY.name:
+            return DEFAULT_POLICY
+        raise click.ClickException(f"policy {name!r} is neither in the fleet nor a file{telling.near(name, policies)}")
+    try:
+        loaded = fleet_loader.load({f"rollouts/{path.stem}.yaml": path.read_bytes()})
+    except OSError as error:
+        raise click.ClickException(f"cannot read {path}: {error.strerror}") from error
+    wrong = [finding for finding in loaded.findings if finding.severity == "error"]
+    if wrong:
+        raise click.ClickException("\n".join(str(finding) for finding in wrong))
+    if len(loaded.policies) != 1:
+        found = ", ".join(sorted(loaded.policies)) or "none"
+        raise click.ClickException(f"{path} has to hold one RolloutPolicy, it holds {found}")
+    return next(iter(loaded.policies.values()))
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.UsageError(f"--start {text!r}: write such as 2026-01-05 or 2026-01-05T08:00") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _hours(text: str) -> tuple[Any, ...]:
+    try:
+        return (windows.parse(text, deny=False),) if text else ()
+    except ValueError as error:
+        raise click.UsageError(f"--hours: {error}") from error
+
+
+def _run(setting: Setting, seed: int) -> Record:
+    world = World(setting, chance.Chance(seed))
+    try:
+        with progress.noted(f"simulating {len(setting.fleet.clusters)} clusters"):
+            return world.run()
+    except Exception as error:
+        at = datetime.fromtimestamp(world.clock.now, UTC)
+        raise click.ClickException(
+            f"{setting.policy}: at {at:%a %Y-%m-%d %H:%M:%S} the rules broke: {type(error).__name__}: {error}\n"
+            f"This is a bug of Flotilla's: report it with the policy, the options and --seed {seed}, which repeat it."
+        ) from error
+
+
+# --- printing -----------------------------------------------------------------------------------------------------
+
+
+def _draw(record: Record, *, seed: int, everything: bool) -> None:
+    setting, made = record.setting, figures.figures(record)
+    width = shutil.get_terminal_size().columns
+    begins = datetime.fromtimestamp(setting.start_s, UTC)
+    title = (
+        f"{setting.policy}: {telling.counted(made.clusters, 'clusters')}, "
+        f"{setting.days:g} day{'' if setting.days == 1 else 's'} from {begins:%a %Y-%m-%d}, seed {seed}"
+    )
+    click.secho(title, bold=True)
+    drawn = record.entries if everything else record.entries[:MOST_LINES]
+    if drawn:
+        _print_lines(picture.overview(drawn, start=setting.start_s, end=setting.end_s, width=width))
+        if len(drawn) < len(record.entries):
+            click.echo(f"… and {len(record.entries) - len(drawn)} more (--all)")
+        _print_legend(record.entries)
+        typical = _typical(record.entries)
+        click.echo(f"\nThe waves of {typical.rollout}, {_long(_lasted(typical))}:")
+        _print_lines(picture.waves(typical, width=width))
+    click.echo()
+    _print_figures(made, everything=everything)
+
+
+def _typical(entries: list[Entry]) -> Entry:
+    """The one of median length, of those that were completed if there are any."""
+    ended = [entry for entry in entries if 100 in entry.reached or entry.phase.value == "completed"] or entries
+    return sorted(ended, key=_lasted)[(len(ended) - 1) // 2]
+
+
+def _lasted(entry: Entry) -> float:
+    return sum(part.end - part.start for part in entry.parts)
+
+
+def _print_lines(lines: list[picture.Line]) -> None:
+    for line in lines:
+        cells = "".join(click.style(text, fg=colour) if colour else text for text, colour in line.cells)
+        click.echo(f"{line.label}  {cells}  {line.note}".rstrip() if line.note else f"{line.label}  {cells}".rstrip())
+
+
+def _print_legend(entries: list[Entry]) -> None:
+    told = [f"{click.style(mark, fg=colour)} {what}" for mark, colour, what in picture.legend(entries)]
+    click.echo("  ".join(told))
+
+
+def _print_figures(made: Figures, *, everything: bool) -> None:
+    for what, value in _told(made).items():
+        click.echo(f"{what:<26}{value}")
+    waits = made.waits if everything else made.waits[:_MOST_WAITS]
+    if waits:
+        click.echo()
+        asking.print_table(
+            ("WAITED FOR", "WAVE", "SHARE", "IN ALL", "MEDIAN", "P95", "ROLLOUTS"),
+            [
+                (
+                    wait.kind,
+                    wait.wave or "-",
+                    f"{wait.share:.1%}",
+                    *map(_long, (wait.times.total_s, wait.times.median_s, wait.times.p95_s)),
+                    wait.times.many,
+                )
+                for wait in waits
+            ],
+            empty="",
+        )
+        if len(waits) < len(made.waits):
+            click.echo(f"… and {len(made.waits) - len(waits)} more (--all)")
+    if (worst := made.costliest) is not None:
+        click.secho(f"\n{_cost(worst)}", bold=True)
+    click.echo()
+
+
+def _cost(worst: figures.Wait) -> str:
+    return (
+        f"{worst.name} costs most: {worst.share:.0%} of the time of all rollouts, {_long(worst.times.total_s)} in all"
+    )
+
+
+def _told(made: Figures) -> dict[str, str]:
+    """Each figure and its words, in the order in which they are printed."""
+    phases = ", ".join(f"{many} {phase}" for phase, many in made.phases.items()) or "none"
+    told = {
+        "commits": f"{made.commits}, {made.bad} bad, {made.overtaken} overtaken by newer ones",
+        "rollouts": f"{made.rollouts}: {phases}; {made.queued} queued, {made.paused} paused",
+    }
+    for share, each in made.reached.items():
+        told[f"to {share} % of clusters"] = (
+            f"median {_long(each.median_s)}, p95 {_long(each.p95_s)} ({telling.counted(each.many, 'rollouts')})"
+            if each.many
+            else "never"
+        )
+    if made.exposed:
+        ordered = sorted(made.exposed)
+        told["exposed to a bad commit"] = (
+            f"median {figures.rank(ordered, 50)}, p95 {figures.rank(ordered, 95)}, most {ordered[-1]} of "
+            f"{made.clusters} clusters"
+        )
+        told["bad commits"] = (
+            f"{made.stopped.many} turned back after {_long(made.stopped.median_s)} (median), "
+            f"{made.missed} completed everywhere"
+        )
+    told["decisions"] = str(made.decisions)
+    return told
+
+
+def _side_by_side(first: Record, second: Record) -> None:
+    one, other = (figures.figures(record) for record in (first, second))
+    told, against = _told(one), _told(other)
+    rows = [(what, told.get(what, "-"), against.get(what, "-")) for what in dict.fromkeys((*told, *against))]
+    rows.append(("costs most", _short_cost(one), _short_cost(other)))
+    asking.print_table(("", first.setting.policy, second.setting.policy), rows, empty="")
+
+
+def _short_cost(made: Figures) -> str:
+    return f"{made.costliest.name}, {made.costliest.share:.0%}" if made.costliest else "nothing"
+
+
+def _long(seconds: float) -> str:
+    """A duration in its two largest units."""
+    parts: list[str] = []
+    left = round(seconds)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        if left >= size or (unit == "s" and not parts):
+            parts.append(f"{left // size}{unit}")
+            left %= size
+        if len(parts) == 2 or (parts and unit == "m"):
+            break
+    return " ".join(parts)
