@@ -31,6 +31,7 @@ test: $(VENV)/.ready ## Unit, property and contract tests; needs no Go and no cl
 e2e: $(VENV)/.ready ## The whole story against real kube-apiservers (builds them once per machine; needs Go)
 	@tests/tools/chromium.sh >/dev/null
 	@tests/tools/docker-registry.sh >/dev/null
+	@tests/tools/prometheus.sh >/dev/null
 	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m pytest tests/contract tests/e2e --real -v $(ARGS)
 
 behaviours: $(VENV)/.ready ## The contract suite on both API servers, simulated and real, as one table

@@ -12,15 +12,15 @@ import anyio
 import pytest
 
 from hub import directives
-from hub.inputs import Direct, FromAgent
+from hub.inputs import Direct
 from hub.journal import EventRow
 from hub.main import Hub
 from proto.ids import ClusterName
-from proto.messages import BundleReport, DriftReport, Health, Report
+from proto.messages import DriftReport
 from tests.e2e import browser
+from tests.e2e.crowd import HEARTBEAT_S, Crowd
 from tests.e2e.world import Repo, World
 
-HEARTBEAT_S = 2.0
 CLUSTERS = [
     *((f"canary-{n}", 'canary: "true", region: eu') for n in (1, 2)),
     *((f"eu-{n}", "region: eu") for n in range(1, 9)),
@@ -133,56 +133,6 @@ async def test_a_page_whose_hub_hangs_says_so_although_the_connection_stands(alo
 
 
 # --- a fleet in trouble -------------------------------------------------------------------------------------------
-
-
-class Crowd:
-    """Agents of a hub in this process, by what they would tell it; no agent means to be real here."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._numbers: dict[str, int] = {}
-        self.failing: set[str] = set()
-        self.slow: set[str] = set()
-        self.silent: set[str] = set()
-
-    async def run(self) -> None:
-        while True:
-            for name in self._hub.loop.desired.fleet.clusters if self._hub.loop.desired else ():
-                if name not in self.silent:
-                    self._hub.loop.live.of(name).connected_since = 1.0
-                    await self.tell(name)
-            await anyio.sleep(HEARTBEAT_S / 4)
-
-    async def tell(self, name: str, *, drift: tuple[DriftReport, ...] = ()) -> None:
-        row = self._hub.loop.slices.get(ClusterName(name))
-        wanted = row.manifest.bundles if row else {}
-        told = {}
-        for bundle, entry in wanted.items():
-            moved = bundle == "shop" and row is not None and row.seq > 1
-            sick, busy = moved and name in self.failing, moved and name in self.slow
-            health = Health.FAILED if sick else Health.IN_PROGRESS if busy else Health.CURRENT
-            told[bundle] = BundleReport(subtree=entry.subtree, health=health, converged=not busy)
-        self._numbers[name] = self._numbers.get(name, 0) + 1
-        problems = ("Deployment/shop/web: container web: ImagePullBackOff",) if name in self.failing else ()
-        report = Report(
-            number=self._numbers[name],
-            boot_id="boot",
-            seq=row.seq if row else 0,
-            commit=row.commit if row else "",
-            full=True,
-            bundles=told,
-            drift=drift,
-            problems=problems,
-        )
-        await self._hub.loop.tell(FromAgent(cluster=ClusterName(name), report=report))
-
-    async def settled(self, *, rollouts: int) -> None:
-        """Until only so many rollouts are under way."""
-        for _ in range(1200):
-            if self._hub.loop.desired and self._hub.loop.slices and len(self._hub.loop.states) <= rollouts:
-                return
-            await anyio.sleep(0.05)
-        raise AssertionError(f"still under way: {list(self._hub.loop.states)}")
 
 
 DRIFT = (
