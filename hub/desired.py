@@ -60,6 +60,9 @@ class Desired:
     failed: frozenset[BundleName]
     findings: tuple[Finding, ...]
     pins: Mapping[BundleName, Pin] = field(default_factory=dict)
+    author: str = ""
+    """Of the commit, as far as it is known, and its first line."""
+    subject: str = ""
     rendered_s: Mapping[BundleName, tuple[float, float]] = field(default_factory=dict)
 
 

@@ -30,7 +30,7 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from hub import directives, outcome, record
+from hub import directives, notices, outcome, record
 from hub.agents.live import Live
 from hub.desired import Desired
 from hub.inputs import Direct, FromAgent, FromGate, Happened, Input, Release, ToRollout
@@ -50,6 +50,7 @@ from hub.model import (
     Tick,
     WakeAt,
 )
+from hub.noteworthy import Receiver
 from hub.outcome import Clash, Outcome
 from hub.rollout import held, rollouts, waves
 from hub.rollout.held import Around
@@ -138,6 +139,8 @@ class Loop:
         self._send, self._receive = anyio.create_memory_object_stream[Input](INPUTS_KEPT)
         self._git = anyio.CapacityLimiter(1)
         """libgit2 repositories are not for two threads at once."""
+        self.receivers = msgspec.json.decode(journal.meta("receivers", "[]"), type=tuple[Receiver, ...])
+        """Whom the fleet repo wants told."""
         self._load()
 
     # --- for the rest of the hub ----------------------------------------------------------------------------------
@@ -241,6 +244,7 @@ class Loop:
         plan = turn.now >= self._plan_at or freed or bool(turn.released) or turn.desired is not self.desired
         if plan and turn.desired is not None:
             self._start(turn, turn.desired)
+        turn.receivers = notices.receivers(turn.desired.fleet if turn.desired else None, self.receivers)
         composed = await self._compose(turn)
         decision = outcome.decision(
             turn,
@@ -437,6 +441,8 @@ class Loop:
                 keys=self.store.keys,
                 remembered=self._policies,
                 revision=desired.commit,
+                author=desired.author,
+                subject=desired.subject,
                 number=self.journal.next_number(),
                 now=turn.now,
             )
@@ -499,6 +505,8 @@ class Loop:
             meta["tip"] = turn.desired.commit
         if turn.policies is not None and turn.policies != self._policies:
             meta["policies"] = msgspec.json.encode(turn.policies).decode()
+        if turn.receivers != self.receivers:
+            meta["receivers"] = msgspec.json.encode(turn.receivers).decode()
         return meta
 
     # --- after it is stored ---------------------------------------------------------------------------------------
@@ -518,6 +526,7 @@ class Loop:
         self.desired = turn.desired
         self._policies = turn.policies if turn.policies is not None else self._policies
         self._plan_at = 0.0 if turn.plan_again else turn.plan_at
+        self.receivers = turn.receivers
         for bundle in decision.released:
             self.holds.pop(bundle, None)
         self.holds.update({hold.bundle: hold for hold in decision.holds})

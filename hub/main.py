@@ -28,6 +28,7 @@ from hub.agents.keys import SIGNING_KEY_FILE, HubKeys
 from hub.api import api, bundles, commands, http, openapi, past
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
+from hub.api.receivers import Receivers
 from hub.api.webhooks import Webhooks
 from hub.data_folder import only_one
 from hub.external import credentials
@@ -36,6 +37,7 @@ from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
+from hub.notifier import Notifier
 from hub.pins import Pins
 from hub.publish import Publisher
 from hub.repo import signers
@@ -75,6 +77,7 @@ class Hub:
         source_credentials: Path | None = None,
         prometheus: Mapping[str, gatekeeper.Server] = MappingProxyType({}),
         slice_key: Path | None = None,
+        public_url: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
@@ -119,6 +122,9 @@ class Hub:
         self.publisher = Publisher(
             self.loop, journal=self.journal, path=self.store.path, credentials=read_credentials, clock=clock
         )
+        self.notifier = Notifier(
+            self.loop, journal=self.journal, credentials=read_credentials, public_url=public_url, clock=clock
+        )
         self.gatekeeper = Gatekeeper(self.loop, servers=prometheus, clock=clock)
         mirror = data / "fleet.git"
         self.pins = Pins(self.journal, data / "sources", secrets=source_credentials, clock=clock)
@@ -141,6 +147,7 @@ class Hub:
                 )
             ),
             take=self.loop.tell,
+            note=self.loop.note,
             clock=clock,
         )
         self._heartbeat_s = heartbeat_s
@@ -166,6 +173,7 @@ class Hub:
             self.loop,
             denied=lambda: self.sessions.denied,
             unpublished=lambda: self.publisher.behind,
+            receivers=self.notifier.rows,
             clock=self._clock,
             heartbeat_s=self._heartbeat_s,
         )
@@ -174,6 +182,7 @@ class Hub:
             self.loop,
             self.upstream,
             self.publisher,
+            self.notifier,
             pins=self.pins,
             journal=self.journal,
             keys=self.keys,
@@ -194,6 +203,7 @@ class Hub:
             clock=self._clock,
         )
         made.add_routes(self.directing.routes())
+        made.add_routes(Receivers(self.notifier, gate=gate).routes())
         made.add_routes(bundles.Bundles(self.loop, store=self.store, gate=gate).routes())
         webhooks = Webhooks(self._webhook_secrets, ref=self.upstream.ref, wake=self.upstream.wake, clock=self._clock)
         made.add_routes(webhooks.routes())
@@ -228,6 +238,7 @@ class Hub:
                 tasks.start_soon(self.pins.run, self.upstream.poke, name="pins")
                 tasks.start_soon(self.housekeeping.run, name="housekeeping")
                 tasks.start_soon(self.publisher.run, name="publisher")
+                tasks.start_soon(self.notifier.run, name="notifier")
                 task_status.started(int(runner.addresses[0][1]))
         finally:
             self.sessions.stop()
@@ -387,6 +398,9 @@ Every option can be set in the environment, as FLOTILLA_HUB_FLEET and so on.""",
 @click.option(
     "--listen", default="127.0.0.1:8470", metavar="HOST:PORT", help="Address for agents, the API and metrics."
 )
+@click.option(
+    "--public-url", default="", metavar="URL", help="Where people reach the hub: messages to receivers link there."
+)
 @click.option("--tls-cert", type=click.Path(path_type=Path, exists=True), help="Certificate chain (PEM).")
 @click.option("--tls-key", type=click.Path(path_type=Path, exists=True), help="Its key (PEM).")
 @click.option(
@@ -422,6 +436,7 @@ def main(
     prometheus_token_file: tuple[str, ...],
     data: Path,
     listen: str,
+    public_url: str,
     tls_cert: Path | None,
     tls_key: Path | None,
     poll_s: float,
@@ -435,6 +450,8 @@ def main(
     host, _, port = listen.rpartition(":")
     if not port.isdigit() or int(port) > 65535:
         raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
+    if public_url and not public_url.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{public_url!r} is not an http(s) address", param_hint="--public-url")
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key go together")
     if bool(ssh_key_file) != bool(ssh_known_hosts_file):
@@ -463,6 +480,7 @@ def main(
             source_credentials=source_credentials,
             slice_key=slice_signing_key,
             prometheus=gatekeeper.servers(prometheus, prometheus_token_file),
+            public_url=public_url,
         )
         anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
     except FlotillaError as error:

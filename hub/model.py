@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
+from hub.noteworthy import Receiver
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport
 from proto.slices import BundlePolicy
@@ -386,6 +387,7 @@ class Fleet:
     max_changes: int = 0
     """Rollouts in flight on one cluster at a time; 0 is no limit."""
     publish: Publish | None = None
+    notify: tuple[Receiver, ...] = ()
     findings: tuple[Finding, ...] = ()
     broken_bundles: frozenset[str] = frozenset()
     broken_clusters: frozenset[str] = frozenset()
@@ -520,6 +522,9 @@ class Rollout:
     failure_total: int | None = None
     fixes: Literal["wait", "jump"] = "wait"
     windows: tuple[Window, ...] = ()
+    author: str = ""
+    """Of the commit, as far as it is known, and its first line."""
+    subject: str = ""
     elsewhere: Mapping[BundleName, Mapping[ClusterName, Oid]] = field(default_factory=dict)
     """What its bundles were wanted as on clusters that had nothing to change: a hold needs it (`waves.refused`)."""
 

@@ -40,7 +40,6 @@ KINDS: dict[str, Severity] = {
     "rolling-back": "warning",
     "rolled-back": "warning",
     "rollback-failed": "critical",
-    "held": "warning",
     "released": "info",
     "clash": "warning",
     "finding": "warning",

@@ -1,4 +1,4 @@
-"""Pure: from what a turn of the loop decided to the messages that people get of it, each for the receivers that want it.
+"""Pure: from what a turn of the loop decided to the messages that people get of it, for each receiver that wants it.
 
 A message is a JSON object in the form that Standard Webhooks recommends (`type`, `timestamp`, `data`), and has all that
 somebody needs who is woken by it: what happened and why, where the rollout is, whose commit it brings, and the commands
@@ -38,8 +38,8 @@ def receivers(fleet: Fleet | None, before: tuple[Receiver, ...]) -> tuple[Receiv
 def messages(
     events: Iterable[EventRow], *, states: Mapping[RolloutId, State], to: Sequence[Receiver]
 ) -> list[MessageRow]:
-    """Pure: a row for each receiver of `to` that wants to be told of one of `events`, in their order. `states` are those
-    at the end of the turn."""
+    """Pure: a row for each receiver of `to` that wants to be told of one of `events`, in their order. `states` are
+    those at the end of the turn."""
     found: list[MessageRow] = []
     for alike in _gathered(events) if to else ():
         first = alike[0]

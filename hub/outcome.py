@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from hub import record
+from hub import notices, record
 from hub.desired import Desired
 from hub.inputs import Input, Release, ToRollout
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, SliceRow, Word
@@ -31,6 +31,7 @@ from hub.model import (
     RolloutPolicy,
     State,
 )
+from hub.noteworthy import Receiver
 from hub.record import Tail
 from hub.rollout import waves
 from hub.rollout.held import Around
@@ -77,6 +78,8 @@ class Outcome:
     undone: set[RolloutId] = field(default_factory=set)
     problem: str = ""
     """What kept new rollouts from being planned."""
+    receivers: tuple[Receiver, ...] = ()
+    """Who is told of what happens in this turn."""
 
     def all_of(self, kind: type[E]) -> list[E]:
         return [effect for made in self.effects.values() for effect in made if isinstance(effect, kind)]
@@ -188,6 +191,7 @@ def decision(
 ) -> Decision:
     """Pure: all that the turn decided, as rows; `states`, `slices` and `tails` are those before it."""
     changed = [state for id_, state in outcome.states.items() if state is not states.get(id_)]
+    events = _events(outcome)
     moves: dict[ClusterName, list[Move]] = {}
     for move in sorted(outcome.all_of(Move), key=lambda move: move.rollout):
         moves.setdefault(move.cluster, []).append(move)
@@ -213,18 +217,23 @@ def decision(
         ],
         holds=hold_rows(outcome),
         released=sorted(outcome.released),
-        events=[
-            *outcome.events,
-            *(
-                commanded(asked, outcome.now, bundles=outcome.states[asked.rollout].rollout.bundles)
-                for item, asked in outcome.commands
-                if item.error is None
-            ),
-            *(noticed(notice, outcome.now) for notice in outcome.all_of(Notice)),
-        ],
+        events=events,
+        messages=notices.messages(events, states=outcome.states, to=outcome.receivers),
         meta=meta,
         directives=outcome.directives,
     )
+
+
+def _events(outcome: Outcome) -> list[EventRow]:
+    return [
+        *outcome.events,
+        *(
+            commanded(asked, outcome.now, bundles=outcome.states[asked.rollout].rollout.bundles)
+            for item, asked in outcome.commands
+            if item.error is None
+        ),
+        *(noticed(notice, outcome.now) for notice in outcome.all_of(Notice)),
+    ]
 
 
 def _was_completed(before: State | None) -> bool:

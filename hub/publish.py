@@ -251,7 +251,8 @@ class Publisher:
         if problem:
             log.warning("%s", problem)
         text = problem or "slices are published: nothing is in the way any more"
-        self._loop.note(EventRow(time_s=self._clock(), kind="publish", text=text))
+        data = {"severity": "warning" if problem else "info"}
+        self._loop.note(EventRow(time_s=self._clock(), kind="publish", text=text, data=data))
 
 
 def _is_broken(fleet: Fleet) -> bool:

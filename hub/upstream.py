@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +18,17 @@ import anyio
 
 from hub import worker
 from hub.desired import Desired
+from hub.journal import EventRow
 from hub.repo import sync
 from hub.repo.remote import Ssh
 from hub.repo.verification import NOBODY_LOOKS, Verification
-from proto.errors import FlotillaError
+from proto.errors import FlotillaError, Transient
 from proto.ids import Oid
 
 log = logging.getLogger("flotilla.hub")
 
+TOLD_AFTER_S = 300.0
+"""A Git host that is away for less is nobody's business."""
 WAKE_GAP_S = 1.0
 """From a wake-up to the look: a burst of them is one fetch, and upstream's replicas have time to agree."""
 
@@ -45,6 +49,7 @@ class Upstream:
         trust: Verification = NOBODY_LOOKS,
         render: Callable[[Oid], Awaitable[Desired]],
         take: Callable[[Desired], Awaitable[None]],
+        note: Callable[[EventRow], None] = lambda event: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.url, self.branch, self.revision = url, branch, revision
@@ -57,9 +62,13 @@ class Upstream:
         self._poll_s = poll_s
         self._render = render
         self._take = take
+        self._note = note
         self._clock = clock
         self._poked = anyio.Event()
         self._render_again = self._accept_rewrite = False
+        self._fails_since: float | None = None
+        self._told = ""
+        """The problem that is on the event list, until it is over."""
         self.tip: Oid | None = None
         """The newest commit that was taken."""
         self.synced_s = 0.0
@@ -98,13 +107,31 @@ class Upstream:
             if str(error) != self.problem:
                 log.error("fleet repo: %s", error)
             self.problem = str(error)
+            self._failed(passes=isinstance(error, Transient))
         except Exception as error:
             problem = f"fleet repo: was not taken in, in a way we did not expect: {type(error).__name__}"
             if problem != self.problem:
                 log.exception("%s", problem)
             self.problem = problem
+            self._failed(passes=False)
         else:
             self.problem = self._unverified
+            self._fails_since = None
+            if self._told:
+                self._told = ""
+                self._tell("fleet repo: it is read again, nothing is in the way any more", severity="info")
+
+    def _failed(self, *, passes: bool) -> None:
+        """Put a problem on the event list: one that may pass by itself once it lasts; each until it is over."""
+        now = self._clock()
+        self._fails_since = now if self._fails_since is None else self._fails_since
+        lasts = now - self._fails_since >= TOLD_AFTER_S
+        if (not passes and self._told != self.problem) or (lasts and not self._told):
+            self._told = self.problem
+            self._tell(self.problem, severity="warning")
+
+    def _tell(self, text: str, *, severity: str) -> None:
+        self._note(EventRow(time_s=self._clock(), kind="upstream", text=text, data={"severity": severity}))
 
     async def sync(self) -> None:
         """Fetch; when the tip is new, render it and hand it to the loop. Raises what kept it from doing so."""
@@ -125,7 +152,8 @@ class Upstream:
             log.warning("fleet repo: its rewritten history was accepted, from %s", revision.previous)
         if revision.commit != self.tip or again:
             log.info("fleet repo is at %.12s: %s", revision.commit, revision.subject)
-            await self._take(await self._render(revision.commit))
+            desired = await self._render(revision.commit)
+            await self._take(replace(desired, author=revision.author[:200], subject=revision.subject))
             self.tip = revision.commit
         self.synced_s = self._clock()
 

@@ -22,6 +22,7 @@ from hub.inputs import Happened
 from hub.journal import DirectiveKind, DirectiveRow, EventRow, Journal, StoredRollout, Word
 from hub.loop import Loop
 from hub.model import FINAL, State
+from hub.notifier import Notifier
 from hub.pins import ALL, Pins
 from hub.publish import Publisher
 from hub.repo.schema import nearest
@@ -44,6 +45,7 @@ class Api:
         loop: Loop,
         upstream: Upstream,
         publisher: Publisher,
+        notifier: Notifier,
         *,
         journal: Journal,
         pins: Pins,
@@ -57,6 +59,7 @@ class Api:
         self._loop = loop
         self._upstream = upstream
         self._publisher = publisher
+        self._notifier = notifier
         self._pins = pins
         self._journal = journal
         self._keys = keys
@@ -131,7 +134,10 @@ class Api:
                 "findings": [status.finding(item) for item in desired.findings] if desired else [],
                 "problems": [
                     text
-                    for text in (*self._exposed(), self._upstream.problem, loop.problem, self._publisher.problem)
+                    for text in (
+                        *(*self._exposed(), self._upstream.problem, loop.problem, self._publisher.problem),
+                        *self._notifier.problems(),
+                    )
                     if text
                 ],
             }
@@ -157,6 +163,7 @@ class Api:
                 upstream=self._upstream.problem,
                 loop=loop.problem,
                 publish=self._publisher.problem,
+                unheard=self._notifier.problems(),
             ),
             **self._over(),
         }

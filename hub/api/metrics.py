@@ -4,7 +4,8 @@ Clusters are never a label: a fleet of thousands would drown the metrics store; 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -25,12 +26,14 @@ class HubMetrics(Collector):
         *,
         denied: Callable[[], Counter[str]],
         unpublished: Callable[[], int],
+        receivers: Callable[[], Iterable[Mapping[str, Any]]],
         clock: Callable[[], float],
         heartbeat_s: float,
     ) -> None:
         self._loop = loop
         self._denied = denied
         self._unpublished = unpublished
+        self._receivers = receivers
         self._clock = clock
         self._heartbeat_s = heartbeat_s
 
@@ -102,6 +105,7 @@ class HubMetrics(Collector):
             "Clusters whose newest slice is not at the mirror. Stays above 0: 'flotilla status' says why.",
             value=self._unpublished(),
         )
+        yield from self._messages()
         yield CounterMetricFamily(
             "flotilla_drift", "Drifts reported since the start.", value=sum(item.drift_total for item in live.values())
         )
@@ -109,3 +113,23 @@ class HubMetrics(Collector):
         for reason, number in sorted(self._denied().items()):
             family.add_metric([reason], number)
         yield family
+
+    def _messages(self) -> Iterator[Family]:
+        pending = GaugeMetricFamily(
+            "flotilla_messages_pending",
+            "Messages that a receiver has not got yet. Stays above 0: 'flotilla notify' says why.",
+            labels=["receiver"],
+        )
+        lost = GaugeMetricFamily(
+            "flotilla_messages_lost",
+            "Messages that a receiver will never get, since it last got one: it rejected them, or they were too many.",
+            labels=["receiver"],
+        )
+        failing = GaugeMetricFamily(
+            "flotilla_receiver_failing", "1 while a receiver takes no messages.", labels=["receiver"]
+        )
+        for row in self._receivers():
+            pending.add_metric([row["name"]], row["pending"])
+            lost.add_metric([row["name"]], row["lost"])
+            failing.add_metric([row["name"]], int(bool(row["failing_since"])))
+        yield from (pending, lost, failing)

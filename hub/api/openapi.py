@@ -145,6 +145,16 @@ _SCHEMAS: Mapping[str, Json] = {
         rollout=_TEXT,
         text=_TEXT,
     ),
+    "Receiver": _object(
+        name=_TEXT,
+        host=_TEXT,
+        pending=_COUNT,
+        pending_since=_TIME,
+        lost=_COUNT,
+        delivered_at=_TIME,
+        failing_since=_TIME,
+        error=_TEXT,
+    ),
     "Asked": _object(bundle=_TEXT, clusters=_list(_object(cluster=_TEXT, not_yet=_TEXT))),
     "Delivery": _object(result={"enum": ["woken", "ignored"]}, reason=_TEXT),
 }
@@ -216,6 +226,19 @@ OPERATIONS: Sequence[Operation] = (
             **{"limit": _number(1000), "actor": _TEXT, "cluster": _TEXT, "bundle": _TEXT, "rollout": _TEXT},
         },
         wrong=(400,),
+    ),
+    _get(
+        "/api/v1/receivers",
+        "Who is told of what happens, and what they have not got",
+        _object(receivers=_list(_ref("Receiver"))),
+        wrong=(503,),
+    ),
+    _post(
+        "/api/v1/receivers/{name}/test",
+        "Send a receiver a message that tells of nothing; says whether it took it",
+        _object(receiver=_TEXT, delivered=_YES, error=_TEXT),
+        _object("actor", actor=_ACTOR),
+        wrong=(404,),
     ),
     _post(
         "/api/v1/join-tokens",

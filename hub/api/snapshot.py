@@ -124,12 +124,15 @@ def directives(rows: Sequence[Json]) -> Json:
     return {"total": len(rows), "rows": [{**row, "why": row["why"][:MAX_TEXT]} for row in rows[:MAX_DIRECTIVES]]}
 
 
-def problems(*, exposed: Sequence[str] = (), upstream: str, loop: str, publish: str) -> list[Json]:
+def problems(
+    *, exposed: Sequence[str] = (), upstream: str, loop: str, publish: str, unheard: Sequence[str] = ()
+) -> list[Json]:
     """Pure: what keeps the hub from its work, with what goes on meanwhile."""
     told = (
         (loop, "nothing can be decided until this is over; agents go on with what they have"),
         (upstream, "no commit can be read until this is over; what was read last goes on"),
         (publish, "the mirror of the slices is behind until this is over; agents that reach the hub get theirs here"),
+        *((text, "its messages are kept for a day, and sent in order when it is well") for text in unheard),
         *(
             (text, "run the hub on Linux 5.13 or newer, and let its container use Landlock and seccomp")
             for text in exposed

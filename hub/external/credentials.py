@@ -12,6 +12,9 @@ They are a YAML file, or a folder of such files (a mounted Kubernetes Secret), f
       for: [ssh://git@git.example.org/team-a]
       sshKeyFile: deploy.key                   # a private key without a passphrase
       knownHostsFile: known_hosts              # as ssh-keyscan prints it; no other host is believed
+    on-call:
+      for: [https://hooks.example.org/flotilla]
+      webhookSecret: whsec_…                   # signs what `spec.notify` sends there; two while one is being renewed
 
 Who writes a bundle chooses its address: a login without `for` would go to a host of theirs. The file is also the
 owner's word on what is refused otherwise: `http://` beyond this machine, and `file://`, are fetched only below an
@@ -19,6 +22,7 @@ address that a named credential is for. It is read anew for each fetch, so that 
 are in no message. Next: `fetch` takes the login that a source names.
 """
 
+import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,17 +33,22 @@ from hub.repo.schema import Section, nearest
 from proto import ids
 from proto.errors import InvalidInput
 
-_FIELDS = ("for", "tenants", "username", "password", "token", "caFile", "sshKeyFile", "knownHostsFile", "plainHttp")
-_SECRET = ("username", "password", "token")
+_FIELDS = (
+    *("for", "tenants", "username", "password", "token", "caFile", "sshKeyFile", "knownHostsFile", "plainHttp"),
+    "webhookSecret",
+)
+_SECRET = ("username", "password", "token", "webhookSecret")
 _MAX_BYTES = 1 << 20
+_WEBHOOK_KEY_BYTES = range(24, 65)
+"""As Standard Webhooks has it: 192 to 512 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
     """How a source is reached. `username` and `password` are HTTP's basic ones, `token` a bearer token; `ca` holds the
     certificates that are believed; `ssh_key` and `known_hosts` go together; `plain_http`: an `oci://` registry is
-    spoken to without TLS. `addresses` are all that any of it may be sent to: ask `is_for` about each other address
-    that a server names."""
+    spoken to without TLS; messages are signed with each of `webhook_keys`. `addresses` are all that any of it may be
+    sent to: ask `is_for` about each other address that a server names."""
 
     addresses: tuple[str, ...] = ()
     tenants: tuple[str, ...] | None = None
@@ -50,6 +59,7 @@ class Login:
     ssh_key: Path | None = None
     known_hosts: Path | None = None
     plain_http: bool = False
+    webhook_keys: tuple[bytes, ...] = field(default=(), repr=False)
 
     def is_for(self, address: str) -> bool:
         """Whether it may be sent to `address`."""
@@ -164,6 +174,7 @@ def _login(section: Section, folder: Path) -> Login:
         ssh_key=_file(section, "sshKeyFile", folder),
         known_hosts=_file(section, "knownHostsFile", folder),
         plain_http=section.flag("plainHttp", default=False),
+        webhook_keys=tuple(_webhook_keys(section)),
     )
     if login.token and (login.username or login.password):
         section.problem("goes with neither username nor password", "token", remedy="keep one of the two ways")
@@ -174,6 +185,21 @@ def _login(section: Section, folder: Path) -> Login:
             "needs both sshKeyFile and knownHostsFile", remedy="write the host's keys too: ssh-keyscan HOST"
         )
     return login
+
+
+def _webhook_keys(section: Section) -> Iterator[bytes]:
+    """The keys of `webhookSecret`, in the form of Standard Webhooks, with spaces between them."""
+    for text in section.text("webhookSecret").split():
+        prefix, _, encoded = text.partition("_")
+        try:
+            key = base64.b64decode(encoded, validate=True) if prefix == "whsec" else b""
+        except ValueError:
+            key = b""
+        if len(key) not in _WEBHOOK_KEY_BYTES:
+            cause = "is not whsec_ and 24 to 64 bytes in base64"
+            section.problem(cause, "webhookSecret", remedy="make one: echo whsec_$(openssl rand -base64 32)")
+            return
+        yield key
 
 
 def _file(section: Section, name: str, folder: Path) -> Path | None:

@@ -19,11 +19,13 @@ from hub.journal.rows import (
     EventRow,
     HoldRow,
     JoinRecord,
+    MessageRow,
     MoveRow,
     PinRow,
     RolloutRow,
     SliceRow,
     StoredRollout,
+    Waiting,
     Word,
 )
 
@@ -38,10 +40,12 @@ __all__ = [
     "HoldRow",
     "JoinRecord",
     "Journal",
+    "MessageRow",
     "MoveRow",
     "PinRow",
     "RolloutRow",
     "SliceRow",
     "StoredRollout",
+    "Waiting",
     "Word",
 ]

@@ -7,6 +7,7 @@ import orjson
 
 from hub.journal.database import ours
 from hub.journal.identities import Identities
+from hub.journal.outbox import Outbox
 from hub.journal.renders import Renders
 from hub.journal.rollouts import Rollouts
 from hub.journal.rows import (
@@ -26,7 +27,7 @@ NUMBERS = "rollout-numbers"
 """The word of `meta` for the highest number of a rollout that was given and has no row: `recovery` sets it."""
 
 
-class Journal(Renders, Rollouts, Identities):
+class Journal(Renders, Rollouts, Identities, Outbox):
     """All tables of one file, which only the newest process that opened it may write."""
 
     # --- the decision ---------------------------------------------------------------------------------------------
@@ -61,6 +62,7 @@ class Journal(Renders, Rollouts, Identities):
                     if row is not None
                 ],
             )
+            self._post(db, decision.messages)
             self._events(db, decision.events)
             db.executemany("INSERT OR REPLACE INTO meta VALUES(?,?)", list(decision.meta.items()))
 

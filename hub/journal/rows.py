@@ -105,6 +105,30 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRow:
+    """A message on its way to one receiver (`notices`): `gravity` grows with its severity, `sequence` with each message
+    that is stored; `lost` is how many before it never arrived. `dedup` is that of the event it tells of."""
+
+    receiver: str
+    id: str
+    gravity: int
+    time_s: float
+    body: bytes
+    dedup: str = ""
+    sequence: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What one receiver has not got: how many wait, the oldest since `since_s` (0: none), and how many are lost."""
+
+    pending: int = 0
+    since_s: float = 0.0
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HoldRow:
     """A bundle on hold; `refused` are the subtrees per cluster that failed and must not be tried again."""
 
@@ -179,6 +203,8 @@ class Decision:
     holds: Sequence[HoldRow] = ()
     released: Sequence[BundleName] = ()
     events: Sequence[EventRow] = ()
+    messages: Sequence[MessageRow] = ()
+    """Of `events`: those that receivers want to be told of."""
     meta: Mapping[str, str] = field(default_factory=dict)
     directives: Mapping[DirectiveKey, DirectiveRow | None] = field(default_factory=dict)
     """What changed; None is taken back."""

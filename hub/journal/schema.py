@@ -83,6 +83,14 @@ SELECT time_s, '', '', kind, '', iif(cluster = '', '[]', json_array(cluster)),
 FROM events WHERE kind IN ('command', 'released', 'join-token') ORDER BY id;
 """
 """The words that an older hub kept as events come along, as far as they are still there: their text has it all."""
-SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS, _STEPS, _AUDIT)
+_OUTBOX = """
+CREATE TABLE outbox(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, receiver TEXT NOT NULL, message TEXT NOT NULL, gravity INTEGER NOT NULL,
+    time_s REAL NOT NULL, body BLOB NOT NULL
+) STRICT;
+CREATE INDEX outbox_by_receiver ON outbox(receiver, id);
+CREATE TABLE outbox_lost(receiver TEXT PRIMARY KEY, many INTEGER NOT NULL) STRICT;
+"""
+SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS, _STEPS, _AUDIT, _OUTBOX)
 """What each schema version adds to the one before; a released one never changes."""
 SCHEMA = len(SCHEMAS)

@@ -86,6 +86,8 @@ def plan_rollouts(
     keys: Callable[[Oid], frozenset[ObjectKey]],
     remembered: Mapping[BundleName, RolloutPolicy],
     revision: Oid,
+    author: str = "",
+    subject: str = "",
     number: int,
     now: float,
 ) -> Planned:
@@ -133,6 +135,8 @@ def plan_rollouts(
             id=RolloutId(f"{leading}-{number}"),
             number=number,
             revision=revision,
+            author=author,
+            subject=subject,
             made_at=now,
             elsewhere={b: {c: s for c, s in wants[b].items() if s and c not in todo[b]} for b in group.bundles},
         )
@@ -307,7 +311,8 @@ def _held_empty(state: State) -> bool:
 
 
 def _same(older: Rollout, newer: Rollout) -> bool:
-    return replace(newer, id=older.id, number=older.number, revision=older.revision, made_at=older.made_at) == older
+    incidental = ("id", "number", "revision", "author", "subject", "made_at")
+    return replace(newer, **{field: getattr(older, field) for field in incidental}) == older
 
 
 # --- one rollout --------------------------------------------------------------------------------------------------

@@ -174,6 +174,7 @@ POSTS = {
     "clusters/eu-1/cordon",
     "clusters/eu-1/uncordon",
     "drift/1/values",
+    "receivers/shop/test",
 }
 
 

@@ -45,7 +45,14 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 def scraped(loop: Loop, denied: Counter[str] | None = None) -> list[str]:
     registry = CollectorRegistry()
     registry.register(
-        HubMetrics(loop, denied=lambda: denied or Counter(), unpublished=lambda: 2, clock=lambda: NOW, heartbeat_s=10.0)
+        HubMetrics(
+            loop,
+            denied=lambda: denied or Counter(),
+            unpublished=lambda: 2,
+            receivers=lambda: [{"name": "on-call", "pending": 3, "lost": 1, "failing_since": "2026-01-01T00:00:00Z"}],
+            clock=lambda: NOW,
+            heartbeat_s=10.0,
+        )
     )
     return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
 
@@ -59,6 +66,9 @@ def test_a_hub_that_just_began_has_values_for_everything(loop: Loop) -> None:
         "flotilla_findings 0.0",
         "flotilla_deciding 1.0",
         "flotilla_unpublished 2.0",
+        'flotilla_messages_pending{receiver="on-call"} 3.0',
+        'flotilla_messages_lost{receiver="on-call"} 1.0',
+        'flotilla_receiver_failing{receiver="on-call"} 1.0',
         "flotilla_drift_total 0.0",
     ]
 

@@ -1,8 +1,11 @@
-"""Fleet: variables, checks, tenants, signers, the slices' mirror. Pure. Next: `fleet` reads everything else by them."""
+"""Fleet: variables, checks, tenants, signers, the slices' mirror, whom to tell. Pure. Next: `fleet` reads everything
+else by them."""
 
+import re
 from typing import Literal
 
 from hub.model import Checks, Fleet, Publish, Rights, Selector, Tenant
+from hub.noteworthy import KINDS, SEVERITIES, Receiver
 from hub.repo import addresses, signers, tenants
 from hub.repo.kinds import gates
 from hub.repo.kinds.common import ACCOUNT, METADATA
@@ -10,6 +13,7 @@ from hub.repo.schema import Section, nearest
 from proto.errors import InvalidInput
 
 _SECRETS: tuple[Literal["refuse", "warn", "allow"], ...] = ("refuse", "warn", "allow")
+_BUNDLES = re.compile(r"[-a-z0-9*]{1,63}", re.ASCII)
 _VALIDATION: tuple[Literal["off", "warn", "error"], ...] = ("off", "warn", "error")
 
 
@@ -17,7 +21,7 @@ def fleet(root: Section) -> Fleet:
     """What a Fleet says itself."""
     root.section("metadata", METADATA).name(what="fleet", required=False)
     checks = ("variables", "secrets", "validation", "tenants", "requireTenant", "signers")
-    fields = (*checks, "publish", "freezes", "maxChanges")
+    fields = (*checks, "publish", "notify", "freezes", "maxChanges")
     spec = root.section("spec", fields, not_yet=("defaults",))
     return Fleet(
         variables=spec.variables(),
@@ -31,6 +35,7 @@ def fleet(root: Section) -> Fleet:
         freezes=gates.freezes(spec),
         max_changes=spec.whole("maxChanges", default=0, least=1),
         publish=_publish(spec),
+        notify=_notify(spec),
     )
 
 
@@ -48,6 +53,37 @@ def _publish(spec: Section) -> Publish | None:
         section.problem(error.cause, "url", remedy=error.remedy)
         return None
     return Publish(url=url, credentials=section.text("credentials"))
+
+
+def _notify(spec: Section) -> tuple[Receiver, ...]:
+    found: list[Receiver] = []
+    words = (*SEVERITIES, *KINDS)
+    for section in spec.sections("notify", ("name", "url", "credentials", "events", "bundles")):
+        name, url, credentials = section.name(what="receiver"), section.text("url"), section.text("credentials")
+        if name and any(name == other.name for other in found):
+            section.problem(f"{name!r} is that of an earlier receiver", "name", remedy="give it another one")
+        if not section.has("url"):
+            section.problem("is missing", "url", remedy="write the https:// address that takes the messages")
+        elif url:
+            try:
+                addresses.normal(url, schemes=("https", "http"))
+            except InvalidInput as error:
+                section.problem(error.cause, "url", remedy=error.remedy)
+        if not credentials:
+            remedy = "name credentials of the hub that have a webhookSecret and are for this address"
+            section.problem("is missing", "credentials", remedy=remedy)
+        events, bundles = section.texts("events"), section.texts("bundles")
+        for index, word in enumerate(events):
+            if word not in words:
+                remedy = nearest(word, words, else_=f"write one of {', '.join(words)}")
+                section.problem(f"is {word[:80]!r}", "events", index, remedy=remedy)
+        for index, pattern in enumerate(bundles):
+            if _BUNDLES.fullmatch(pattern) is None:
+                remedy = "write a bundle's name, or a pattern such as shop-*"
+                section.problem(f"is {pattern[:80]!r}", "bundles", index, remedy=remedy)
+        if name and url and credentials:
+            found.append(Receiver(name=name, url=url, credentials=credentials, events=events, bundles=bundles))
+    return tuple(found)
 
 
 def _signers(spec: Section) -> tuple[str, ...]:
