@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from hub import directives, record
 from hub.agents.keys import HubKeys
-from hub.api import http, snapshot, status
+from hub.api import http, snapshot, status, waiting
 from hub.api.metrics import HubMetrics
 from hub.api.page import Page
 from hub.api.stream import Stream
@@ -128,8 +128,9 @@ class Api:
                     "health": status.count(row["health"] for row in rows),
                 },
                 "bundles": len(desired.fleet.bundles) if desired else 0,
-                "rollouts": [status.rollout(state) for state in self._under_way()],
+                "rollouts": [_shown(state, now) for state in self._under_way()],
                 "holds": sorted(loop.holds),
+                "freezes": waiting.freezes(desired.fleet, now) if desired else [],
                 "directives": status.directives(loop.directives.values(), loop.live.clusters),
                 "findings": [status.finding(item) for item in desired.findings] if desired else [],
                 "problems": [
@@ -153,9 +154,13 @@ class Api:
             "revision": desired.commit if desired else "",
             "clusters": snapshot.clusters(self._cluster_rows(now)),
             "bundles": len(desired.fleet.bundles) if desired else 0,
-            "rollouts": [snapshot.rollout(state) for state in under_way[: snapshot.MAX_ROLLOUTS]],
+            "rollouts": [
+                {**snapshot.rollout(state), **waiting.of_rollout(state, now)}
+                for state in under_way[: snapshot.MAX_ROLLOUTS]
+            ],
             "rollouts_total": len(under_way),
             "holds": snapshot.holds(loop.holds),
+            "freezes": waiting.freezes(desired.fleet, now) if desired else [],
             "directives": snapshot.directives(status.directives(loop.directives.values(), loop.live.clusters)),
             "findings": snapshot.findings([status.finding(item) for item in desired.findings] if desired else []),
             "problems": snapshot.problems(
@@ -221,13 +226,13 @@ class Api:
     async def rollouts(self, request: web.Request) -> web.Response:
         """Newest first; `?limit=` up to 1,000."""
         rows = self._journal.rollouts(limit=http.number(request, "limit", 50))
-        return http.answer({"rollouts": [status.rollout(self._state(row)) for row in rows]})
+        return http.answer({"rollouts": [_shown(self._state(row), self._clock()) for row in rows]})
 
     async def rollout(self, request: web.Request) -> web.Response:
         row = self._journal.rollout(request.match_info["id"])
         if row is None:
             raise http.NotFound(f"rollout {request.match_info['id']}", "does not exist", "see 'flotilla rollouts'")
-        return http.answer(status.rollout(self._state(row), members=True))
+        return http.answer(_shown(self._state(row), self._clock(), members=True))
 
     async def drift(self, request: web.Request) -> web.Response:
         """Reported drift, oldest first; `?since=ID&limit=N&cluster=C&bundle=B`."""
@@ -349,3 +354,7 @@ class Api:
 
     def _state(self, row: StoredRollout) -> State:
         return self._loop.states.get(row.id) or record.restored(row)
+
+
+def _shown(state: State, now: float, *, members: bool = False) -> status.Json:
+    return {**status.rollout(state, members=members), **waiting.of_rollout(state, now)}

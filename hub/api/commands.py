@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from hub import directives, record
-from hub.api import http, status
+from hub.api import http, status, waiting
 from hub.inputs import Direct, Release, ToRollout
 from hub.journal import DirectiveKey, DirectiveKind, DirectiveRow, EventRow, Journal
 from hub.loop import Loop
@@ -65,7 +65,8 @@ class Commands:
         row = self._journal.rollout(rollout)
         if row is None:
             return http.answer({})
-        return http.answer(status.rollout(self._loop.states.get(rollout) or record.restored(row)))
+        state = self._loop.states.get(rollout) or record.restored(row)
+        return http.answer({**status.rollout(state), **waiting.of_rollout(state, self._clock())})
 
     async def release(self, request: web.Request) -> web.Response:
         """Let a bundle that is on hold go on."""

@@ -66,6 +66,16 @@ _SCHEMAS: Mapping[str, Json] = {
         bundles=_COUNT,
         rollouts=_list(_ref("Rollout")),
         holds=_list(_TEXT),
+        freezes=_list(
+            _object(
+                **{"from": _TIME, "to": _TIME},
+                name=_TEXT,
+                reason=_TEXT,
+                now=_YES,
+                everywhere=_YES,
+                clusters=_COUNT,
+            )
+        ),
         directives=_list(_object(kind=_TEXT, cluster=_TEXT, bundle=_TEXT, why=_TEXT, since=_TIME, until=_TIME)),
         findings=_list(_ref("Finding")),
         problems=_list(_TEXT),
@@ -106,6 +116,20 @@ _SCHEMAS: Mapping[str, Json] = {
         failed=_YES,
         findings=_list(_ref("Finding")),
     ),
+    "Gate": _object(
+        gate=_TEXT,
+        wave=_TEXT,
+        when={"enum": ["before", "after"]},
+        check={"enum": ["approval", "metric", "http", "bundle"]},
+        state={"enum": ["waits", "open", "waived", "failed"]},
+        since=_TIME,
+        until=_TIME,
+        wants=_TEXT,
+        found=_TEXT,
+        votes=_list(_object(actor=_TEXT, reason=_TEXT, at=_TIME, expires=_TIME)),
+        needs=_COUNT,
+        command=_TEXT,
+    ),
     "Rollout": _object(
         "members",
         id=_TEXT,
@@ -120,6 +144,10 @@ _SCHEMAS: Mapping[str, Json] = {
         wave=_COUNT,
         waves=_list(_object(name=_TEXT, state=_TEXT, clusters=_COUNT)),
         phases=_map(_COUNT),
+        gates=_list(_ref("Gate")),
+        window=_or_null(_object(text=_TEXT, opens=_TIME, opens_local=_TEXT)),
+        held=_list(_object(why=_TEXT, clusters=_list(_TEXT), total=_COUNT)),
+        emergency=_TEXT,
         members=_list(_object(cluster=_TEXT, phase=_TEXT, reason=_TEXT)),
     ),
     "Event": _object(

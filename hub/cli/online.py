@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from hub.cli import waiting
 from hub.cli.asking import HubApi, ago, hub_options, print_json, print_table, words
 
 
@@ -39,10 +40,15 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
     )
     console.print(f"[bold]bundles[/]     {fleet['bundles']}")
     for rollout in fleet["rollouts"]:
+        said_below = rollout["phase"] == "running" and rollout["gates"]
         console.print(
             f"[bold]rollout[/]     {rollout['id']} {rollout['phase']}, {_wave(rollout)}: {words(rollout['phases'])}"
-            + (escape(f" ({rollout['reason']})") if rollout["reason"] else "")
+            + (escape(f" ({rollout['reason']})") if rollout["reason"] and not said_below else "")
         )
+        for line in waiting.of_rollout(rollout):
+            console.print(line)
+    for row in fleet["freezes"]:
+        console.print(waiting.freeze(row))
     for hold in fleet["holds"]:
         console.print(f"[bold yellow]on hold[/]     {hold} (commit a fix, or 'flotilla release {hold} --reason …')")
     for line in _asked(fleet["directives"]):
@@ -229,6 +235,9 @@ def rollouts(rollout: str | None, limit: int, hub: str, token_file: Path | None,
         if print_json(found, output):
             return
         click.echo(f"{found['id']}  {found['phase']}  {found['reason']}".rstrip())
+        console = Console(soft_wrap=True, highlight=False)
+        for line in waiting.of_rollout(found):
+            console.print(line)
         print_table(
             ("WAVE", "CLUSTERS", "WHAT"),
             [(f"{w['name']} ({w['state']})", w["clusters"], words(w["phases"])) for w in found["waves"]],

@@ -65,10 +65,10 @@ def shut(turn: Turn, wave: Wave, side: str) -> str:
         if found is None:
             found = GateState(since=turn.now)
             turn.put_gate(key(wave, gate), found)
-            text = f"rollout {turn.rollout.id} waits at gate {key(wave, gate)}: {_wanted(gate)}"
+            text = f"rollout {turn.rollout.id} waits at gate {key(wave, gate)}: {wanted(gate)}"
             turn.note("gate-waits", text, wave=wave.name)
         if not passed(gate, found, turn.now):
-            told.append(f"gate {key(wave, gate)}: {found.text or _wanted(gate)}")
+            told.append(f"gate {key(wave, gate)}: {found.text or wanted(gate)}")
             if gate.timeout_s:
                 turn.wake(found.since + gate.timeout_s + 0.001)
     return "; ".join(told)
@@ -83,7 +83,7 @@ def overdue(turn: Turn, wave: Wave, side: str) -> str:
         if found.failed:
             return f"gate {key(wave, gate)}: {found.text}"
         if gate.timeout_s and turn.now - found.since > gate.timeout_s:
-            why = f"not passed within {gate.timeout_s:.0f} s: {found.text or _wanted(gate)}"
+            why = f"not passed within {gate.timeout_s:.0f} s: {found.text or wanted(gate)}"
             turn.put_gate(key(wave, gate), GateState(since=found.since, votes=found.votes, failed=True, text=why))
             return f"gate {key(wave, gate)}: {why}"
     return ""
@@ -200,8 +200,8 @@ def _meant(turn: Turn, command: Command) -> tuple[str, Gate]:
     return next(iter(chosen.items()))
 
 
-def _wanted(gate: Gate) -> str:
-    """What the gate asks for, for people."""
+def wanted(gate: Gate) -> str:
+    """Pure: what the gate asks for, for people."""
     if gate.approval is not None:
         many = gate.approval.approvers
         who = f" of {', '.join(gate.approval.by)}" if gate.approval.by else ""

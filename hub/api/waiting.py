@@ -1,0 +1,158 @@
+"""Pure: what rollouts wait for, as JSON values: gates with the words given at them, windows, holds, freezes.
+
+| field       | says                                                                                                 |
+|-------------|------------------------------------------------------------------------------------------------------|
+| `gates`     | those at which the rollout is, also those that are open meanwhile: who agreed, what was found last   |
+| `window`    | which window keeps moves from starting, and when the next one may (UTC, and on the window's own wall) |
+| `held`      | why clusters whose turn has come are not moved, and how many they are                                |
+| `emergency` | who sent it past all of these, and why                                                               |
+
+Next: `api` puts it beside what `status` says of a rollout; `flotilla rollouts` and the status page show it.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from hub.api.status import Json, rfc3339
+from hub.model import Fleet, Gate, GateState, MemberPhase, Phase, Selector, State, Window
+from hub.repo import targets, windows
+from hub.rollout import gates
+from hub.rollout.transitions import CORDONED
+
+MAX_HELD = 5
+"""Reasons; a fleet is held for few at a time."""
+MAX_FREEZES = 20
+MAX_TEXT = 400
+
+
+def of_rollout(state: State, now: float) -> Json:
+    """Pure: what one rollout waits for."""
+    return {
+        "gates": at_gates(state, now),
+        "window": _window(state, now),
+        "held": _held(state),
+        "emergency": state.emergency,
+    }
+
+
+def at_gates(state: State, now: float) -> list[Json]:
+    """Pure: the gates at which the rollout is, in the order of its policy."""
+    if state.phase not in (Phase.RUNNING, Phase.PAUSED) or state.wave >= len(state.rollout.waves):
+        return []
+    wave, side = state.rollout.waves[state.wave], "after" if state.wave_opened_at else "before"
+    begun = [(gate, state.gates.get(gates.key(wave, gate))) for gate in wave.gates if gate.when == side]
+    return [
+        _gate(state, gates.key(wave, gate), gate, found, now) | {"wave": wave.name} for gate, found in begun if found
+    ]
+
+
+def check_of(gate: Gate) -> str:
+    """Pure: what kind of gate it is, in the word of its policy."""
+    kinds = {"approval": gate.approval, "metric": gate.metric, "http": gate.http, "bundle": gate.done}
+    return next(word for word, check in kinds.items() if check is not None)
+
+
+def _gate(state: State, key: str, gate: Gate, found: GateState, now: float) -> Json:
+    word = _state(gate, found, now)
+    told: Json = {
+        "gate": key,
+        "when": gate.when,
+        "check": check_of(gate),
+        "state": word,
+        "since": rfc3339(found.since),
+        "until": rfc3339(found.since + gate.timeout_s) if gate.timeout_s and word == "waits" else "",
+        "wants": gates.wanted(gate)[:MAX_TEXT],
+        "found": found.text[:MAX_TEXT],
+        "votes": [],
+        "needs": 0,
+        "command": "",
+    }
+    if gate.approval is not None:
+        told["needs"] = gate.approval.approvers
+        told["votes"] = [
+            {
+                "actor": vote.actor,
+                "reason": vote.reason[:MAX_TEXT],
+                "at": rfc3339(vote.at),
+                "expires": rfc3339(vote.at + gate.approval.expires_s) if gate.approval.expires_s else "",
+            }
+            for vote in found.votes
+            if not gate.approval.expires_s or now - vote.at <= gate.approval.expires_s
+        ]
+        if word == "waits" and state.phase is Phase.RUNNING:
+            told["command"] = f"flotilla approve {state.rollout.id} --gate {key} --reason …"
+    return told
+
+
+def _state(gate: Gate, found: GateState, now: float) -> str:
+    if found.failed:
+        return "failed"
+    if found.waived:
+        return "waived"
+    return "open" if gates.passed(gate, found, now) else "waits"
+
+
+def _window(state: State, now: float) -> Json | None:
+    """Which window shuts the open wave; None when none does."""
+    if state.phase is not Phase.RUNNING or state.emergency or state.wave >= len(state.rollout.waves):
+        return None
+    every = (*state.rollout.windows, *state.rollout.waves[state.wave].windows)
+    shut = windows.shut(every, now)
+    if shut is None:
+        return None
+    never = windows.shut(every, shut.until) is not None
+    return {
+        "text": shut.text,
+        "opens": "" if never else rfc3339(shut.until),
+        "opens_local": "" if never else _on_the_wall(shut.until, every, shut.text),
+    }
+
+
+def _on_the_wall(at: float, every: Sequence[Window], text: str) -> str:
+    zone = next((window.zone for window in every if window.text in text), "UTC")
+    return f"{datetime.fromtimestamp(at, ZoneInfo(zone)):%a %Y-%m-%d %H:%M} {zone}"
+
+
+def _held(state: State) -> list[Json]:
+    """Why clusters are not moved, the commonest reason first."""
+    if state.phase is not Phase.RUNNING:
+        return []
+    reasons: dict[str, list[str]] = {}
+    for name, member in state.members.items():
+        waits = member.phase is MemberPhase.PENDING and member.reason
+        if waits or (member.phase is MemberPhase.OFFLINE and member.reason.startswith(CORDONED)):
+            reasons.setdefault(member.reason, []).append(name)
+    ordered = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [
+        {"why": why[:MAX_TEXT], "clusters": sorted(names)[:MAX_HELD], "total": len(names)}
+        for why, names in ordered[:MAX_HELD]
+    ]
+
+
+def freezes(fleet: Fleet, now: float) -> list[Json]:
+    """Pure: the freezes that run or are to come, the next first."""
+    everywhere = Selector()
+    ahead = sorted((each for each in fleet.freezes if each.end_s > now), key=lambda each: (each.start_s, each.name))
+    return [
+        {
+            "name": each.name,
+            "reason": each.reason[:MAX_TEXT],
+            "from": rfc3339(each.start_s),
+            "to": rfc3339(each.end_s),
+            "now": each.start_s <= now,
+            "everywhere": each.select == everywhere,
+            "clusters": sum(targets.matches(each.select, cluster.labels) for cluster in fleet.clusters.values()),
+        }
+        for each in ahead[:MAX_FREEZES]
+    ]
+
+
+def causes(state: State, now: float) -> Counter[str]:
+    """Pure: what keeps a running rollout, each cause once: `gate`, `window`, `clusters` (frozen, blocked, cordoned)."""
+    told = of_rollout(state, now)
+    shut = any(gate["state"] in ("waits", "failed") for gate in told["gates"])
+    return Counter(
+        word for word, is_so in (("gate", shut), ("window", told["window"]), ("clusters", told["held"])) if is_so
+    )
