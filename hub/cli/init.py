@@ -20,6 +20,9 @@ kind: Fleet
 metadata: {name: fleet}
 spec:
   variables: {greeting: hello}
+  # A freeze binds at once, what is under way too; take the #- away.
+  #-freezes:
+  #-  - {name: holidays, from: "2030-12-20T18:00", to: "2031-01-04T06:00", zone: Europe/Berlin, reason: nobody is here}
 """,
     "clusters/@.yaml": """\
 # Labels choose which bundles come here, and in which wave. The first cluster is the canary: it tries everything first.
@@ -30,17 +33,29 @@ spec:
   variables: {domain: @.example.org}
 """,
     "rollouts/careful.yaml": """\
-# How a change travels: the canary first, then everybody else, a quarter at a time. What fails in the canary is rolled
-# back and goes nowhere.
+# How a change travels: the canary first, then everybody else, a quarter at a time. What fails is rolled back wherever
+# it came, the last wave first, and its bundle is on hold until the next commit of it. Lines with #- are suggestions:
+# take the #- away. Is it slow, or unsafe? Ask: flotilla simulate --policy careful --clusters 100 --bad 10%
 apiVersion: flotilla.dev/v1alpha1
 kind: RolloutPolicy
 metadata: {name: careful}
 spec:
   waves:
     - {name: canary, select: {matchLabels: {canary: "true"}}, maxConcurrent: 1, soak: 1m}
-    - {name: everybody, select: {}, maxConcurrent: 25%, allowEmpty: true}
+    - name: everybody
+      select: {}
+      maxConcurrent: 25%
+      allowEmpty: true
+      # Gates: the wave opens when all of them are open.
+      #-gates:
+      #-  - approval: {approvers: 1, expires: 24h}        # flotilla approve ROLLOUT --reason WHY
+      #-  - http: {url: "https://hello.example.org/healthz", for: 5m}
+      #-  - metric: {query: 'sum(rate(http_requests_total{code=~"5.."}[5m]))', below: 1, for: 5m}    # hub: --prometheus
   failure: {budget: 0, deadline: 10m, action: rollback}
   offline: {after: 5m, budget: 10%}
+  # Windows: nothing starts before a weekend and in it; what is under way goes on, and a rollback waits for nothing.
+  #-windows:
+  #-  - {deny: "Fri 16:00-Mon 08:00 Europe/Berlin"}
 """,
     "bundles/hello/bundle.yaml": """\
 # The manifests beside this file go to every cluster that `targets` selects; {} is all of them.
@@ -72,7 +87,7 @@ What every cluster runs. A commit to `main` is all it takes to change one.
     fleet.yaml                  variables for everybody
     clusters/NAME.yaml          one file per cluster: name, labels, variables
     bundles/NAME/bundle.yaml    one folder per deployable unit, with its manifests (YAML, Kustomize or Helm)
-    rollouts/careful.yaml       how a change travels: waves, budgets, what to do on failure
+    rollouts/careful.yaml       how a change travels: waves, soak, gates, windows, what to do on failure
 
 Before a commit: `flotilla check` (is it valid?), `flotilla render --cluster @` (what would @ run?).
 """,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pygit2
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from hub.cli import main
@@ -25,6 +26,20 @@ def test_the_first_fleet_is_valid_committed_and_renders(tmp_path: Path) -> None:
     assert repo.head.shorthand == "main"
     assert repo.status() == {}
     assert f"flotilla-hub --fleet {fleet}" in done.output
+
+
+def test_what_the_first_fleet_suggests_can_be_had_by_taking_the_marks_away(tmp_path: Path) -> None:
+    fleet = tmp_path / "fleet"
+    flotilla("init", str(fleet))
+    for name in ("fleet.yaml", "rollouts/careful.yaml"):
+        file = fleet / name
+        file.write_text(file.read_text().replace("#-", ""))
+    found = yaml.safe_load((fleet / "rollouts/careful.yaml").read_text())["spec"]
+    assert [next(iter(gate)) for gate in found["waves"][1]["gates"]] == ["approval", "http", "metric"]
+    assert found["windows"]
+    assert yaml.safe_load((fleet / "fleet.yaml").read_text())["spec"]["freezes"]
+    checked = flotilla("check", "--fleet", str(fleet))
+    assert (checked.exit_code, checked.output) == (0, "1 cluster, 1 bundle, 0 errors\n")
 
 
 def test_a_second_time_is_refused_and_changes_nothing(tmp_path: Path) -> None:
