@@ -180,7 +180,7 @@ def supersede(state: State, now: float, *, by: RolloutId) -> tuple[State, tuple[
 def alive(state: State) -> bool:
     """Pure: can an event still change it? A completed rollout lives on while clusters of it have to catch up."""
     if state.phase is P.COMPLETED:
-        return any(member.phase in UNMOVED or member.phase in IN_FLIGHT for member in state.members.values())
+        return any(tally.phases.get(phase) for tally in state.tallies for phase in (*UNMOVED, *IN_FLIGHT))
     return state.phase not in FINAL
 
 
