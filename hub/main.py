@@ -25,7 +25,7 @@ from anyio.abc import TaskStatus
 from hub import desired, directives, gatekeeper, isolation, worker
 from hub.agents import sessions
 from hub.agents.keys import SIGNING_KEY_FILE, HubKeys
-from hub.api import api, bundles, commands, http, openapi, past
+from hub.api import api, bundles, commands, http, openapi, past, why
 from hub.api.directing import Directing
 from hub.api.metrics import HubMetrics
 from hub.api.receivers import Receivers
@@ -195,6 +195,7 @@ class Hub:
         made.add_routes(for_people.routes())
         made.add_routes(commands.Commands(self.loop, journal=self.journal, gate=gate, clock=self._clock).routes())
         made.add_routes(past.Past(self.journal).routes())
+        made.add_routes(why.Whys(self.loop, self.journal, clock=self._clock).routes())
         self.directing = Directing(
             self.loop,
             gate=gate,

@@ -57,6 +57,16 @@ _WHICH: Json = {
 }
 _SCHEMAS: Mapping[str, Json] = {
     "Error": _object(error=_TEXT, remedy=_TEXT),
+    "Why": _object(
+        rollout=_TEXT,
+        phase=_TEXT,
+        cluster=_TEXT,
+        problem=_TEXT,
+        now=_list(_TEXT),
+        waited=_list(_object(**{"for": _TEXT, "seconds": {"type": "number"}})),
+        lines=_list(_object(time=_TIME, kind=_TEXT, text=_TEXT)),
+        left_out=_COUNT,
+    ),
     "Finding": _object(where=_TEXT, severity=_TEXT, message=_TEXT, remedy=_TEXT, about=_TEXT),
     "Upstream": _object(url=_TEXT, branch=_TEXT, commit=_TEXT, synced_at=_TIME, problem=_TEXT),
     "Fleet": _object(
@@ -237,6 +247,13 @@ OPERATIONS: Sequence[Operation] = (
         wrong=(400,),
     ),
     _get(_ROLLOUT, "One rollout, with its members", _ref("Rollout"), wrong=(404,)),
+    _get(
+        _ROLLOUT + "/why",
+        "What a rollout did and why, or what happened to one cluster in it; first why it does not move now",
+        _ref("Why"),
+        query={"cluster": _TEXT},
+        wrong=(400, 404),
+    ),
     _get("/api/v1/drift", "Drift, oldest first", _object(drift=_list(_ref("Event"))), query=_EVENTS, wrong=(400,)),
     _get(
         "/api/v1/events",

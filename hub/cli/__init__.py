@@ -22,6 +22,7 @@ from hub.cli import (
     recovering,
     simulating,
     slices,
+    why,
 )
 from hub.demo import command
 
@@ -70,6 +71,7 @@ _MODULES = (
     slices,
     health,
     online,
+    why,
     past,
     commanding,
     directing,

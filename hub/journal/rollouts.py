@@ -48,9 +48,11 @@ class Rollouts(Database):
             for number, id_, phase, alive, begins, n, whole in self._read(query, *arguments)
         ]
 
-    def steps(self, number: int, *, since: int = 0) -> list[tuple[int, bytes]]:
-        """The steps of a rollout after the step `since`, each with its place; those of an old one are gone."""
-        rows = self._read("SELECT n, step FROM steps WHERE rollout=? AND n>? ORDER BY n", number, since)
+    def steps(self, number: int, *, since: int = 0, until: int = 2**62) -> list[tuple[int, bytes]]:
+        """The steps of a rollout after the step `since` and up to `until`, each with its place; those of an old one are
+        gone."""
+        query = "SELECT n, step FROM steps WHERE rollout=? AND n>? AND n<=? ORDER BY n"
+        rows = self._read(query, number, since, until)
         return [(n, step) for n, step in rows]
 
     def _record(self, db: sqlite3.Connection, rows: Iterable[RolloutRow]) -> None:

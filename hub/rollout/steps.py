@@ -173,7 +173,7 @@ def _causes(
     for event in events:
         match event:
             case Reported(cluster=cluster) if cluster in loud:
-                said.setdefault(_said(rollout, cluster, view[cluster]), []).append(cluster)
+                said.setdefault(said_of(rollout, cluster, view[cluster]), []).append(cluster)
             case Evidence(gate=gate, verdict=verdict, text=text):
                 yield Cause(kind="evidence", what=verdict, gate=gate, text=text[:TEXT_CHARS])
             case Command(verb=verb, actor=actor, reason=reason, cluster=name, gate=gate):
@@ -188,8 +188,8 @@ def _causes(
         yield Cause(kind="report", what=seq, text=text, clusters=tuple(clusters))
 
 
-def _said(rollout: Rollout, cluster: ClusterName, seen: ClusterView) -> tuple[str, str]:
-    """The seq that the cluster runs, and how the rollout's bundles are there."""
+def said_of(rollout: Rollout, cluster: ClusterName, seen: ClusterView) -> tuple[str, str]:
+    """Pure: the seq that the cluster says it runs, and how the rollout's bundles are there."""
     wanted = rollout.targets[cluster].after
     told = []
     for bundle in wanted:

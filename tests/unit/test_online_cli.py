@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -173,6 +174,33 @@ async def test_output_json_is_what_the_api_said(run: Run, arguments: list[str], 
     result = await run(*arguments, "-o", "json")
     assert result.exit_code == 0
     assert key in json.loads(result.stdout)
+
+
+async def test_why_tells_what_a_rollout_waits_for_and_what_it_did(run: Run, hub: Hub) -> None:
+    told = (await run("why", "shop-1")).stdout.splitlines()
+    assert told[0] == "shop-1 is running"
+    assert told[1].startswith("  running, for ")
+    assert told[1].endswith("wave rest waits for eu-1 (moving)")
+    assert "  eu-1 is moving for " in told[2]
+    assert "says InProgress, not all applied" in told[2]
+    lines = [line[10:] for line in told if line[2:3] == ":"]
+    assert lines == [
+        f"commit {hub.loop.desired.commit[:12]} (Dana: First) changes shop on 1 cluster: rest (1)",  # type: ignore[union-attr]
+        "wave rest opens for 1 cluster",
+        "eu-1 sent to slice 1: heard from, 1 of 1 in flight",
+    ]
+    await run("abort", "shop-1", "--reason", "ticket 42")
+    told = (await run("why", "shop-1", "--cluster", "eu-1")).stdout.splitlines()
+    assert told[0] == "shop-1 is aborted, and eu-1 in it"
+    assert any(line.endswith(": abort: ticket 42") for line in told)
+    assert any(line.endswith("  waiting for it to apply") for line in told)
+
+
+async def test_a_record_that_does_not_replay_to_what_the_hub_has_is_told(run: Run, hub: Hub) -> None:
+    [state] = hub.loop.states.values()
+    hub.loop.states[state.rollout.id] = replace(state, members={EU: replace(state.members[EU], seq=7)})
+    told = (await run("why", "shop-1")).stdout
+    assert "does not replay to what the hub has: of 1 clusters, the first is eu-1; report this as a bug" in told
 
 
 async def test_the_verbs_change_a_rollout_and_say_what_it_is_now(run: Run, hub: Hub) -> None:
@@ -372,6 +400,12 @@ async def test_sources_outside_the_fleet_repo_are_refreshed_by_name_or_all(run: 
             id="a pause by nobody's clock",
         ),
         pytest.param(["cluster", "pause", "eu-1", "--until", "noon", "--reason", "x"], "is not a time", id="no time"),
+        pytest.param(["why", "shop-9"], "rollout shop-9: does not exist", id="why of no rollout"),
+        pytest.param(
+            ["why", "shop-1", "--cluster", "eu-2"],
+            "cluster eu-2: is not in rollout shop-1\ndid you mean 'eu-1'?",
+            id="why of a cluster that is not in it",
+        ),
         pytest.param(["drift", "show", "999"], "drift 999: is not known", id="no such drift"),
         pytest.param(["drift", "show", "x"], "drift x: is not known", id="no drift's id"),
         pytest.param(
