@@ -41,6 +41,7 @@ from hub.model import (
     Command,
     Event,
     Fleet,
+    Hold,
     Left,
     Move,
     Phase,
@@ -392,7 +393,7 @@ class Loop:
                 fleet=turn.desired.fleet if turn.desired else Fleet(),
                 now=turn.now,
                 states=tuple(turn.states.values()),
-                on_hold={bundle: self._revision(hold.rollout) for bundle, hold in self.holds.items()},
+                on_hold=self._on_hold(turn),
             )
             turn.views = self.live.views(self._next_seq, turn.suspended, cordoned=turn.cordoned)
         around = turn.around
@@ -413,6 +414,13 @@ class Loop:
         ticked = any(isinstance(event, Tick) for event in events)
         since = turn.now + LOOK_S if ticked else turn.wakes.get(rollout, self._wakes.get(rollout, 0.0))
         turn.wakes[rollout] = min([since, *(effect.at for effect in effects if isinstance(effect, WakeAt))])
+
+    def _on_hold(self, turn: Outcome) -> dict[BundleName, Oid]:
+        """Each bundle on hold, as of this turn too, with the commit that it was taken back from."""
+        return {
+            **{bundle: self._revision(hold.rollout) for bundle, hold in self.holds.items()},
+            **{hold.bundle: turn.states[hold.rollout].rollout.revision for hold in turn.all_of(Hold)},
+        }
 
     def _revision(self, rollout: RolloutId) -> Oid:
         """The commit that a rollout brought, which is over as a rule."""

@@ -13,6 +13,7 @@
 Next: `rollouts.decide` is told.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -38,6 +39,7 @@ class Around:
     states: Collection[State] = ()
     on_hold: Mapping[BundleName, Oid] = field(default_factory=dict)
     _in_flight: dict[ClusterName, int] | None = None
+    _moved: Counter[ClusterName] = field(default_factory=Counter)
     _shut: dict[tuple[Window, ...], str] = field(default_factory=dict)
 
     def why(self, rollout: Rollout, cluster: ClusterName) -> str:
@@ -51,25 +53,22 @@ class Around:
         if found.windows and (shut := self._windows(found.windows)):
             return shut
         limit = found.max_changes or self.fleet.max_changes
-        if limit and (flying := self._flying().get(cluster, 0)) >= limit:
+        if limit and (flying := self._flying(cluster)) >= limit:
             return f"{flying} of {limit} changes at a time are under way there"
         return self._blocked(cluster, rollout) if rollout.depends_on else ""
 
     def busy(self, cluster: ClusterName) -> bool:
         """Is the cluster in flight in any rollout?"""
-        return self._flying().get(cluster, 0) > 0
+        return self._flying(cluster) > 0
 
     def decided(self, effects: Iterable[Effect]) -> None:
         """Clusters that were moved in this very turn are in flight for those that are decided after it."""
-        if self._in_flight is not None:
-            for effect in effects:
-                if isinstance(effect, Move):
-                    self._in_flight[effect.cluster] = self._in_flight.get(effect.cluster, 0) + 1
+        self._moved.update(effect.cluster for effect in effects if isinstance(effect, Move))
 
-    def _flying(self) -> dict[ClusterName, int]:
+    def _flying(self, cluster: ClusterName) -> int:
         if self._in_flight is None:
             self._in_flight = in_flight(self.states)
-        return self._in_flight
+        return self._in_flight.get(cluster, 0) + self._moved[cluster]
 
     def _windows(self, found: tuple[Window, ...]) -> str:
         if found not in self._shut:
@@ -83,7 +82,7 @@ class Around:
                 return f"blocked: bundle {bundle} of the same commit is on hold"
             for state in self.states:
                 other = state.rollout
-                goes_first = other.number < rollout.number or other.revision == rollout.revision
+                goes_first = other.number < rollout.number or rollout.revision in (other.revision, *other.stands_for)
                 if bundle not in other.bundles or not goes_first or not rollouts.alive(state):
                     continue
                 member = state.members.get(cluster)

@@ -19,7 +19,8 @@ returns nothing, so that calling it once more is harmless. Next: `rollouts` (mov
 | its rollout can only wait (`rollouts.stalled`)   | the older rollout is replaced, under `queue` too            |
 | its rollout waits since its start for an empty   | the older rollout is replaced, if only its waves differ too |
 | wave                                             |                                                             |
-| another of its group waits                       | it waits                                                    |
+| another of its group waits, or a bundle that it  | it waits                                                    |
+| depends on, for an older rollout                 |                                                             |
 | else                                             | a rollout                                                   |
 """
 
@@ -42,7 +43,7 @@ from hub.model import (
     Target,
     Wave,
 )
-from hub.rollout import exchange, rollouts, transitions
+from hub.rollout import exchange, queue, rollouts
 from hub.rollout.resolve import resolve, share
 from hub.rollout.transitions import IN_FLIGHT, UNMOVED
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
@@ -110,9 +111,9 @@ def plan_rollouts(
     moving, catching_up = _under_way(wants, active)
     released = {b for b, failed_as in holds.items() if b not in frozen and _differs(failed_as, wants.get(b, {}))}
     released |= {old for old, new in fleet.renamed.items() if old in holds and new in released}
-    made: list[Rollout] = []
-    replaced: dict[RolloutId, RolloutId] = {}
+    found: list[tuple[Rollout, list[State]]] = []
     waiting: dict[BundleName, str] = {}
+    late: set[BundleName] = set()
     for group in exchange.groups(changes, current=current, keys=keys, renamed=fleet.renamed):
         alone = len(group.bundles) == 1
         todo = {
@@ -123,33 +124,39 @@ def plan_rollouts(
             s for s in active if s.phase is not P.COMPLETED and not set(group.bundles).isdisjoint(s.rollout.bundles)
         ]
         news = any((bundle, c) not in moving for bundle in todo for c in todo[bundle])
-        if not any(todo.values()) or not (news or any(_held_empty(state) for state in older)):
+        if not any(todo.values()) or not (news or any(queue.held_empty(state) for state in older)):
             continue
         policy = _policy(fleet, group, remembered)
         if policy is None:
             waiting |= dict.fromkeys(group.bundles, "its rollout policy does not exist or is not valid")
             continue
-        leading = min(group.gainers or group.bundles)
         rollout = replace(
             _rollout(fleet, todo, policy, current=current, last_good=last_good, completed=completed),
-            id=RolloutId(f"{leading}-{number}"),
-            number=number,
+            id=RolloutId(min(group.gainers or group.bundles)),
             revision=revision,
+            stands_for=queue.stands_for(older, active),
             author=author,
             subject=subject,
             made_at=now,
             elsewhere={b: {c: s for c, s in wants[b].items() if s and c not in todo[b]} for b in group.bundles},
         )
-        if not news and any(_same(state.rollout, rollout) for state in older):
+        if not news and any(queue.same(state.rollout, rollout) for state in older):
             continue
-        reasons = [f"bundle {b} is on hold" for b in group.bundles if b in holds and b not in released]
-        reasons += [why for state in older if (why := _waits_for(state, wants))]
+        reasons = [why for state in older if (why := queue.waits_for(state, wants))]
+        late |= set(group.bundles) if reasons else set()
+        reasons = [f"bundle {b} is on hold" for b in group.bundles if b in holds and b not in released] + reasons
         if reasons:
             waiting |= dict.fromkeys(group.bundles, "; ".join(reasons))
-            continue
-        made.append(rollout)
-        replaced |= {state.rollout.id: rollout.id for state in older}
-        number += 1
+        else:
+            found.append((rollout, older))
+    waiting |= queue.behind([rollout for rollout, _ in found], late)
+    made: list[Rollout] = []
+    replaced: dict[RolloutId, RolloutId] = {}
+    for rollout, older in found:
+        if waiting.keys().isdisjoint(rollout.bundles):
+            made.append(replace(rollout, id=RolloutId(f"{rollout.id}-{number}"), number=number))
+            replaced |= {state.rollout.id: made[-1].id for state in older}
+            number += 1
     return Planned(
         rollouts=tuple(made),
         replaced=replaced,
@@ -276,43 +283,6 @@ def _leavers(
                 s == ABSENT or sure.get(b) == ABSENT for b, s in target.after.items()
             ):
                 yield state.rollout.id, cluster
-
-
-# --- older rollouts -----------------------------------------------------------------------------------------------
-
-
-def _waits_for(older: State, wants: Subtrees) -> str:
-    """Why a new rollout has to wait for `older`; "" when it takes its place."""
-    name = older.rollout.id
-    flying = {cluster: member.phase for cluster, member in older.members.items() if member.phase in IN_FLIGHT}
-    needed = any(
-        phase is M.SOAKING
-        or all(wants.get(b, {}).get(cluster, s) == s for b, s in older.rollout.targets[cluster].after.items())
-        for cluster, phase in flying.items()
-    )
-    if older.phase is P.ROLLING_BACK:
-        return f"rollout {name} is being rolled back"
-    begun = any(phase not in UNMOVED and phase is not M.LEFT for tally in older.tallies for phase in tally.phases)
-    jumps = older.rollout.fixes == "jump" and any(transitions.failures(tally) for tally in older.tallies)
-    everybody_left = all(member.phase is M.LEFT for member in older.members.values())
-    if everybody_left or _held_empty(older) or rollouts.stalled(older) or jumps:
-        return ""
-    if older.phase is P.PAUSED:
-        return f"rollout {name} is paused: {older.reason}"
-    if (older.rollout.supersede == "replace" and not needed) or not begun:
-        return ""
-    return f"rollout {name} is under way"
-
-
-def _held_empty(state: State) -> bool:
-    """Is it paused since its start for a wave without clusters, and by nobody's word?"""
-    reason = rollouts.empty_wave_reason(state.rollout)
-    return state.phase is P.PAUSED and reason != "" and state.reason == reason and not state.wave_opened_at
-
-
-def _same(older: Rollout, newer: Rollout) -> bool:
-    incidental = ("id", "number", "revision", "author", "subject", "made_at")
-    return replace(newer, **{field: getattr(older, field) for field in incidental}) == older
 
 
 # --- one rollout --------------------------------------------------------------------------------------------------

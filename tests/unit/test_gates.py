@@ -273,6 +273,15 @@ def test_an_answer_that_comes_later_than_a_newer_one_does_not_count() -> None:
     assert moves(hub.find("eu/metric", after_s=10.0)) == ["c2"]
 
 
+def test_of_answers_that_come_together_the_bad_one_counts_before_a_good_one_opens_the_wave() -> None:
+    page = Gate(name="page", http=HttpCheck(url="http://shop.test"))
+    hub = at_the_gate(metric_gate(), page)
+    hub.find("eu/page", after_s=1.0)
+    good = Evidence(gate="eu/metric", verdict="good", text="it is good", asked_at=hub.now)
+    assert moves(hub.tell(good, Evidence(gate="eu/page", verdict="bad", text="500", asked_at=hub.now))) == []
+    assert hub.phase("c2") is M.PENDING
+
+
 def test_the_last_wave_s_gate_keeps_the_rollout_from_completing() -> None:
     hub = Hub(rollout(wave("one", "c1", gates=(metric_gate(when="after"),))))
     hub.tick()

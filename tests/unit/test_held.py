@@ -73,6 +73,14 @@ def test_a_cluster_takes_no_more_changes_at_once_than_its_limit_and_those_of_thi
     assert held.in_flight([hub.state, hub.state]) == {C1: 2}
 
 
+def test_moves_count_also_when_nobody_had_asked_who_is_in_flight_before_them() -> None:
+    hub = Hub(rollout(wave("one", "c1"), depends_on=()))
+    around = Around(fleet=Fleet(clusters=CLUSTERS, max_changes=1), now=0.0, states=(hub.state,))
+    around.decided(hub.tick())
+    assert around.busy(C1)
+    assert around.why(SHOP, C1) == "1 of 1 changes at a time are under way there"
+
+
 @pytest.mark.parametrize(
     ("db", "told"),
     [
@@ -120,3 +128,11 @@ def test_clusters_that_fall_silent_together_stop_everything(silent: int, heard: 
 def test_who_was_silent_for_long_or_never_spoke_did_not_vanish() -> None:
     now = 10_000.0
     assert held.vanished([now - 151.0] * 50 + [0.0] * 50 + [now] * 3, now, heartbeat_s=10.0) == ""
+
+
+def test_a_rollout_that_took_the_place_of_one_of_the_same_commit_goes_first_as_that_did() -> None:
+    newer = of_db(number=9, revision="d" * 40)
+    assert Around(fleet=Fleet(clusters=CLUSTERS), now=0.0, states=(newer,)).why(SHOP, C1) == ""
+    heir = replace(newer, rollout=replace(newer.rollout, stands_for=(SHOP.revision,)))
+    told = Around(fleet=Fleet(clusters=CLUSTERS), now=0.0, states=(heir,)).why(SHOP, C1)
+    assert told == "blocked: bundle db goes first there (db-0: pending)"

@@ -531,6 +531,40 @@ def test_who_was_skipped_is_not_planned_again_while_the_rollout_waits_for_anothe
     assert sorted(newer.rollouts[0].targets) == ["c1", "c2", "c3"]
 
 
+def test_under_replace_a_cluster_that_joins_waits_like_in_a_queue_and_opens_no_gate_by_it() -> None:
+    older = under_way(planned=plan(fleet=REPLACING), c1=Member(phase=MemberPhase.PROVEN, seq=4))
+    joined = replace(REPLACING, clusters={**REPLACING.clusters, **dict([cluster("c4", region="us")])})
+    desired = {SHOP: everywhere(NEW, "c1", "c2", "c3", "c4"), TILL: {}}
+    current = {**running(shop=OLD), ClusterName("c1"): {SHOP: NEW}}
+    planned = plan(fleet=joined, desired=desired, current=current, active=[older], number=8)
+    assert (planned.rollouts, planned.waiting) == ((), {SHOP: "rollout shop-7 is under way"})
+
+
+NEEDY = replace(FLEET, bundles=dict([bundle("shop", "careful", depends_on=(TILL,)), bundle("till", "careful")]))
+
+
+def test_who_depends_on_a_bundle_that_waits_for_its_older_rollout_waits_with_it() -> None:
+    (rollout,) = plan(desired={SHOP: everywhere(OLD), TILL: everywhere(NEW)}, fleet=NEEDY).rollouts
+    older = under_way(planned=plan(desired={SHOP: everywhere(OLD), TILL: everywhere(NEW)}, fleet=NEEDY))
+    assert rollout.bundles == (TILL,)
+    desired = {SHOP: everywhere(NEW), TILL: everywhere(NEWER)}
+    planned = plan(fleet=NEEDY, desired=desired, active=[older], number=8)
+    assert planned.rollouts == ()
+    assert planned.waiting == {
+        TILL: "rollout till-7 is under way",
+        SHOP: "bundle till, on which it depends, waits",
+    }
+
+
+def test_a_rollout_says_which_commits_it_stands_for_as_long_as_somebody_may_wait_for_them() -> None:
+    replacing = replace(NEEDY, policies={"careful": replace(CAREFUL, supersede="replace")})
+    both = plan(fleet=replacing, desired={SHOP: everywhere(NEW), TILL: everywhere(NEW)})
+    shop, till = (rollouts.start(made, 1000.0) for made in both.rollouts)
+    desired = {SHOP: everywhere(NEW), TILL: everywhere(NEWER)}
+    newer = plan(fleet=replacing, desired=desired, active=[shop, till], revision=Oid("e" * 40), number=9)
+    assert [(made.bundles, made.stands_for) for made in newer.rollouts] == [((TILL,), (Oid("c" * 40),))]
+
+
 def test_a_rollout_held_for_an_empty_wave_is_replaced_when_the_label_is_mended_and_only_then() -> None:
     typo = replace(
         FLEET, policies={"careful": RolloutPolicy(name="careful", waves=(replace(CANARY, select=selects(x="y")),))}
