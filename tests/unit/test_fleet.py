@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from hub.model import Amount, Checks, FailurePolicy, Finding, Fleet, HelmOptions, Patch, Publish, Requirement, Selector
+from hub.noteworthy import Receiver
 from hub.repo import fleet
 from proto.errors import InvalidInput
 from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
@@ -895,6 +896,72 @@ def test_the_reference_has_every_field_of_a_bundle_and_a_policy() -> None:
         ).remedy
         for field in remedy.removeprefix("known are: ").split(", "):
             assert f"`{field}" in REFERENCE, f"{field} of a {spec}"
+
+
+def test_a_fleet_says_who_is_told_of_what() -> None:
+    found = load(
+        fleet=with_spec(
+            FLEET,
+            """notify:
+    - {name: on-call, url: "https://hooks.example.org/f", credentials: on-call, events: [critical, paused]}
+    - {name: team-a, url: "http://127.0.0.1:9000/a", credentials: a, bundles: [shop, cart-*]}""",
+        )
+    )
+    assert not found.findings
+    assert found.notify == (
+        Receiver(
+            name="on-call", url="https://hooks.example.org/f", credentials="on-call", events=("critical", "paused")
+        ),
+        Receiver(name="team-a", url="http://127.0.0.1:9000/a", credentials="a", bundles=("shop", "cart-*")),
+    )
+    assert load(fleet=FLEET).notify == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "remedy"),
+    [
+        pytest.param(
+            "url: 'https://a.example.org', credentials: a", "name is missing", "receiver a name", id="no name"
+        ),
+        pytest.param("name: a, credentials: a", "url is missing", "https://", id="no address"),
+        pytest.param("name: a, url: 'https://a.example.org'", "credentials is missing", "webhookSecret", id="unsigned"),
+        pytest.param(
+            "name: a, url: 'ftp://a.example.org', credentials: a", "is not an address", "https://", id="another scheme"
+        ),
+        pytest.param(
+            "name: a, url: 'https://u:p@a.example.org', credentials: a", "user or password", "credentials", id="a login"
+        ),
+        pytest.param(
+            "name: a, url: 'https://a.example.org', credentials: a, events: [pause]",
+            "notify[0].events[0] is 'pause'",
+            "did you mean 'paused'?",
+            id="a mistyped kind",
+        ),
+        pytest.param(
+            "name: a, url: 'https://a.example.org', credentials: a, bundles: [Shop]",
+            "notify[0].bundles[0] is 'Shop'",
+            "shop-*",
+            id="no bundle",
+        ),
+        pytest.param(
+            "name: a, url: 'https://a.example.org', credentials: a, event: [paused]",
+            "event is not a known field",
+            "did you mean 'events'?",
+            id="a mistyped field",
+        ),
+    ],
+)
+def test_a_receiver_that_cannot_be_is_refused_at_its_line(fields: str, message: str, remedy: str) -> None:
+    found = errors(load(fleet=with_spec(FLEET, f"notify: [{{{fields}}}]")))
+    assert message in found[0].message
+    assert remedy in found[0].remedy
+    assert found[0].where.startswith("fleet.yaml:")
+
+
+def test_two_receivers_do_not_share_a_name() -> None:
+    one = "{name: a, url: 'https://a.example.org', credentials: a}"
+    finding = errors(load(fleet=with_spec(FLEET, f"notify: [{one}, {one}]")))[0]
+    assert finding.message == "spec.notify[1].name 'a' is that of an earlier receiver"
 
 
 SIGNER = "ada@example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZ6oLwL2vGmPlNrNWJNbBwyvlP1vUZy9aVPvFKuC8Yu"

@@ -1,7 +1,11 @@
 """What messages tell: every kind of event is told or left out on purpose, and a message has what its reader needs."""
 
 import ast
+import hmac
 import json
+import re
+import time
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +13,14 @@ from typing import Any
 import pytest
 
 from hub import notices
+from hub.external import webhook
 from hub.journal import EventRow, MessageRow
 from hub.model import Approval, Command, Gate, Notice, Phase, State
 from hub.noteworthy import KINDS, SEVERITIES, Receiver
 from hub.outcome import noticed
 from proto.ids import RolloutId
 from proto.messages import Health
+from tests.receiver import KEY, SECRET
 from tests.rollout_hub import NEW, Hub, rollout, wave
 
 ALL = Receiver(name="all", url="https://hooks.example.org", credentials="hooks")
@@ -196,3 +202,34 @@ def test_what_happened_has_one_id_for_everybody_and_no_full_stop_in_it() -> None
     assert one.id == other.id
     assert "." not in one.id
     assert rows(event("clash", "it happened again"))[0].id != one.id
+
+
+OPERATING = (Path(__file__).parents[2] / "docs/operating.md").read_text()
+
+
+def test_the_manual_names_every_kind_with_its_severity() -> None:
+    for severity in SEVERITIES:
+        [row] = re.findall(rf"^\| {severity}.*\| (.*) \|$", OPERATING, re.MULTILINE)
+        assert set(re.findall(r"`([a-z-]+)`", row)) >= {kind for kind, word in KINDS.items() if word == severity}
+
+
+@pytest.mark.parametrize(
+    ("at_s", "secret", "good"),
+    [
+        pytest.param(0.0, SECRET, True, id="as it was sent"),
+        pytest.param(400.0, SECRET, False, id="old"),
+        pytest.param(0.0, "whsec_" + "A" * 44, False, id="another secret"),
+    ],
+)
+def test_the_manuals_way_to_verify_a_message_does_so(at_s: float, secret: str, good: bool) -> None:
+    [code] = re.findall(r"```python\n(def verified.*?)```", OPERATING, re.DOTALL)
+    known: dict[str, Any] = {"b64encode": b64encode, "b64decode": b64decode, "hmac": hmac, "time": time}
+    exec(code, known)
+    sent_at = int(time.time() - at_s)
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(sent_at),
+        "webhook-signature": webhook.signature([b"x" * 32, KEY], id_="msg_1", timestamp=sent_at, body=b"{}"),
+    }
+    assert known["verified"](headers, b"{}", secret) == good
+    assert not known["verified"](headers, b"[]", secret)
