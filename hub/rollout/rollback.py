@@ -29,6 +29,8 @@ def proceed(turn: Turn) -> None:
 def reported(turn: Turn, cluster: ClusterName) -> None:
     """Pure: is the cluster back? Who was sick before need not be Current now."""
     member = turn.members[cluster]
+    if member.phase is M.REVERTED:
+        return
     before = turn.rollout.targets[cluster].before
     verdict = judge(before, turn.view[cluster], seq=member.seq, need_current=not member.sick_before)
     if verdict is Verdict.PROOF:

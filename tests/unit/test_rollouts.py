@@ -513,6 +513,16 @@ def test_a_revert_that_is_proven_late_still_counts_while_the_rollback_goes_on() 
     assert hub.whole() is Phase.ROLLED_BACK
 
 
+def test_who_is_back_is_told_once_however_often_it_says_so() -> None:
+    hub = Hub(rollout(wave("one", "c1", max_concurrent=1), wave("two", "c2")))
+    hub.tick()
+    hub.report("c1")
+    hub.report("c2", health=Health.FAILED)
+    assert [notice.kind for notice in of(Notice, hub.report("c2", OLD))] == ["cluster-reverted"]
+    assert hub.report("c2", OLD) == []
+    assert hub.phase("c2") is MemberPhase.REVERTED
+
+
 def test_an_offline_cluster_that_returns_during_a_rollback_does_not_get_the_commit() -> None:
     hub = Hub(rollout(wave("one", "c1", "c2", "c3", offline_budget=1)))
     hub.now += 61.0
