@@ -5,14 +5,22 @@ What may go wrong comes first. The exit code is 0 whatever the plan says. `forec
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hub.cli import asking, diffing, forecast, offline, revisions, telling
+from hub.cli import asking, diffing, forecast, offline, revisions, schedule, telling
 from hub.cli.forecast import FATES, Plan
+from hub.rollout import gates
+from proto.ids import RolloutId
+
+Ahead = Mapping[RolloutId, tuple[schedule.Prospect, ...]]
+"""What the waves of each rollout will wait for."""
+_SCHEDULE = ("ROLLOUT", "WAVE", "EARLIEST", "HOW", "WAITS FOR")
 
 
 @click.command(
@@ -20,26 +28,36 @@ from hub.cli.forecast import FATES, Plan
 Examples:
   flotilla plan                                  # what would my changes since the last commit roll out?
   flotilla plan main                             # ... since main
-  flotilla plan HEAD~1..HEAD --format json
+  flotilla plan HEAD~1..HEAD -o json
+  flotilla plan --verbose --at 2026-12-24T18:00  # ... with every cluster, if it were made in the freeze?
   flotilla plan origin/main...HEAD --format markdown > comment.md""",
 )
 @click.argument("revisions_", metavar="[REV | REV..REV]", default="HEAD")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+@click.option(
+    "--format", "-o", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True
+)
+@click.option("--at", "moment", default="", metavar="TIME", help="When it would be made, in UTC; now without it.")
+@click.option("--verbose", is_flag=True, help="Name every cluster of every wave.")
 @offline.fleet_option
-def plan(root: Path, revisions_: str, form: str) -> None:
+def plan(root: Path, revisions_: str, form: str, moment: str, verbose: bool) -> None:
     """Show which clusters would change, in which waves, and what is risky about it.
 
     One revision is where the plan starts, and the working tree is where it goes. It is made as if every cluster ran the
-    first revision and no rollout was under way. What cannot be planned is told; the rest is planned.
+    first revision and no rollout was under way. What cannot be planned is told; the rest is planned. When a wave can
+    begin at the earliest is told by soaks, checks, windows and freezes alone: as if clusters were done, and people
+    agreed, at once.
     """
+    at = telling.moment(moment, "--at") if moment else time.time()
     comparison = revisions.compared(root, revisions_)
     made = forecast.planned(comparison)
+    fleet = comparison.after.fleet
+    ahead = {one.rollout.id: schedule.prospects(one.rollout, fleet, at=at) for one in made.rollouts}
     if form == "json":
-        click.echo(json.dumps(_as_json(made), indent=2))
+        click.echo(json.dumps(_as_json(made, ahead), indent=2))
     elif form == "markdown":
-        click.echo(_markdown(made))
+        click.echo(_markdown(made, ahead))
     else:
-        _print(made)
+        _print(made, ahead, verbose=verbose)
         for finding in made.findings:
             click.echo(telling.shown(finding), err=True)
 
@@ -47,7 +65,7 @@ def plan(root: Path, revisions_: str, form: str) -> None:
 commands: tuple[click.Command, ...] = (plan,)
 
 
-def _print(made: Plan) -> None:
+def _print(made: Plan, ahead: Ahead, *, verbose: bool) -> None:
     click.secho(made.title, bold=True)
     if made.dangers:
         asking.print_table(("RISK", "OBJECT", "BUNDLE", "WAVES", "CLUSTERS", "WHY"), _danger_rows(made), empty="")
@@ -56,6 +74,11 @@ def _print(made: Plan) -> None:
         columns = ("ROLLOUT", "POLICY", "WAVE", "CLUSTERS", *(fate.upper() for fate in FATES), "WHO")
         asking.print_table(columns, _wave_rows(made), empty="")
         click.echo()
+        asking.print_table(_SCHEDULE, _schedule_rows(made, ahead), empty="")
+        click.echo()
+    for one in made.rollouts if verbose else ():
+        for wave in one.rollout.waves:
+            click.echo(f"{' and '.join(one.rollout.bundles)}, wave {wave.name}: {', '.join(wave.clusters) or 'nobody'}")
     for line in _notes(made):
         click.echo(line)
 
@@ -78,6 +101,19 @@ def _wave_rows(made: Plan) -> list[tuple[object, ...]]:
     return rows
 
 
+def _schedule_rows(made: Plan, ahead: Ahead) -> list[tuple[object, ...]]:
+    """When each wave can begin, how it goes, and what it waits for."""
+    rows: list[tuple[object, ...]] = []
+    for one in made.rollouts:
+        name = " and ".join(one.rollout.bundles)
+        for number, each in enumerate(ahead[one.rollout.id], 1):
+            begins = schedule.lasting(each.after_s)
+            earliest = {0.0: "at once", math.inf: "never"}.get(each.after_s, f"after {begins}")
+            waits = "; ".join([*each.waits, *(f"then {text}" for text in each.then)]) or "-"
+            rows.append((name, f"{number} {each.wave.name}", earliest, schedule.limits(each.wave), waits))
+    return rows
+
+
 def _notes(made: Plan) -> Iterator[str]:
     for one in made.rollouts:
         names = " and ".join(one.rollout.bundles)
@@ -95,7 +131,7 @@ def _notes(made: Plan) -> Iterator[str]:
     yield f"{telling.counted(len(made.rollouts), 'rollouts')} on {len(made.changing)} of {made.clusters} clusters"
 
 
-def _as_json(made: Plan) -> dict[str, Any]:
+def _as_json(made: Plan, ahead: Ahead) -> dict[str, Any]:
     return {
         "title": made.title,
         "clusters": made.clusters,
@@ -124,13 +160,28 @@ def _as_json(made: Plan) -> dict[str, Any]:
                         "name": wave.wave.name,
                         "clusters": list(wave.wave.clusters),
                         "maxConcurrent": wave.wave.max_concurrent,
+                        "maxUnavailable": wave.wave.max_unavailable,
+                        "failureBudget": wave.wave.failure_budget,
+                        "offlineBudget": wave.wave.offline_budget,
+                        "minProof": wave.wave.min_proof,
                         "soakSeconds": wave.wave.soak_s,
+                        "gates": [
+                            {"name": gate.name, "when": gate.when, "wants": gates.wanted(gate)}
+                            for gate in wave.wave.gates
+                        ],
+                        "windows": [
+                            {("deny" if window.deny else "allow"): window.text}
+                            for window in (*one.rollout.windows, *wave.wave.windows)
+                        ],
+                        "earliestSeconds": None if math.isinf(each.after_s) else each.after_s,
+                        "waitsFor": [*each.waits, *each.then],
+                        "held": each.held,
                         "objects": {
                             name: {_json_word(fate): counts.get(fate, 0) for fate in FATES}
                             for name, counts in wave.counts.items()
                         },
                     }
-                    for wave in one.waves
+                    for wave, each in zip(one.waves, ahead[one.rollout.id], strict=True)
                 ],
             }
             for one in made.rollouts
@@ -144,11 +195,12 @@ def _json_word(fate: str) -> str:
     return {"let go": "letGo"}.get(fate, fate)
 
 
-def _markdown(made: Plan) -> str:
+def _markdown(made: Plan, ahead: Ahead) -> str:
     parts = [f"### Flotilla plan: {diffing.escaped(made.title)}", ""]
     tables = [
         (("risk", "object", "bundle", "waves", "clusters", "why"), _danger_rows(made)),
         (("rollout", "policy", "wave", "clusters", *FATES, "who"), _wave_rows(made)),
+        (tuple(name.lower() for name in _SCHEDULE), _schedule_rows(made, ahead)),
     ]
     for columns, rows in tables:
         if rows:

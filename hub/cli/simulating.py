@@ -4,6 +4,7 @@ The fleet is the recorded one of a checkout, or made up with the labels that the
 prints the same, byte by byte. `hub.simulate` does it; `setting` there says what is simplified.
 """
 
+import gc
 import json
 import math
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from hub.cli import asking, progress, telling
+from hub.cli.schedule import lasting
 from hub.model import DEFAULT_POLICY, Fleet, RolloutPolicy, Selector
 from hub.repo import fleet as fleet_loader
 from hub.repo import schema, sources, windows
@@ -157,12 +159,17 @@ def simulate(
     Commits, clusters and people are made up by chance; what is decided about them is decided by the hub's own rules.
     Freezes and windows of the fleet repo count.
     """
-    checkout = _read(root)
+    checkout, start_s = _read(root), telling.moment(start, "--start")
     made = []
     for name in (policy, compare) if compare else (policy,):
         fleet, title = _fleet(checkout, name, clusters)
         setting = Setting(
-            fleet=fleet, policy=title, start_s=_moment(start), answer=approval, hours=_hours(hours), **odds
+            fleet=fleet,
+            policy=title,
+            start_s=start_s,
+            answer=approval,
+            hours=_hours(hours),
+            **odds,
         )
         made.append(_run(setting, seed))
     if output == "json":
@@ -240,14 +247,6 @@ def _policy(checkout: _Checkout, name: str) -> RolloutPolicy:
     return next(iter(loaded.policies.values()))
 
 
-def _moment(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise click.UsageError(f"--start {text!r}: write such as 2026-01-05 or 2026-01-05T08:00") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
 def _hours(text: str) -> tuple[Any, ...]:
     try:
         return (windows.parse(text, deny=False),) if text else ()
@@ -257,6 +256,7 @@ def _hours(text: str) -> tuple[Any, ...]:
 
 def _run(setting: Setting, seed: int) -> Record:
     world = World(setting, chance.Chance(seed))
+    gc.disable()  # nothing here is a circle, and to look for one takes a quarter of the time
     try:
         with progress.noted(f"simulating {len(setting.fleet.clusters)} clusters"):
             return world.run()
@@ -266,6 +266,8 @@ def _run(setting: Setting, seed: int) -> Record:
             f"{setting.policy}: at {at:%a %Y-%m-%d %H:%M:%S} the rules broke: {type(error).__name__}: {error}\n"
             f"This is a bug of Flotilla's: report it with the policy, the options and --seed {seed}, which repeat it."
         ) from error
+    finally:
+        gc.enable()
 
 
 # --- printing -----------------------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ def _draw(record: Record, *, seed: int, everything: bool) -> None:
             click.echo(f"… and {len(record.entries) - len(drawn)} more (--all)")
         _print_legend(record.entries)
         typical = _typical(record.entries)
-        click.echo(f"\nThe waves of {typical.rollout}, {_long(_lasted(typical))}:")
+        click.echo(f"\nThe waves of {typical.rollout}, {lasting(_lasted(typical))}:")
         _print_lines(picture.waves(typical, width=width))
     click.echo()
     _print_figures(made, everything=everything)
@@ -327,7 +329,7 @@ def _print_figures(made: Figures, *, everything: bool) -> None:
                     wait.kind,
                     wait.wave or "-",
                     f"{wait.share:.1%}",
-                    *map(_long, (wait.times.total_s, wait.times.median_s, wait.times.p95_s)),
+                    *map(lasting, (wait.times.total_s, wait.times.median_s, wait.times.p95_s)),
                     wait.times.many,
                 )
                 for wait in waits
@@ -343,7 +345,7 @@ def _print_figures(made: Figures, *, everything: bool) -> None:
 
 def _cost(worst: figures.Wait) -> str:
     return (
-        f"{worst.name} costs most: {worst.share:.0%} of the time of all rollouts, {_long(worst.times.total_s)} in all"
+        f"{worst.name} costs most: {worst.share:.0%} of the time of all rollouts, {lasting(worst.times.total_s)} in all"
     )
 
 
@@ -356,7 +358,7 @@ def _told(made: Figures) -> dict[str, str]:
     }
     for share, each in made.reached.items():
         told[f"to {share} % of clusters"] = (
-            f"median {_long(each.median_s)}, p95 {_long(each.p95_s)} ({telling.counted(each.many, 'rollouts')})"
+            f"median {lasting(each.median_s)}, p95 {lasting(each.p95_s)} ({telling.counted(each.many, 'rollouts')})"
             if each.many
             else "never"
         )
@@ -367,7 +369,7 @@ def _told(made: Figures) -> dict[str, str]:
             f"{made.clusters} clusters"
         )
         told["bad commits"] = (
-            f"{made.stopped.many} turned back after {_long(made.stopped.median_s)} (median), "
+            f"{made.stopped.many} turned back after {lasting(made.stopped.median_s)} (median), "
             f"{made.missed} completed everywhere"
         )
     told["decisions"] = str(made.decisions)
@@ -384,16 +386,3 @@ def _side_by_side(first: Record, second: Record) -> None:
 
 def _short_cost(made: Figures) -> str:
     return f"{made.costliest.name}, {made.costliest.share:.0%}" if made.costliest else "nothing"
-
-
-def _long(seconds: float) -> str:
-    """A duration in its two largest units."""
-    parts: list[str] = []
-    left = round(seconds)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
-        if left >= size or (unit == "s" and not parts):
-            parts.append(f"{left // size}{unit}")
-            left %= size
-        if len(parts) == 2 or (parts and unit == "m"):
-            break
-    return " ".join(parts)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 import click
 
@@ -33,6 +34,15 @@ def some(clusters: Iterable[str], *, most: int = 3) -> str:
 def counted(number: int, what: str) -> str:
     """`1 bundle`, `2 bundles`; `what` is the plural."""
     return f"{number} {what.removesuffix('s') if number == 1 else what}"
+
+
+def moment(text: str, option: str) -> float:
+    """Unix seconds of `2026-12-24` or `2026-12-24T18:00`, UTC where it names no offset. Raises UsageError."""
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise click.UsageError(f"{option} {text[:60]!r}: write such as 2026-12-24 or 2026-12-24T18:00") from error
 
 
 def near(name: str, names: Iterable[str], *, shown_as: Mapping[str, str] | None = None) -> str:

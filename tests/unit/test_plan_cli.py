@@ -213,6 +213,103 @@ def test_markdown_has_tables_of_risks_and_waves(fleet: Path) -> None:
     assert "| shop | careful | 1 canary | 1 | 0 | 1 | 0 | 0 | us-1 |" in result.stdout
 
 
+GATED = POLICY.replace(
+    "soak: 10m, maxConcurrent: 1}",
+    "soak: 10m, maxConcurrent: 1, gates: [{http: {url: 'http://web', for: 5m}, when: after}]}\n"
+    "    - {name: eu, clusters: [eu-1], maxUnavailable: 1, gates: [{approval: {approvers: 2}, timeout: 1d}]}",
+).replace("timeout: 1d", "timeout: 24h")
+
+
+def waves_of(fleet: Path, *args: str) -> list[dict[str, Any]]:
+    (rollout,) = answer(fleet, *args)["rollouts"]
+    found: list[dict[str, Any]] = rollout["waves"]
+    return found
+
+
+def test_gates_soaks_and_limits_of_each_wave_are_told_with_the_earliest_moment(fleet: Path) -> None:
+    write(fleet, {"rollouts/careful.yaml": GATED, WEB: FLEET[WEB].replace("web:1", "web:2")})
+    canary, eu = waves_of(fleet)
+    assert (canary["earliestSeconds"], eu["earliestSeconds"]) == (0, 900)
+    assert canary["gates"] == [{"name": "http", "when": "after", "wants": "http://web has to answer 200"}]
+    assert eu["waitsFor"] == ["gate approval: needs the word of 2 people, within 1d"]
+    assert (eu["maxUnavailable"], canary["soakSeconds"]) == (1, 600)
+    text = plan(fleet).stdout
+    assert "shop     1 canary  at once    soak 10m" in text
+    assert "then gate http: http://web has to answer 200" in text
+    assert "shop     2 eu      after 15m  at most 1 unavailable  gate approval: needs the word of 2 people" in text
+    assert "| shop | 2 eu | after 15m |" in plan(fleet, "--format", "markdown").stdout
+
+
+@pytest.mark.parametrize(
+    ("at", "seconds"),
+    [
+        pytest.param("2026-01-06T12:00", 0, id="open"),
+        pytest.param("2026-01-09T22:00", 58 * 3600, id="shut over the weekend"),
+        pytest.param("2026-01-12T07:55", 300, id="five minutes before"),
+    ],
+)
+def test_a_window_that_is_shut_puts_the_first_wave_off(fleet: Path, at: str, seconds: float) -> None:
+    policy = POLICY + '  windows: [{deny: "Fri 16:00-Mon 08:00 UTC"}]\n'
+    write(fleet, {"rollouts/careful.yaml": policy, WEB: FLEET[WEB].replace("web:1", "web:2")})
+    canary, rest = waves_of(fleet, "--at", at)
+    assert (canary["earliestSeconds"], rest["earliestSeconds"]) == (seconds, seconds + 600)
+    assert canary["waitsFor"] == ["no moves Fri 16:00-Mon 08:00 UTC"]
+
+
+def test_a_window_that_never_opens_is_told(fleet: Path) -> None:
+    policy = POLICY + '  windows: [{deny: "00:00-24:00 UTC"}]\n'
+    write(fleet, {"rollouts/careful.yaml": policy, WEB: FLEET[WEB].replace("web:1", "web:2")})
+    assert [wave["earliestSeconds"] for wave in waves_of(fleet)] == [None, None]
+    assert "shop     1 canary  never" in plan(fleet).stdout
+
+
+def test_freezes_and_held_clusters_are_told_at_their_time(fleet: Path) -> None:
+    freeze = (
+        "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nmetadata: {name: fleet}\nspec:\n  freezes:\n"
+        "    - {name: sale, from: 2026-12-20T00:00, to: 2026-12-27T00:00, clusters: {matchLabels: {canary: 'true'}}}\n"
+        "    - {name: gala, from: 2026-12-31T00:00, to: 2027-01-01T00:00}\n"
+    )
+    write(fleet, {"fleet.yaml": freeze, WEB: FLEET[WEB].replace("web:1", "web:2")})
+    canary, _ = waves_of(fleet, "--at", "2026-12-26")
+    assert canary["held"] == {"us-1": "frozen by sale"}
+    assert canary["earliestSeconds"] == 24 * 3600
+    assert canary["waitsFor"] == ["1 held now: us-1 (frozen by sale)"]
+    canary, rest = waves_of(fleet, "--at", "2026-12-31T18:00+00:00")
+    assert (canary["waitsFor"], canary["held"], canary["earliestSeconds"]) == (["frozen by gala"], {}, 6 * 3600)
+    assert rest["earliestSeconds"] == 6 * 3600 + 600
+    assert waves_of(fleet, "--at", "2026-12-01")[0]["waitsFor"] == []
+
+
+def test_a_removal_from_much_of_the_fleet_shows_the_gate_that_it_gets(fleet: Path) -> None:
+    more = "".join(
+        f"---\napiVersion: flotilla.dev/v1alpha1\nkind: Cluster\nmetadata: {{name: x-{n}, labels: {{}}}}\n"
+        for n in range(4)
+    )
+    commit(fleet, {"clusters/more.yaml": more})
+    write(fleet, {"bundles/base/bundle.yaml": None, NAMESPACE: None})
+    (wave,) = waves_of(fleet)
+    assert wave["gates"] == [{"name": "removal", "when": "before", "wants": "needs the word of a person"}]
+
+
+def test_verbose_names_every_cluster(fleet: Path) -> None:
+    names = [f"x-{n}" for n in range(7)]
+    more = "".join(
+        f"---\napiVersion: flotilla.dev/v1alpha1\nkind: Cluster\nmetadata: {{name: {name}}}\n"
+        "spec: {variables: {domain: x}}\n"
+        for name in names
+    )
+    commit(fleet, {"clusters/more.yaml": more})
+    write(fleet, {NAMESPACE: FLEET[NAMESPACE].replace("name: shop", "name: den")})
+    assert "eu-1, lab, us-1, x-0, x-1, … 5 more" in plan(fleet).stdout
+    assert f"base, wave rest: eu-1, lab, us-1, {', '.join(names)}\n" in plan(fleet, "--verbose").stdout
+
+
+def test_a_time_that_is_none_is_refused(fleet: Path) -> None:
+    result = plan(fleet, "--at", "christmas")
+    assert result.exit_code == 2
+    assert "--at 'christmas': write such as" in result.stderr
+
+
 def test_a_revision_that_is_not_there_is_named(fleet: Path) -> None:
     result = plan(fleet, "nope")
     assert result.exit_code == 2

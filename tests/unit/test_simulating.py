@@ -360,13 +360,13 @@ to 95 % of clusters       median 2h 25m, p95 2h 43m (2 rollouts)
 to 100 % of clusters      median 2h 25m, p95 2h 43m (2 rollouts)
 decisions                 21
 
-WAITED FOR     WAVE    SHARE  IN ALL  MEDIAN  P95  ROLLOUTS
-gate approval  eu      77.7%  4h      2h      2h   2
-soak           canary  6.6%   20m     10m     10m  2
-queue          -       6.0%   18m     18m     18m  1
-apply          canary  3.2%   10m     5m      5m   2
-apply          eu      3.2%   10m     5m      5m   2
-maxConcurrent  eu      3.2%   10m     5m      5m   2
+WAITED FOR     WAVE    SHARE  IN ALL   MEDIAN   P95      ROLLOUTS
+gate approval  eu      77.7%  4h       2h       2h       2
+soak           canary  6.6%   20m 26s  10m 12s  10m 14s  2
+queue          -       6.0%   18m 28s  18m 28s  18m 28s  1
+apply          canary  3.2%   10m      5m       5m       2
+apply          eu      3.2%   10m      5m       5m       2
+maxConcurrent  eu      3.2%   10m      5m       5m       2
 
 gate approval (eu) costs most: 78% of the time of all rollouts, 4h in all
 
