@@ -126,26 +126,26 @@ class Gatekeeper:
 
     def problems(self) -> list[str]:
         """What can be told before any gate's turn comes: which of them ask a Prometheus that the hub does not know."""
-        told: dict[str, None] = {}
-        for where, check in self._metrics():
+        told: dict[tuple[str, str], str] = {}
+        for where, gate, check in self._metrics():
             found = self._server(check)
             if isinstance(found, str):
-                told[f"{where}: {found}"] = None
-        return list(told)
+                told.setdefault((gate, found), f"{where}, gate {gate}: {found}")
+        return list(told.values())
 
-    def _metrics(self) -> Iterator[tuple[str, MetricCheck]]:
+    def _metrics(self) -> Iterator[tuple[str, str, MetricCheck]]:
         """The metric gates of the fleet repo's policies, and those that rollouts under way still have before them."""
         now = self._loop.desired
         for policy in now.fleet.policies.values() if now else ():
             for planned in policy.waves:
                 for gate in planned.gates:
                     if gate.metric is not None:
-                        yield f"rollout policy {policy.name}, gate {planned.name}/{gate.name}", gate.metric
+                        yield f"rollout policy {policy.name}", f"{planned.name}/{gate.name}", gate.metric
         for state in self._loop.states.values():
             for wave in state.rollout.waves[state.wave :] if state.phase in (Phase.RUNNING, Phase.PAUSED) else ():
                 for gate in wave.gates:
                     if gate.metric is not None:
-                        yield f"rollout {state.rollout.id}, gate {gates.key(wave, gate)}", gate.metric
+                        yield f"rollout {state.rollout.id}", gates.key(wave, gate), gate.metric
 
     def _server(self, check: MetricCheck) -> Server | str:
         """The Prometheus that is to be asked, or why there is none."""

@@ -188,6 +188,7 @@ class Hub:
             keys=self.keys,
             metrics=metrics,
             exposed=lambda: self.exposed,
+            unasked=self.gatekeeper.problems,
             gate=gate,
             clock=self._clock,
             heartbeat_s=self._heartbeat_s,

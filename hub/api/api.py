@@ -52,6 +52,7 @@ class Api:
         keys: HubKeys,
         metrics: HubMetrics,
         exposed: Callable[[], Sequence[str]],
+        unasked: Callable[[], Sequence[str]],
         gate: http.Gate,
         clock: Callable[[], float],
         heartbeat_s: float,
@@ -66,6 +67,7 @@ class Api:
         self._registry = CollectorRegistry()
         self._registry.register(metrics)
         self._exposed = exposed
+        self._unasked = unasked
         self._gate = gate
         self._clock = clock
         self._heartbeat_s = heartbeat_s
@@ -137,7 +139,7 @@ class Api:
                     text
                     for text in (
                         *(*self._exposed(), self._upstream.problem, loop.problem, self._publisher.problem),
-                        *self._notifier.problems(),
+                        *(*self._notifier.problems(), *self._unasked()),
                     )
                     if text
                 ],
@@ -169,6 +171,7 @@ class Api:
                 loop=loop.problem,
                 publish=self._publisher.problem,
                 unheard=self._notifier.problems(),
+                unasked=self._unasked(),
             ),
             **self._over(),
         }

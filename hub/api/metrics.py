@@ -10,9 +10,12 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from hub.api import status
+from hub.api import status, waiting
 from hub.journal import DirectiveKind
 from hub.loop import Loop
+from hub.model import FINAL, Phase
+from hub.rollout import held
+from proto.ids import RolloutId
 
 Family = GaugeMetricFamily | CounterMetricFamily
 
@@ -36,6 +39,8 @@ class HubMetrics(Collector):
         self._receivers = receivers
         self._clock = clock
         self._heartbeat_s = heartbeat_s
+        self._phases: dict[RolloutId, str] = {}
+        """Of rollouts that are over, for which bundles are on hold."""
 
     def collect(self) -> Iterator[Family]:
         """One family after the other, in the order in which one looks at them at night."""
@@ -68,14 +73,7 @@ class HubMetrics(Collector):
             "Agents with an open stream. Falls: look at the network or at flotilla_denied_total.",
             value=sum(item.connected_since is not None for item in live.values()),
         )
-        family = GaugeMetricFamily(
-            "flotilla_rollouts",
-            "Living rollouts by phase. Paused or rolling-back: somebody has to look.",
-            labels=["phase"],
-        )
-        for phase, number in sorted(Counter(state.phase for state in loop.states.values()).items()):
-            family.add_metric([phase], number)
-        yield family
+        yield from self._rollouts(now)
         yield GaugeMetricFamily(
             "flotilla_bundles_on_hold", "Bundles that were rolled back and wait for a fix.", value=len(loop.holds)
         )
@@ -133,3 +131,53 @@ class HubMetrics(Collector):
             lost.add_metric([row["name"]], row["lost"])
             failing.add_metric([row["name"]], int(bool(row["failing_since"])))
         yield from (pending, lost, failing)
+
+    def _rollouts(self, now: float) -> Iterator[Family]:
+        states = self._loop.states.values()
+        phases = Counter(str(state.phase) for state in states)
+        phases.update({Phase.ROLLBACK_FAILED.value: n} if (n := self._rollbacks_failed()) else {})
+        family = GaugeMetricFamily(
+            "flotilla_rollouts",
+            "Living rollouts by phase. Paused or rolling-back: somebody has to look. Rollback-failed, counted while "
+            "the bundle is on hold: clusters run what nobody wants, look at once.",
+            labels=["phase"],
+        )
+        for phase, number in sorted(phases.items()):
+            family.add_metric([phase], number)
+        yield family
+        shut = bool(self._loop.desired and held.frozen(self._loop.desired.fleet, now))
+        causes: Counter[str] = Counter()
+        longest: dict[str, float] = {}
+        for state in states:
+            causes += waiting.causes(state, now)
+            causes["freeze"] += shut and state.phase is Phase.RUNNING
+            for check, since in waiting.shut_since(state, now):
+                longest[check] = max(longest.get(check, 0.0), now - since)
+        family = GaugeMetricFamily(
+            "flotilla_rollouts_waiting",
+            "Running rollouts by what keeps them: gate, window, freeze, or clusters that are held one by one.",
+            labels=["for"],
+        )
+        for cause, number in sorted(causes.items()):
+            if number:
+                family.add_metric([cause], number)
+        yield family
+        family = GaugeMetricFamily(
+            "flotilla_gate_waiting_seconds",
+            "How long the gate waits that waits longest, by its check. An approval: somebody is to be asked. Others: "
+            "'flotilla rollouts' says what was found.",
+            labels=["check"],
+        )
+        for check, seconds in sorted(longest.items()):
+            family.add_metric([check], seconds)
+        yield family
+
+    def _rollbacks_failed(self) -> int:
+        """Rollouts that could not be taken back whole, until their bundles' holds end."""
+        ids = {hold.rollout for hold in self._loop.holds.values()}
+        self._phases = {id_: phase for id_, phase in self._phases.items() if id_ in ids}
+        for id_ in ids - self._phases.keys():
+            row = self._loop.journal.rollout(id_)
+            if row is not None and row.phase in FINAL:
+                self._phases[id_] = row.phase
+        return sum(phase == Phase.ROLLBACK_FAILED for phase in self._phases.values())

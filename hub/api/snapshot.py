@@ -125,7 +125,13 @@ def directives(rows: Sequence[Json]) -> Json:
 
 
 def problems(
-    *, exposed: Sequence[str] = (), upstream: str, loop: str, publish: str, unheard: Sequence[str] = ()
+    *,
+    exposed: Sequence[str] = (),
+    upstream: str,
+    loop: str,
+    publish: str,
+    unheard: Sequence[str] = (),
+    unasked: Sequence[str] = (),
 ) -> list[Json]:
     """Pure: what keeps the hub from its work, with what goes on meanwhile."""
     told = (
@@ -133,6 +139,7 @@ def problems(
         (upstream, "no commit can be read until this is over; what was read last goes on"),
         (publish, "the mirror of the slices is behind until this is over; agents that reach the hub get theirs here"),
         *((text, "its messages are kept for a day, and sent in order when it is well") for text in unheard),
+        *((text, "such a gate stays shut: give the hub that server, or correct the policy") for text in unasked),
         *(
             (text, "run the hub on Linux 5.13 or newer, and let its container use Landlock and seccomp")
             for text in exposed

@@ -16,7 +16,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from hub.api.status import Json, rfc3339
-from hub.model import Fleet, Gate, GateState, MemberPhase, Phase, Selector, State, Window
+from hub.model import Fleet, Gate, GateState, MemberPhase, Phase, Selector, State, Wave, Window
 from hub.repo import targets, windows
 from hub.rollout import gates
 from hub.rollout.transitions import CORDONED
@@ -39,13 +39,15 @@ def of_rollout(state: State, now: float) -> Json:
 
 def at_gates(state: State, now: float) -> list[Json]:
     """Pure: the gates at which the rollout is, in the order of its policy."""
-    if state.phase not in (Phase.RUNNING, Phase.PAUSED) or state.wave >= len(state.rollout.waves):
+    return [_gate(state, wave, gate, found, now) for wave, gate, found in _begun(state)]
+
+
+def _begun(state: State) -> list[tuple[Wave, Gate, GateState]]:
+    if state.phase not in (Phase.RUNNING, Phase.PAUSED) or state.emergency or state.wave >= len(state.rollout.waves):
         return []
     wave, side = state.rollout.waves[state.wave], "after" if state.wave_opened_at else "before"
-    begun = [(gate, state.gates.get(gates.key(wave, gate))) for gate in wave.gates if gate.when == side]
-    return [
-        _gate(state, gates.key(wave, gate), gate, found, now) | {"wave": wave.name} for gate, found in begun if found
-    ]
+    begun = ((gate, state.gates.get(gates.key(wave, gate))) for gate in wave.gates if gate.when == side)
+    return [(wave, gate, found) for gate, found in begun if found is not None]
 
 
 def check_of(gate: Gate) -> str:
@@ -54,10 +56,11 @@ def check_of(gate: Gate) -> str:
     return next(word for word, check in kinds.items() if check is not None)
 
 
-def _gate(state: State, key: str, gate: Gate, found: GateState, now: float) -> Json:
-    word = _state(gate, found, now)
+def _gate(state: State, wave: Wave, gate: Gate, found: GateState, now: float) -> Json:
+    key, word = gates.key(wave, gate), _state(gate, found, now)
     told: Json = {
         "gate": key,
+        "wave": wave.name,
         "when": gate.when,
         "check": check_of(gate),
         "state": word,
@@ -151,8 +154,16 @@ def freezes(fleet: Fleet, now: float) -> list[Json]:
 
 def causes(state: State, now: float) -> Counter[str]:
     """Pure: what keeps a running rollout, each cause once: `gate`, `window`, `clusters` (frozen, blocked, cordoned)."""
-    told = of_rollout(state, now)
-    shut = any(gate["state"] in ("waits", "failed") for gate in told["gates"])
-    return Counter(
-        word for word, is_so in (("gate", shut), ("window", told["window"]), ("clusters", told["held"])) if is_so
-    )
+    if state.phase is not Phase.RUNNING:
+        return Counter()
+    told = (("gate", shut_since(state, now)), ("window", _window(state, now)), ("clusters", _held(state)))
+    return Counter(word for word, found in told if found)
+
+
+def shut_since(state: State, now: float) -> list[tuple[str, float]]:
+    """Pure: the gates that keep the rollout, each by its check and since when (Unix seconds)."""
+    return [
+        (check_of(gate), found.since)
+        for _, gate, found in _begun(state)
+        if _state(gate, found, now) in ("waits", "failed")
+    ]

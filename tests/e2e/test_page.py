@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import anyio
 import pytest
 
 from hub import directives
-from hub.inputs import Direct
+from hub.inputs import Direct, ToRollout
 from hub.journal import EventRow
 from hub.main import Hub
+from hub.model import Command
 from proto.ids import ClusterName
 from proto.messages import DriftReport
 from tests.e2e import browser
@@ -253,4 +255,89 @@ async def test_a_fleet_in_trouble_is_readable_in_light_and_dark_and_on_a_phone(t
             assert await tab.ask("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls sideways"
             if pictures:
                 await tab.picture(Path(pictures) / f"{name}.png")
+        assert tab.complaints == []
+
+
+# --- a rollout that waits -----------------------------------------------------------------------------------------
+
+GATED = """
+    apiVersion: flotilla.dev/v1alpha1
+    kind: RolloutPolicy
+    metadata: {name: careful}
+    spec:
+      waves:
+        - {name: canary, select: {matchLabels: {canary: "true"}}}
+        - name: eu
+          select: {matchLabels: {region: eu}}
+          windows: [{allow: "DAY 09:00-10:00 Europe/Berlin"}]
+          gates:
+            - {name: security, approval: {approvers: 2, by: [ann, bob]}}
+            - {metric: {query: "sum(rate(errors[5m]))", server: prod, below: 0.01, for: 5m}}
+            - {bundle: {name: ingress}}
+    """
+
+
+@asynccontextmanager
+async def that_waits(folder: Path) -> AsyncIterator[tuple[Hub, str]]:
+    """A hub whose rollout has come to gates, with one of two people's words; its window opens on another day."""
+    repo = Repo(folder / "fleet")
+    day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[(time.gmtime().tm_wday + 3) % 7]
+    plain = {name: text.replace(", rollout: careful", "") for name, text in bundle("ingress").items() if text}
+    repo.commit(
+        "A fleet",
+        {
+            "fleet.yaml": """
+                apiVersion: flotilla.dev/v1alpha1
+                kind: Fleet
+                spec:
+                  freezes:
+                    - {name: holidays, from: "2090-12-20T18:00", to: "2091-01-04T06:00", zone: Europe/Berlin,
+                       reason: nobody is there, clusters: {matchLabels: {region: us}}}
+                """,
+            "rollouts/careful.yaml": GATED.replace("DAY", day),
+            **{f"clusters/{name}.yaml": cluster(name, labels) for name, labels in CLUSTERS},
+            **plain,
+            **bundle("shop"),
+        },
+    )
+    hub = Hub(fleet=str(repo.path), branch="main", data=folder / "hub", poll_s=0.2, heartbeat_s=HEARTBEAT_S)
+    crowd = Crowd(hub)
+    async with anyio.create_task_group() as tasks:
+        port = await tasks.start(partial(hub.run, "127.0.0.1", 0))
+        tasks.start_soon(crowd.run)
+        await crowd.settled(rollouts=1)
+        yield hub, f"http://127.0.0.1:{port}"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_rollout_that_waits_says_at_which_gates_who_agreed_and_what_to_do(tmp_path: Path) -> None:
+    """FLOTILLA_PICTURES names a folder for pictures of what was looked at."""
+    pictures = os.environ.get("FLOTILLA_PICTURES")
+    async with that_waits(tmp_path) as (hub, url), browser.tab(tmp_path) as tab:
+        await tab.look(width=1280, height=900)
+        await tab.open(url)
+        await tab.until("document.querySelectorAll('.gate').length === 3")
+        gates = "document.querySelector('.rollout .waits').innerText"
+        assert "needs the word of 2 people of ann, bob" in await tab.ask(gates)
+        await tab.until(f"{gates}.includes(\"the hub knows no Prometheus 'prod'\")")
+        await tab.until(f"{gates}.includes('bundle ingress has finished')")
+        assert "flotilla approve shop-" in await tab.ask("document.querySelector('.todo').innerText")
+        assert "09:00 Europe/Berlin" in await tab.ask(gates)
+        troubles = await tab.ask("document.querySelector('#troubles').innerText")
+        assert "rollout policy careful, gate eu/metric: the hub knows no Prometheus 'prod'" in troubles
+        freezes = await tab.ask("document.querySelector('#freezes').innerText")
+        assert "holidays: nobody is there · 10 clusters from 2090-12-20 17:00 UTC to 2091-01-04 05:00 UTC" in freezes
+
+        [rollout] = hub.loop.states
+        word = Command(verb="approve", actor="ann", reason="the canaries look well")
+        await hub.loop.tell(ToRollout(rollout=rollout, command=word))
+        await tab.until(f"{gates}.includes('the canaries look well')")
+        assert "1 of 2" in await tab.ask(gates)
+        for name, width, scheme in (("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 390, "light")):
+            await tab.look(width=width, height=1000, scheme=scheme)
+            assert await tab.ask("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls sideways"
+            if pictures:
+                await tab.picture(Path(pictures) / f"waits-{name}.png")
+        await hub.loop.tell(ToRollout(rollout=rollout, command=replace(word, actor="bob", reason="so do I")))
+        await tab.until("document.querySelector('.gate .tag').innerText === 'open' && !document.querySelector('.todo')")
         assert tab.complaints == []

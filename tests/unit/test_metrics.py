@@ -10,14 +10,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from hub import directives
 from hub.api.metrics import HubMetrics
 from hub.desired import Desired
-from hub.journal import HoldRow, Journal
+from hub.journal import HoldRow, Journal, StoredRollout
 from hub.loop import Loop
-from hub.model import Cluster, Finding, Fleet, Phase, Rollout, State
+from hub.model import Approval, Cluster, Finding, Fleet, Freeze, Gate, MetricCheck, Phase, Rollout, State
 from hub.slices.gitstore import GitStore
 from hub.tracing import Tracing
 from proto import telemetry
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import DriftReport, Report
+from tests.rollout_hub import Hub, rollout, wave
 
 EU, US, OLD = ClusterName("eu-1"), ClusterName("us-1"), ClusterName("gone")
 NOW = 1000.0
@@ -121,3 +122,36 @@ def test_what_somebody_has_to_look_at_is_counted(loop: Loop) -> None:
     assert "flotilla_deciding 0.0" in lines
     assert "flotilla_drift_total 3.0" in lines
     assert 'flotilla_denied_total{reason="token-expired"} 2.0' in lines
+
+
+def test_what_keeps_rollouts_and_how_long_gates_wait_is_counted(loop: Loop) -> None:
+    approval, errors = Gate(name="a", approval=Approval()), Gate(name="m", metric=MetricCheck(query="up", above=0.0))
+    for number, gates in enumerate(((approval,), (approval, errors))):
+        hub = Hub(rollout(wave("canary", "c1"), wave("eu", "c2", gates=gates)))
+        hub.now = NOW - 100.0 * (number + 1)
+        hub.tick()
+        hub.report("c1")
+        loop.states[RolloutId(f"shop-{number}")] = hub.state
+    freeze = Freeze(name="holidays", start_s=NOW - 1, end_s=NOW + 1)
+    loop.desired = Desired(
+        commit=Oid("a" * 40), fleet=Fleet(freezes=(freeze,)), subtrees={}, failed=frozenset(), findings=()
+    )
+    lines = scraped(loop)
+    assert 'flotilla_rollouts_waiting{for="gate"} 2.0' in lines
+    assert 'flotilla_rollouts_waiting{for="freeze"} 2.0' in lines
+    assert 'flotilla_gate_waiting_seconds{check="approval"} 200.0' in lines
+    assert 'flotilla_gate_waiting_seconds{check="metric"} 200.0' in lines
+
+
+def test_a_rollback_that_failed_is_counted_until_its_bundle_is_released(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = StoredRollout(
+        number=1, id=RolloutId("shop-1"), phase="rollback-failed", alive=False, begins=b"", whole=b"", steps=(), n=0
+    )
+    monkeypatch.setattr(loop.journal, "rollout", lambda id_: row if id_ == "shop-1" else None)
+    shop = BundleName("shop")
+    loop.holds[shop] = HoldRow(bundle=shop, rollout=RolloutId("shop-1"), reason="x", time_s=NOW, refused={})
+    assert 'flotilla_rollouts{phase="rollback-failed"} 1.0' in scraped(loop)
+    loop.holds.clear()
+    assert not any("rollback-failed" in line for line in scraped(loop))
