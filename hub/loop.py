@@ -245,7 +245,9 @@ class Loop:
         plan = turn.now >= self._plan_at or freed or bool(turn.released) or turn.desired is not self.desired
         if plan and turn.desired is not None:
             self._start(turn, turn.desired)
-        turn.receivers = notices.receivers(turn.desired.fleet if turn.desired else None, self.receivers)
+        turn.receivers = self.receivers
+        if turn.desired is not None and turn.desired is not self.desired:
+            turn.receivers = notices.receivers(turn.desired.fleet, self.receivers)
         composed = await self._compose(turn)
         decision = outcome.decision(
             turn,

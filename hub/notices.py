@@ -28,9 +28,9 @@ MAX_TEXT = 2000
 _WHY = "--reason '...'"
 
 
-def receivers(fleet: Fleet | None, before: tuple[Receiver, ...]) -> tuple[Receiver, ...]:
+def receivers(fleet: Fleet, before: tuple[Receiver, ...]) -> tuple[Receiver, ...]:
     """Pure: whom the fleet repo wants told; those of before while that cannot be known."""
-    if fleet is None or any(item.severity == "error" and item.where.startswith("fleet.") for item in fleet.findings):
+    if any(item.severity == "error" and item.where.startswith("fleet.") for item in fleet.findings):
         return before
     return fleet.notify
 
@@ -45,7 +45,8 @@ def messages(
         first = alike[0]
         state = states.get(RolloutId(first.rollout))
         severity = _severity(alike, state)
-        bundles = tuple(state.rollout.bundles) if state else ((first.bundle,) if first.bundle else ())
+        named = dict.fromkeys(event.bundle for event in alike if event.bundle)
+        bundles = tuple(state.rollout.bundles) if state else tuple(named)
         body = b""
         for receiver in to:
             if receiver.wants(first.kind, severity, bundles):
@@ -57,7 +58,7 @@ def messages(
                         gravity=SEVERITIES.index(severity),
                         time_s=first.time_s,
                         body=body,
-                        dedup=first.dedup,
+                        dedups=tuple(event.dedup for event in alike if event.dedup),
                     )
                 )
     return found
@@ -100,12 +101,10 @@ def _gathered(events: Iterable[EventRow]) -> list[list[EventRow]]:
 
 
 def _severity(alike: Sequence[EventRow], state: State | None) -> Severity:
-    stated = [word for event in alike for word in SEVERITIES if word == event.data.get("severity")]
-    if stated:
-        return max(stated, key=SEVERITIES.index)
     if alike[0].kind == "gate-waits" and state is not None and gates.awaits_people(state):
         return "warning"
-    return KINDS[alike[0].kind]
+    found = [next((word for word in SEVERITIES if word == one.data.get("severity")), KINDS[one.kind]) for one in alike]
+    return max(found, key=SEVERITIES.index)
 
 
 def _body(
@@ -119,7 +118,7 @@ def _body(
         "data": {
             "severity": severity,
             "text": first.text[:MAX_TEXT] + more,
-            "bundles": list(bundles),
+            "bundles": list(bundles)[:MAX_NAMED],
             "clusters": [event.cluster for event in alike if event.cluster][:MAX_NAMED],
             "rollout": _rollout(state) if state is not None else None,
             "next": _next(first, state),

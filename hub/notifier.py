@@ -31,6 +31,8 @@ log = logging.getLogger("flotilla.hub")
 
 FIRST_DELAY_S: Final = 2.0
 LONGEST_DELAY_S: Final = 300.0
+THREADS: Final = 4
+"""Of our own, for the journal and the credentials: where those hang, the loop's commit finds a thread all the same."""
 GIVE_UP_S: Final = 24 * 3600.0
 """A message that is older when its receiver fails tells nobody anything new."""
 TOLD_AFTER_S: Final = 600.0
@@ -80,6 +82,7 @@ class Notifier:
         self._public_url = public_url.rstrip("/")
         self._delays = delays
         self._standings: dict[Receiver, Standing] = {}
+        self._threads = anyio.CapacityLimiter(THREADS)
 
     async def run(self) -> None:
         """Serve every receiver for ever."""
@@ -149,7 +152,7 @@ class Notifier:
             while True:
                 changed = self._loop.changed
                 try:
-                    message = await _in_thread(partial(self._journal.next_message, receiver.name))
+                    message = await self._in_thread(partial(self._journal.next_message, receiver.name))
                     if message is None:
                         await changed.wait()
                         continue
@@ -170,17 +173,17 @@ class Notifier:
                 rejected = isinstance(error, Rejected)
                 if rejected or self._clock() - message.time_s > GIVE_UP_S:
                     log.warning("message %s is given up: %s", message.id, error)
-                    await _in_thread(partial(self._journal.given_up, message))
+                    await self._in_thread(partial(self._journal.given_up, message))
                 if not rejected:
                     raise
                 return
             standing.arrived = message.sequence
             standing.delivered_at, standing.failing_since, standing.error = self._clock(), 0.0, ""
-        await _in_thread(partial(self._journal.delivered, message))
+        await self._in_thread(partial(self._journal.delivered, message))
 
     async def _send(self, receiver: Receiver, message: MessageRow) -> None:
         """Raises Rejected, Transient, and InvalidInput or Permanent for credentials that cannot be used."""
-        found = await _in_thread(self._credentials)
+        found = await self._in_thread(self._credentials)
         login = found.login(receiver.credentials, receiver.url)
         assert login is not None, "a receiver without credentials is none"
         await webhook.post(
@@ -213,15 +216,14 @@ class Notifier:
         try:
             async with self._loop.turning:
                 names = {receiver.name for receiver in self._loop.receivers}
-                await _in_thread(partial(self._journal.forget_receivers, names))
+                await self._in_thread(partial(self._journal.forget_receivers, names))
         except FlotillaError as error:  # with the next change
             log.warning("messages to receivers that are gone are not removed yet: %s", error)
             return False
         return True
 
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    return await anyio.to_thread.run_sync(work, abandon_on_cancel=False)
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._threads)
 
 
 def _time(time_s: float) -> str:

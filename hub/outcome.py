@@ -334,7 +334,8 @@ def found(before: Desired | None, after: Desired, now: float) -> list[EventRow]:
             time_s=now,
             kind="finding",
             text=str(finding),
-            bundle=finding.about.removeprefix("bundle "),
+            bundle=finding.about.removeprefix("bundle ") if finding.about.startswith("bundle ") else "",
+            data={"severity": "info"} if finding.severity == "warning" else {},
             dedup=f"finding/{after.commit}/{blob_id(str(finding).encode())}",
         )
         for finding in after.findings

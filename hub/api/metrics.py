@@ -15,6 +15,7 @@ from hub.journal import DirectiveKind
 from hub.loop import Loop
 from hub.model import FINAL, Phase
 from hub.rollout import held
+from proto.errors import FlotillaError
 from proto.ids import RolloutId
 
 Family = GaugeMetricFamily | CounterMetricFamily
@@ -115,7 +116,7 @@ class HubMetrics(Collector):
     def _messages(self) -> Iterator[Family]:
         pending = GaugeMetricFamily(
             "flotilla_messages_pending",
-            "Messages that a receiver has not got yet. Stays above 0: 'flotilla notify' says why.",
+            "Messages that a receiver has not got yet. Stays above 0: 'flotilla notify list' says why.",
             labels=["receiver"],
         )
         lost = GaugeMetricFamily(
@@ -126,7 +127,11 @@ class HubMetrics(Collector):
         failing = GaugeMetricFamily(
             "flotilla_receiver_failing", "1 while a receiver takes no messages.", labels=["receiver"]
         )
-        for row in self._receivers():
+        try:
+            rows = list(self._receivers())
+        except FlotillaError:  # the journal cannot be read: all else matters the more
+            return
+        for row in rows:
             pending.add_metric([row["name"]], row["pending"])
             lost.add_metric([row["name"]], row["lost"])
             failing.add_metric([row["name"]], int(bool(row["failing_since"])))

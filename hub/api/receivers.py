@@ -34,7 +34,9 @@ class Receivers:
         name = request.match_info["name"]
         receiver = self._notifier.named(name)
         if receiver is None:
-            raise http.NotFound(f"receiver {name[:80]}", "is not in spec.notify of fleet.yaml", "see 'flotilla notify'")
+            raise http.NotFound(
+                f"receiver {name[:80]}", "is not in spec.notify of fleet.yaml", "see 'flotilla notify list'"
+            )
         try:
             await self._notifier.test(receiver, actor=http.actor(body))
         except FlotillaError as error:

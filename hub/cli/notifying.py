@@ -9,19 +9,26 @@ import click
 from hub.cli.asking import HubApi, ago, hub_options, print_json, print_table
 
 
-@click.group(invoke_without_command=True)
-@hub_options
-@click.pass_context
-def notify(context: click.Context, hub: str, token_file: Path | None, output: str) -> None:
-    """Say who is told of what rollouts do, and whether they hear it.
+@click.group()
+def notify() -> None:
+    """Say who is told what rollouts do, and try it.
 
     \b
     Examples:
-      flotilla notify
+      flotilla notify list
       flotilla notify test on-call
     """
-    if context.invoked_subcommand is not None:
-        return
+
+
+@notify.command("list")
+@hub_options
+def list_(hub: str, token_file: Path | None, output: str) -> None:
+    """Say whether each receiver hears what it is told.
+
+    \b
+    Example:
+      flotilla notify list
+    """
     found = HubApi(hub, token_file).get("receivers")
     if print_json(found, output):
         return

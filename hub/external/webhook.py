@@ -14,20 +14,24 @@
 | does not answer, or is not who we believe | Transient                                                                |
 
 Only an address that the named credentials are for is asked, so that who writes the fleet repo cannot make the hub speak
-to what the hub's owner has not listed. The body of an answer is not read. Next: `notifier` says when.
+to what the hub's owner has not listed. The body of an answer is not read; the system's proxy settings count. Next:
+`notifier` says when.
 """
 
 import base64
 import hmac
 import ssl
+import urllib.request
 from collections.abc import Iterable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from hub.external import web
 from hub.external.credentials import Login
+from hub.repo import addresses
 from proto.errors import Permanent, Transient
 
 TIME_LIMIT_S = 15.0
@@ -67,7 +71,9 @@ async def post(url: str, body: bytes, *, login: Login, id_: str, thing: str, now
     try:
         async with (
             aiohttp.ClientSession(timeout=limits, cookie_jar=aiohttp.DummyCookieJar()) as session,
-            session.post(url, data=body, headers=headers, ssl=believed, allow_redirects=False) as answer,
+            session.post(
+                url, data=body, headers=headers, ssl=believed, proxy=_proxy(url), allow_redirects=False
+            ) as answer,
         ):
             status, told = answer.status, answer.headers
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -92,6 +98,14 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
         return None
     seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def _proxy(url: str) -> str | None:
+    """The system's proxy for an address that is not of this machine."""
+    parts = urlsplit(url)
+    if addresses.local(url) or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
 
 def _words(error: Exception) -> str:

@@ -76,11 +76,13 @@ class Outbox(Database):
         return found
 
     def _post(self, db: sqlite3.Connection, messages: Iterable[MessageRow]) -> None:
-        """Store messages with a decision, before its events: one that tells of an event which was told before is not
-        told again."""
+        """Store messages with a decision, before its events: what tells of nothing that was not told before is not told
+        again."""
         posted: Counter[str] = Counter()
         for message in messages:
-            if message.dedup and db.execute("SELECT 1 FROM events WHERE dedup=?", (message.dedup,)).fetchone():
+            if message.dedups and all(
+                db.execute("SELECT 1 FROM events WHERE dedup=?", (dedup,)).fetchone() for dedup in message.dedups
+            ):
                 continue
             db.execute(
                 "INSERT INTO outbox(receiver,message,gravity,time_s,body) VALUES(?,?,?,?,?)",

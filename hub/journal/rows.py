@@ -107,14 +107,14 @@ class EventRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageRow:
     """A message on its way to one receiver (`notices`): `gravity` grows with its severity, `sequence` with each message
-    that is stored; `lost` is how many before it never arrived. `dedup` is that of the event it tells of."""
+    that is stored; `lost` is how many before it never arrived. `dedups` are those of the events it tells of."""
 
     receiver: str
     id: str
     gravity: int
     time_s: float
     body: bytes
-    dedup: str = ""
+    dedups: tuple[str, ...] = ()
     sequence: int = 0
     lost: int = 0
 

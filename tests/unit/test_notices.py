@@ -233,3 +233,25 @@ def test_the_manuals_way_to_verify_a_message_does_so(at_s: float, secret: str, g
     }
     assert known["verified"](headers, b"{}", secret) == good
     assert not known["verified"](headers, b"[]", secret)
+
+
+def test_findings_of_a_commit_are_one_message_for_whoever_has_one_of_its_bundles() -> None:
+    found = [event("finding", f"{name} is wrong", bundle=name, dedup=f"finding/{name}") for name in ("cart", "shop")]
+    some = Receiver(name="some", url="https://x.example.org", credentials="x", bundles=("shop",))
+    [row] = rows(*found, to=some)
+    assert json.loads(row.body)["data"]["bundles"] == ["cart", "shop"]
+    assert row.dedups == ("finding/cart", "finding/shop")
+
+
+@pytest.mark.parametrize(
+    ("severities", "wanted"),
+    [
+        pytest.param((None, None), "warning", id="errors"),
+        pytest.param(("info", "info"), "info", id="warnings"),
+        pytest.param(("info", None), "warning", id="both"),
+    ],
+)
+def test_a_message_of_many_is_as_grave_as_the_gravest(severities: tuple[str | None, ...], wanted: str) -> None:
+    found = [event("finding", data={"severity": word} if word else {}) for word in severities]
+    [row] = rows(*found)
+    assert SEVERITIES[row.gravity] == wanted

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from hub import directives as hub_directives
 from hub import isolation, worker
-from hub.cli import commanding, directing, main, offline, online, past
+from hub.cli import commanding, directing, main, notifying, offline, online, past
 from hub.inputs import Direct, FromAgent
 from hub.journal import EventRow
 from hub.main import Hub
@@ -487,7 +487,14 @@ def test_a_hub_that_is_not_there_is_named_with_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [*offline.commands, *online.commands, *past.commands, *commanding.commands, *directing.commands],
+    [
+        *offline.commands,
+        *online.commands,
+        *past.commands,
+        *commanding.commands,
+        *directing.commands,
+        *notifying.commands,
+    ],
     ids=lambda command: str(command.name),
 )
 def test_every_command_explains_itself_with_an_example(command: click.Command) -> None:

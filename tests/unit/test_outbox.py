@@ -16,8 +16,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made.close()
 
 
-def message(number: int, *, to: str = "on-call", gravity: int = 0, dedup: str = "") -> MessageRow:
-    return MessageRow(receiver=to, id=f"msg_{number}", gravity=gravity, time_s=number, body=b"{}", dedup=dedup)
+def message(number: int, *, to: str = "on-call", gravity: int = 0, dedups: tuple[str, ...] = ()) -> MessageRow:
+    return MessageRow(receiver=to, id=f"msg_{number}", gravity=gravity, time_s=number, body=b"{}", dedups=dedups)
 
 
 def drained(journal: Journal, receiver: str) -> list[MessageRow]:
@@ -64,9 +64,11 @@ def test_what_gets_lost_while_a_message_is_on_its_way_is_told_with_the_next(jour
 
 def test_an_event_that_was_told_before_is_not_told_again(journal: Journal) -> None:
     told = EventRow(time_s=1.0, kind="finding", text="x", dedup="finding/1")
-    journal.commit(Decision(events=[told], messages=[message(1, dedup="finding/1")]))
-    journal.commit(Decision(events=[told], messages=[message(2, dedup="finding/1")]))
+    journal.commit(Decision(events=[told], messages=[message(1, dedups=("finding/1",))]))
+    journal.commit(Decision(events=[told], messages=[message(2, dedups=("finding/1",))]))
     assert [row.id for row in drained(journal, "on-call")] == ["msg_1"]
+    journal.commit(Decision(events=[told], messages=[message(3, dedups=("finding/1", "finding/2"))]))
+    assert [row.id for row in drained(journal, "on-call")] == ["msg_3"], "there is something new in it"
 
 
 def test_a_number_is_never_given_twice_so_that_order_can_be_seen(journal: Journal, tmp_path: Path) -> None:

@@ -86,3 +86,24 @@ def test_a_webhook_secret_that_is_none_is_refused_without_being_shown(tmp_path: 
         credentials.load(written(tmp_path, f"a: {{for: [https://a.example.org], webhookSecret: {secret}}}"))
     assert "whsec_ and 24 to 64 bytes in base64" in str(refused.value)
     assert SECRET[6:] not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        pytest.param("https://hooks.example.org/f", "http://proxy.example.org:3128", id="beyond the proxy"),
+        pytest.param("https://inside.example.org:8443/f", None, id="an exception"),
+        pytest.param("http://hooks.example.org/f", None, id="a scheme without a proxy"),
+        pytest.param("https://127.0.0.1:9000/f", None, id="this machine"),
+    ],
+)
+def test_the_systems_proxy_is_used_where_it_is_meant(
+    url: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://proxy.example.org:3128")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "inside.example.org")
+    assert webhook._proxy(url) == proxy
