@@ -6,7 +6,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 ARGS   ?=
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help demo test e2e behaviours lint format bench clean
+.PHONY: help demo test e2e behaviours lint format bench soak mutations clean
 
 help: ## What can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,12 @@ behaviours: $(VENV)/.ready ## The contract suite on both API servers, simulated 
 
 bench: $(VENV)/.ready ## Speed and size against a real kube-apiserver: a table, and bench.json
 	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m tests.bench $(ARGS)
+
+soak: $(VENV)/.ready ## Simulated rollouts with faults, many seeds (SEEDS=5000 FROM=0); what fails says how to play it again
+	$(BIN)/python -m tests.tools.soak --seeds $(or $(SEEDS),5000) --from $(or $(FROM),0)
+
+mutations: $(VENV)/.ready ## Breaks each rule of rollouts in turn, and shows which test says so
+	$(BIN)/python -m tests.tools.mutations $(ARGS)
 
 lint: $(VENV)/.ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

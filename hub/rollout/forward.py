@@ -165,12 +165,13 @@ def _spare(turn: Turn, index: int) -> int | None:
     if wave.max_unavailable is None:
         return None
     gone = [
-        turn.members[cluster].phase
+        cluster
         for cluster in wave.clusters
         if turn.members[cluster].phase is not M.LEFT
         and (turn.members[cluster].phase in IN_FLIGHT or _unavailable(turn, cluster))
     ]
-    return wave.max_unavailable - len(gone) + min(gone.count(M.OFFLINE), wave.offline_budget)
+    silent = sum(turn.members[cluster].phase is M.OFFLINE and not turn.heard(cluster) for cluster in gone)
+    return wave.max_unavailable - len(gone) + min(silent, wave.offline_budget)
 
 
 def _unavailable(turn: Turn, cluster: ClusterName) -> bool:

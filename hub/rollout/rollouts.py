@@ -110,9 +110,10 @@ def decide(
     """Pure: what `events`, in their order, make of `state`. When nothing changes, the very same `state` comes back.
 
     Room that reports give is filled once, after all of them: a thousand together cost one look at the waves, and of
-    what checks found together the bad counts before the good opens anything. `view` holds every member that has not left; `settle_until` is two heartbeats after the hub's start; `frozen` is why
-    nothing may start in the whole fleet, `held` why nothing may on one cluster, or "", and `busy` whether a cluster is
-    in flight in any rollout. Reports, ticks, evidence and leavers change nothing in a rollout that is not `alive`.
+    what checks found together the bad counts before the good opens anything. `view` holds every member that has not
+    left; `settle_until` is two heartbeats after the hub's start; `frozen` is why nothing may start in the whole fleet,
+    `held` why nothing may on one cluster, or "", and `busy` whether a cluster is in flight in any rollout. Reports,
+    ticks, evidence and leavers change nothing in a rollout that is not `alive`.
     Raises IllegalEvent for a command that does not fit the phase and for a cluster that is no member, BrokenInvariant
     for a bug; nothing was changed then.
     """

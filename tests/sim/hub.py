@@ -23,6 +23,7 @@ from hub.model import (
     Hold,
     Left,
     MarkGood,
+    MemberPhase,
     Move,
     Phase,
     Reported,
@@ -299,8 +300,9 @@ class Hub:
                 case Move(cluster=cluster, subtrees=subtrees):
                     for bundle, subtree in subtrees.items():
                         other = by.setdefault((cluster, bundle), name)
-                        over = turn.states[other].phase is Phase.REPLACED
-                        assert other == name or over, f"{other} and {name} both move {cluster}"
+                        over = not rollouts.alive(turn.states[other])
+                        gone = turn.states[other].members[cluster].phase is MemberPhase.LEFT
+                        assert other == name or over or gone, f"{other} and {name} both move {cluster}"
                         due.setdefault(cluster, {})[bundle] = subtree
                 case MarkGood(cluster=cluster, subtrees=subtrees):
                     after.last_good.update({(cluster, bundle): subtree for bundle, subtree in subtrees.items()})

@@ -325,7 +325,7 @@ class Watch:
         flying = track.flying.intersection(stay) - track.offline
         assert not flying, f"{name} went on to {cluster} while {flying} were in flight"
         taken = len(track.failed.intersection(stay)) if track.lenient or track.rollout.action == "continue" else 0
-        good = [c for c in stay if c in track.proven]
+        good = track.proven.intersection(wave.clusters)
         assert len(good) >= min(wave.min_proof, len(stay) - taken), f"{name} went on to {cluster} without proof"
         if track.rollout.action != "continue" and not track.lenient and stay:
             kinds = {self.world.kinds[s] for c in stay for s in track.rollout.targets[c].after.values() if s}
