@@ -118,6 +118,7 @@ def _roots(journal: Journal) -> set[Oid]:
     """The ids in the journal's rows; some are the fleet repo's, which the slice repository does not have."""
     roots = {oid for by_cluster in journal.completed().values() for oid in by_cluster.values()}
     roots |= set(journal.last_good().values())
+    roots |= {oid for hold in journal.holds().values() if hold.keep for oid in hold.keep.subtrees.values()}
     for row in journal.rollouts(alive=True, limit=100_000):
         roots.update(Oid(found.decode()) for found in _OID.findall(row.begins))
     return {oid for oid in roots if oid}

@@ -10,10 +10,12 @@ from typing import Any
 import anyio
 
 from hub.journal import DirectiveKey, DirectiveRow, EventRow
-from hub.model import Command, Evidence
+from hub.model import Command, Evidence, Keep
 from proto.errors import FlotillaError
 from proto.ids import BundleName, ClusterName, RolloutId
 from proto.messages import Report
+
+NO_ROLLOUT = RolloutId("")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +59,20 @@ class Release:
     bundle: BundleName
     actor: str
     reason: str
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutOnHold:
+    """A person keeps a bundle somewhere until it is released; `rollout` is whose work that is, if it is that of an
+    earlier one. With `abort` rollouts of it that are under way end first; without, one that is refuses the word."""
+
+    bundle: BundleName
+    keep: Keep
+    actor: str
+    reason: str
+    rollout: RolloutId = NO_ROLLOUT
+    abort: bool = False
     role: str = ""
 
 

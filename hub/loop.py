@@ -33,7 +33,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from hub import directives, notices, outcome, record
 from hub.agents.live import Live
 from hub.desired import Desired
-from hub.inputs import Direct, FromAgent, FromGate, Happened, Input, Release, ToRollout
+from hub.inputs import Direct, FromAgent, FromGate, Happened, Input, PutOnHold, Release, ToRollout
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, Journal, SliceRow
 from hub.model import (
     ABSENT,
@@ -53,7 +53,7 @@ from hub.model import (
 )
 from hub.noteworthy import Receiver
 from hub.outcome import Clash, Outcome
-from hub.rollout import held, rollouts, waves
+from hub.rollout import held, keeping, rollouts, waves
 from hub.rollout.held import Around
 from hub.slices import compose
 from hub.slices.gitstore import GitStore
@@ -233,16 +233,18 @@ class Loop:
         A command that does not fit sets its own `error`; what keeps the whole turn from being stored is raised.
         Returns what kept new rollouts from being planned, or "".
         """
-        turn = Outcome(now=self._clock(), states=dict(self.states), desired=self.desired)
+        turn = Outcome(now=self._clock(), states=dict(self.states), desired=self.desired, on_hold=self.holds)
         self._look_at_the_clock(turn.now)
         for item in batch:
             self._take(turn, item)
         self._heed_directives(turn)
         self._heed_the_fleet(turn)
+        await self._put_on_hold(turn)
         self._decide(turn)
         turn.plan_at = self._plan_at
         freed = any(rollouts.frees(self.states[id_], state) for id_, state in turn.states.items())
-        plan = turn.now >= self._plan_at or freed or bool(turn.released) or turn.desired is not self.desired
+        news = turn.released or turn.kept or turn.desired is not self.desired
+        plan = turn.now >= self._plan_at or freed or bool(news)
         if plan and turn.desired is not None:
             self._start(turn, turn.desired)
         turn.receivers = self.receivers
@@ -307,13 +309,17 @@ class Loop:
             case Desired() as desired:
                 turn.events += outcome.found(self.desired, desired, now)
                 turn.desired = desired
+            case ToRollout(rollout=rollout, command=Command(verb="retry")) if left := self._left_on_hold(rollout):
+                for bundle in left:
+                    turn.release(outcome.retried(item.what, bundle), now)
             case ToRollout():
                 turn.commands.append((item, item.what))
+            case PutOnHold() as hold:
+                turn.holds.append((item, hold))
             case FromGate(rollout=rollout, evidence=evidence):
                 turn.evidence.append((rollout, evidence))
             case Release() as release:
-                turn.released.add(release.bundle)
-                turn.events.append(outcome.released(release, now))
+                turn.release(release, now)
             case Direct(rows=rows, event=event):
                 turn.directives.update(rows)
                 turn.events.append(event)
@@ -321,6 +327,12 @@ class Loop:
                 turn.events.append(event)
             case _:
                 raise TypeError(f"the loop does not know {type(item.what).__name__}")
+
+    def _left_on_hold(self, rollout: RolloutId) -> list[BundleName]:
+        """The bundles that a rollout put on hold when it ended."""
+        if rollout in self.states:
+            return []
+        return [bundle for bundle, hold in self.holds.items() if hold.rollout == rollout and hold.keep is None]
 
     def _directed(self, turn: Outcome) -> dict[DirectiveKey, DirectiveRow]:
         """The directives as they are with this turn."""
@@ -350,6 +362,25 @@ class Loop:
             turn.commands += [(Input(what=None), ToRollout(rollout=id_, command=pause)) for id_ in running]
         self._vanished = bool(gone)
         turn.frozen = held.frozen(turn.desired.fleet, turn.now) or gone
+
+    async def _put_on_hold(self, turn: Outcome) -> None:
+        """What people want to keep somewhere, before anything moves in this turn."""
+        for item, asked in turn.holds:
+            try:
+                missing = await self._in_git(partial(self._missing, frozenset(asked.keep.subtrees.values())))
+                if missing:
+                    cause = f"what revision {asked.keep.revision:.12} made of it is no longer stored"
+                    raise InvalidInput(f"bundle {asked.bundle}", cause, "commit its files as they were then")
+                for older in keeping.to_end(asked.bundle, turn.states.values(), abort=asked.abort):
+                    self._meet(turn, older, Command(verb="abort", actor=asked.actor, reason=asked.reason))
+            except InvalidInput as error:
+                item.error = error
+                continue
+            turn.keep(asked, running=self.composition())
+            turn.around = None
+
+    def _missing(self, subtrees: Iterable[Oid]) -> list[Oid]:
+        return [oid for oid in subtrees if oid != ABSENT and not self.store.has(oid)]
 
     def _decide(self, turn: Outcome) -> None:
         """Each living rollout meets each event that concerns it: rollbacks first, then the oldest."""
@@ -388,7 +419,9 @@ class Loop:
         state = turn.states.get(rollout)
         if state is None or not rollouts.alive(state):
             if any(isinstance(event, Command) for event in events):
-                raise InvalidInput(f"rollout {rollout}", "is not under way", "see 'flotilla rollouts'")
+                left = self._left_on_hold(rollout)
+                remedy = f"retry it, or 'flotilla release {left[0]}'" if left else "see 'flotilla rollouts'"
+                raise InvalidInput(f"rollout {rollout}", "is not under way", remedy)
             return
         if turn.views is None or turn.around is None:
             turn.around = Around(
@@ -438,6 +471,7 @@ class Loop:
     def _start(self, turn: Outcome, desired: Desired) -> None:
         """Make the rollouts that the desired state asks for and that may begin now; each takes its first step."""
         holds = {**self.holds, **{hold.bundle: hold for hold in outcome.hold_rows(turn)}}
+        holds = {name: hold for name, hold in holds.items() if name not in turn.released}
         try:
             planned = waves.plan_rollouts(
                 fleet=desired.fleet,
@@ -446,7 +480,8 @@ class Loop:
                 current=self._decided(turn),
                 last_good=self.journal.last_good(),
                 completed=self.journal.completed(),
-                holds={name: hold.refused for name, hold in holds.items() if name not in turn.released},
+                holds={name: hold.refused for name, hold in holds.items()},
+                keeps={name: hold.keep for name, hold in holds.items() if hold.keep is not None},
                 active=[state for state in turn.states.values() if rollouts.alive(state)],
                 keys=self.store.keys,
                 remembered=self._policies,

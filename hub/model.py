@@ -705,6 +705,17 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """What a person wants a bundle on hold to be meanwhile; on clusters that `subtrees` does not name it stays as it is
+    (empty: everywhere). `revision` is the one whose work the subtrees are. `at_once`: past the policy's waves, gates
+    and windows."""
+
+    subtrees: Mapping[ClusterName, Oid] = field(default_factory=dict)
+    revision: Oid = ABSENT
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
     """Something a person may want to know; becomes an event of the API and a span event."""
 

@@ -14,7 +14,7 @@ import msgspec
 
 from hub import notices, record
 from hub.desired import Desired
-from hub.inputs import Input, Release, ToRollout
+from hub.inputs import Input, PutOnHold, Release, ToRollout
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, SliceRow, Word
 from hub.model import (
     ABSENT,
@@ -56,6 +56,12 @@ class Outcome:
     commands: list[tuple[Input, ToRollout]] = field(default_factory=list)
     evidence: list[tuple[RolloutId, Evidence]] = field(default_factory=list)
     released: set[BundleName] = field(default_factory=set)
+    on_hold: Mapping[BundleName, HoldRow] = field(default_factory=dict)
+    """As it was before the turn."""
+    holds: list[tuple[Input, PutOnHold]] = field(default_factory=list)
+    """What people want to keep somewhere."""
+    kept: dict[BundleName, HoldRow] = field(default_factory=dict)
+    """What of it is so with this turn."""
     directives: dict[DirectiveKey, DirectiveRow | None] = field(default_factory=dict)
     """What people asked of agents, or took back (None), in this turn."""
     suspended: Mapping[ClusterName, Mapping[BundleName, str]] = field(default_factory=dict)
@@ -83,6 +89,30 @@ class Outcome:
 
     def all_of(self, kind: type[E]) -> list[E]:
         return [effect for made in self.effects.values() for effect in made if isinstance(effect, kind)]
+
+    def release(self, asked: Release, now: float) -> None:
+        """A person lets a bundle go on."""
+        self.released.add(asked.bundle)
+        self.kept.pop(asked.bundle, None)
+        self.events.append(released(asked, now))
+
+    def keep(self, asked: PutOnHold, *, running: Mapping[ClusterName, Mapping[BundleName, Oid]]) -> None:
+        """A person keeps a bundle somewhere. What was brought back waits for sources that give neither what the fleet
+        repo wants now nor what runs; what was only held waits for a person."""
+        refused: dict[ClusterName, Oid] = {}
+        if asked.rollout:
+            refused = {cluster: now[asked.bundle] for cluster, now in running.items() if asked.bundle in now}
+            refused |= self.desired.subtrees.get(asked.bundle, {}) if self.desired else {}
+        self.kept[asked.bundle] = HoldRow(
+            bundle=asked.bundle,
+            rollout=asked.rollout,
+            reason=f"{asked.actor}: {asked.reason}",
+            time_s=self.now,
+            refused=refused,
+            keep=asked.keep,
+        )
+        self.released.discard(asked.bundle)
+        self.events.append(put_on_hold(asked, self.now))
 
     def undo(self, rollout: RolloutId, before: State | None, why: FlotillaError) -> None:
         """Take back what one rollout decided in this turn; one that began in it begins in a later one. Who gave it a
@@ -257,17 +287,21 @@ def _move_row(made: compose.Composed, cluster: ClusterName, before: SliceRow | N
 
 
 def hold_rows(outcome: Outcome) -> list[HoldRow]:
-    """Pure: the holds that this turn decided, with the subtrees that must not be tried again."""
-    return [
-        HoldRow(
+    """Pure: the holds that this turn decided, with the subtrees that must not be tried again. What a person brought
+    back, and what then failed, stays on hold as it was: the newer revision must not come by itself."""
+    made = {
+        hold.bundle: HoldRow(
             bundle=hold.bundle,
             rollout=hold.rollout,
             reason=hold.reason,
             time_s=outcome.now,
-            refused=waves.refused(outcome.states[hold.rollout].rollout)[hold.bundle],
+            refused=before.refused
+            if (before := outcome.on_hold.get(hold.bundle)) is not None and before.keep is not None
+            else waves.refused(outcome.states[hold.rollout].rollout)[hold.bundle],
         )
         for hold in outcome.all_of(Hold)
-    ]
+    }
+    return list({**made, **outcome.kept}.values())
 
 
 # --- events -------------------------------------------------------------------------------------------------------
@@ -288,6 +322,20 @@ def commanded(asked: ToRollout, now: float, *, bundles: tuple[BundleName, ...]) 
         bundles=bundles,
     )
     return EventRow(time_s=now, kind="command", rollout=asked.rollout, text=text, word=word)
+
+
+def retried(asked: ToRollout, bundle: BundleName) -> Release:
+    """Pure: to try a rollout again that is over is to release what it left on hold."""
+    return Release(bundle=bundle, actor=asked.command.actor, reason=asked.command.reason, role=asked.role)
+
+
+def put_on_hold(asked: PutOnHold, now: float) -> EventRow:
+    """Pure: a person keeps a bundle somewhere, as an event."""
+    where = f"back to revision {asked.keep.revision:.12} ({asked.rollout})" if asked.rollout else "on hold"
+    verb = "rollback" if asked.rollout else "hold"
+    word = Word(actor=asked.actor, role=asked.role, verb=verb, reason=asked.reason)
+    text = f"{asked.actor} put bundle {asked.bundle} {where}: {asked.reason}"
+    return EventRow(time_s=now, kind="held", bundle=asked.bundle, text=text, word=word)
 
 
 def released(release: Release, now: float) -> EventRow:

@@ -133,6 +133,7 @@ class Api:
                 "rollouts": [_shown(state, now) for state in self._under_way()],
                 "holds": sorted(loop.holds),
                 "freezes": waiting.freezes(desired.fleet, now) if desired else [],
+                "on_hold": [{"bundle": name, **status.hold(row)} for name, row in sorted(loop.holds.items())],
                 "directives": status.directives(loop.directives.values(), loop.live.clusters),
                 "findings": [status.finding(item) for item in desired.findings] if desired else [],
                 "problems": [

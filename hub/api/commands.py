@@ -4,6 +4,8 @@
 |-------------------------|-----------------------------|------------------------------------------------------------|
 | rollouts/ID/VERB        | reason; cluster of `skip`,  | what `rollout.commands` says of the verb                   |
 |                         | gate of `approve`, `reject` |                                                            |
+| bundles/NAME/hold       | reason; abort               | the bundle stays as it is, whatever is committed           |
+| bundles/NAME/rollback   | reason; to, at_once, abort  | the bundle goes back to a revision, and stays there        |
 | bundles/NAME/release    | reason                      | a bundle on hold goes on                                   |
 | clusters/NAME/cordon    | reason                      | no rollout touches the cluster; what runs there stays      |
 | clusters/NAME/uncordon  | reason                      | rollouts may go there again; what it missed it catches up  |
@@ -12,17 +14,19 @@ Every handler is good for the operator's token, but for the verbs of `ADMIN_VERB
 `directing`. Next: the loop, which stores each word with what it does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+import anyio.to_thread
 from aiohttp import web
 
-from hub import directives, record
+from hub import directives, earlier, record
 from hub.api import http, status, waiting
-from hub.inputs import Direct, Release, ToRollout
+from hub.inputs import NO_ROLLOUT, Direct, PutOnHold, Release, ToRollout
 from hub.journal import DirectiveKey, DirectiveKind, DirectiveRow, EventRow, Journal
 from hub.loop import Loop
-from hub.model import VERBS, Command
+from hub.model import FINAL, VERBS, Command, Keep
 from proto.errors import InvalidInput
 from proto.ids import BundleName, ClusterName, RolloutId
 
@@ -42,6 +46,8 @@ class Commands:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.post(f"/api/v1/rollouts/{{id}}/{{verb:{'|'.join(VERBS)}}}", self.to_rollout),
+            web.post("/api/v1/bundles/{name}/hold", self.hold),
+            web.post("/api/v1/bundles/{name}/rollback", self.roll_back),
             web.post("/api/v1/bundles/{name}/release", self.release),
             web.post("/api/v1/clusters/{name}/cordon", self.cordon),
             web.post("/api/v1/clusters/{name}/uncordon", self.uncordon),
@@ -67,6 +73,53 @@ class Commands:
             return http.answer({})
         state = self._loop.states.get(rollout) or record.restored(row)
         return http.answer({**status.rollout(state), **waiting.of_rollout(state, self._clock())})
+
+    async def hold(self, request: web.Request) -> web.Response:
+        """Keep a bundle as it is until it is released."""
+        body = await self._gate.body(request, operator=True)
+        return await self._keep(request, body, Keep())
+
+    async def roll_back(self, request: web.Request) -> web.Response:
+        """Bring a bundle back to the revision `to`, or to what it was before; it stays there."""
+        body = await self._gate.body(request, operator=True)
+        bundle, to, at_once = self._bundle(request), body.get("to") or "", body.get("at_once") is True
+        http.reason(body)
+        if not isinstance(to, str):
+            raise InvalidInput("to", "is no revision", "write a commit of the fleet repo")
+        if to:
+            find = partial(earlier.at_revision, self._journal, bundle, to, at_once=at_once)
+        else:
+            find = partial(earlier.previous, self._journal, bundle, self._loop.holds.get(bundle), at_once=at_once)
+        row, keep = await anyio.to_thread.run_sync(find)
+        return await self._keep(request, body, keep, rollout=row.rollout)
+
+    async def _keep(
+        self, request: web.Request, body: Mapping[str, Any], keep: Keep, *, rollout: RolloutId = NO_ROLLOUT
+    ) -> web.Response:
+        bundle = self._bundle(request)
+        asked = PutOnHold(
+            bundle=bundle,
+            keep=keep,
+            actor=http.actor(body),
+            reason=http.reason(body),
+            rollout=rollout,
+            abort=body.get("abort") is True,
+            role=body["role"],
+        )
+        await self._loop.tell(asked)
+        now = [state for state in self._loop.states.values() if bundle in state.rollout.bundles]
+        way = next((state.rollout.id for state in now if state.phase not in FINAL), "")
+        hold = self._loop.holds.get(bundle)
+        return http.answer({"bundle": bundle, "hold": status.hold(hold) if hold else None, "rollout": way})
+
+    def _bundle(self, request: web.Request) -> BundleName:
+        name, desired = BundleName(request.match_info["name"]), self._loop.desired
+        known = desired and (name in desired.fleet.bundles or name in desired.fleet.broken_bundles)
+        if not known and not any(name in row.manifest.bundles for row in self._loop.slices.values()):
+            raise http.NotFound(
+                f"bundle {name[:80]}", "is not in the fleet repo and runs nowhere", "see 'flotilla bundles'"
+            )
+        return name
 
     async def release(self, request: web.Request) -> web.Response:
         """Let a bundle that is on hold go on."""

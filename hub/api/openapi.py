@@ -86,6 +86,7 @@ _SCHEMAS: Mapping[str, Json] = {
                 clusters=_COUNT,
             )
         ),
+        on_hold=_list({"allOf": [_ref("Hold"), _object(bundle=_TEXT)]}),
         directives=_list(_object(kind=_TEXT, cluster=_TEXT, bundle=_TEXT, why=_TEXT, since=_TIME, until=_TIME)),
         findings=_list(_ref("Finding")),
         problems=_list(_TEXT),
@@ -114,13 +115,20 @@ _SCHEMAS: Mapping[str, Json] = {
             ),
         ]
     },
+    "Hold": _object(
+        rollout=_TEXT,
+        reason=_TEXT,
+        since=_TIME,
+        until={"enum": ["changed", "released"], "description": "What ends it; a person's release always does."},
+        revision={"type": "string", "description": "The one that a person keeps the bundle at, or empty."},
+    ),
     "Bundle": _object(
         name=_TEXT,
         wanted_on=_COUNT,
         runs_on=_COUNT,
         health=_TEXT,
         rollout=_TEXT,
-        hold=_or_null(_object(rollout=_TEXT, reason=_TEXT, since=_TIME)),
+        hold=_or_null(_ref("Hold")),
         suspended=_list(_object(cluster=_TEXT, why=_TEXT)),
         source=_or_null(_object(url=_TEXT, revision=_TEXT, digest=_TEXT)),
         failed=_YES,
@@ -312,6 +320,23 @@ OPERATIONS: Sequence[Operation] = (
         {"oneOf": [_ref("Rollout"), {"type": "object", "maxProperties": 0}]},
         _object("actor", "cluster", "gate", reason=_REASON, actor=_ACTOR, cluster=_TEXT, gate=_TEXT),
         wrong=(403, 404),
+    ),
+    *(
+        _post(
+            f"{_BUNDLE}/{verb}",
+            says,
+            _object(bundle=_TEXT, hold=_or_null(_ref("Hold")), rollout=_TEXT),
+            _object("actor", "abort", *more, reason=_REASON, actor=_ACTOR, abort=_YES, **more),
+            wrong=(404,),
+        )
+        for verb, says, more in (
+            ("hold", "Keep it as it is until it is released; abort ends rollouts of it that are under way", {}),
+            (
+                "rollback",
+                "Bring it back to the revision `to`, or to what it was before, and keep it there",
+                {"to": _TEXT, "at_once": _YES},
+            ),
+        )
     ),
     _post(
         _BUNDLE + "/release",

@@ -113,10 +113,7 @@ def rollout(state: State) -> Json:
 
 def holds(rows: Mapping[BundleName, HoldRow]) -> list[Json]:
     """Pure: the bundles that are kept where they are."""
-    return [
-        {"bundle": name, "rollout": row.rollout, "reason": row.reason[:MAX_TEXT], "since": status.rfc3339(row.time_s)}
-        for name, row in sorted(rows.items())
-    ]
+    return [{"bundle": name, **status.hold(row), "reason": row.reason[:MAX_TEXT]} for name, row in sorted(rows.items())]
 
 
 def directives(rows: Sequence[Json]) -> Json:

@@ -240,7 +240,6 @@ def bundles(
                 held.setdefault(where, there.suspended)
             report = said.bundles.get(name) if said and heard(said, now=now, heartbeat_s=heartbeat_s) else None
             health.append(report.health if report else Health.UNKNOWN)
-        hold = holds.get(name)
         found.append(
             {
                 "name": name,
@@ -249,9 +248,7 @@ def bundles(
                 "health": worst(health),
                 "counts": count(health),
                 "rollout": under_way.get(name, ""),
-                "hold": {"rollout": hold.rollout, "reason": hold.reason, "since": rfc3339(hold.time_s)}
-                if hold
-                else None,
+                "hold": hold(holds[name]) if name in holds else None,
                 "suspended": [{"cluster": where, "why": why} for where, why in sorted(held.items())],
                 "source": _source(desired, name),
                 "failed": bool(desired and name in desired.failed),
@@ -261,6 +258,17 @@ def bundles(
             }
         )
     return found
+
+
+def hold(row: HoldRow) -> Json:
+    """Pure: a bundle on hold. `until` is "released" when no commit ends it, `revision` where a person keeps it."""
+    return {
+        "rollout": row.rollout,
+        "reason": row.reason,
+        "since": rfc3339(row.time_s),
+        "until": "changed" if row.refused else "released",
+        "revision": row.keep.revision if row.keep else "",
+    }
 
 
 def _source(desired: Desired | None, name: BundleName) -> Json | None:

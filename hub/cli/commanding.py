@@ -5,7 +5,9 @@ Each needs a token, and keeps the reason; join tokens, emergencies and rewritten
 
 import os
 import urllib.parse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -79,6 +81,69 @@ def skip(rollout: str, cluster: str, reason: str, hub: str, token_file: Path | N
 
 @click.command()
 @click.argument("bundle")
+@click.option("--now", is_flag=True, help="End a rollout of it that is under way, where it is.")
+@click.option("--reason", required=True, help="Why; kept with the command.")
+@hub_options
+def hold(bundle: str, now: bool, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+    """Keep a bundle as it is until somebody releases it.
+
+    Nothing of it moves, whatever is committed, not even to a cluster that is new or comes back.
+
+    \b
+    Example:
+      flotilla hold shop --reason 'nothing moves before the fair'
+    """
+    made = _to_bundle(HubApi(hub, token_file), bundle, "hold", {"abort": now}, reason)
+    if not print_json(made, output):
+        click.echo(f"{bundle} is on hold until 'flotilla release {bundle}'")
+
+
+@click.command()
+@click.argument("name", metavar="ROLLOUT|BUNDLE")
+@click.option("--to", default="", metavar="REV", help="To what this commit of the fleet repo made of it.")
+@click.option("--now", is_flag=True, help="Everywhere at once, past waves; ends a rollout that is under way.")
+@click.option("--reason", required=True, help="Why; kept with the command.")
+@hub_options
+def rollback(name: str, to: str, now: bool, reason: str, hub: str, token_file: Path | None, output: str) -> None:
+    """Bring a rollout back, or a bundle to an earlier revision.
+
+    A rollout goes back to what its clusters ran before. A bundle goes, long after its rollout is over too, to the
+    revision --to, or to what it was before: by its waves, the other bundles untouched. Either way it is then on hold,
+    until its sources change or it is released. A bundle's name counts before a rollout's.
+
+    \b
+    Examples:
+      flotilla rollback shop-7 --reason 'the new image leaks'
+      flotilla rollback shop --reason 'the new image leaks'
+      flotilla rollback shop --to 4f2a91c --reason 'as it was before the summer' --now
+    """
+    api = HubApi(hub, token_file)
+    bundles, under_way = [name], False
+    if name not in {row["name"] for row in api.get("bundles")["bundles"]}:
+        rollout = api.get(f"rollouts/{urllib.parse.quote(name)}")
+        bundles, under_way = rollout["bundles"], not rollout["final"]
+        if not to:
+            body: dict[str, object] = {"reason": reason, "actor": os.environ.get("USER", "")}
+            made = api.post(f"rollouts/{urllib.parse.quote(name)}/rollback", body)
+            if not print_json(made, output):
+                click.echo(f"{made['id']} is {made['phase']}")
+            return
+    body = {"to": to, "at_once": now, "abort": now or under_way}
+    answers = [_to_bundle(api, bundle, "rollback", body, reason) for bundle in bundles]
+    if not print_json(answers[0] if len(answers) == 1 else answers, output):
+        for made in answers:
+            way = f"by rollout {made['rollout']}" if made["rollout"] else "where it is already"
+            where = made["hold"]["revision"][:12]
+            click.echo(f"{made['bundle']} goes back to revision {where}, {way}; then it is on hold")
+
+
+def _to_bundle(api: HubApi, bundle: str, verb: str, more: Mapping[str, object], reason: str) -> Any:
+    body = {**more, "reason": reason, "actor": os.environ.get("USER", "")}
+    return api.post(f"bundles/{urllib.parse.quote(bundle, safe='')}/{verb}", body)
+
+
+@click.command()
+@click.argument("bundle")
 @click.option("--reason", required=True, help="Why; kept with the command.")
 @hub_options
 def release(bundle: str, reason: str, hub: str, token_file: Path | None, output: str) -> None:
@@ -88,8 +153,7 @@ def release(bundle: str, reason: str, hub: str, token_file: Path | None, output:
     Example:
       flotilla release shop --reason 'the registry is back'
     """
-    body: dict[str, object] = {"reason": reason, "actor": os.environ.get("USER", "")}
-    made = HubApi(hub, token_file).post(f"bundles/{urllib.parse.quote(bundle)}/release", body)
+    made = _to_bundle(HubApi(hub, token_file), bundle, "release", {}, reason)
     if not print_json(made, output):
         click.echo(f"{bundle} is no longer on hold")
 
@@ -149,7 +213,7 @@ commands: tuple[click.Command, ...] = (
     _verb("pause", "Stop a rollout where it is; clusters keep what they run."),
     _verb("resume", "Let a paused rollout go on."),
     _verb("abort", "End a rollout where it is, without a rollback."),
-    _verb("rollback", "Bring every cluster of a rollout back to what it ran before."),
+    rollback,
     _verb("approve", "Agree that a rollout passes the gate at which it waits.", at_gate=True),
     _verb("reject", "Fail the gate at which a rollout waits, by saying no.", at_gate=True),
     _verb("promote", "End the soaks and open the gates that a rollout waits for."),
@@ -157,6 +221,7 @@ commands: tuple[click.Command, ...] = (
     _verb("retry", "Give failed clusters and gates of a rollout another try."),
     _verb("emergency", "Send a rollout to all clusters at once, past every limit."),
     skip,
+    hold,
     release,
     _at_cluster(
         "cordon",

@@ -49,8 +49,8 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
             console.print(line)
     for row in fleet["freezes"]:
         console.print(waiting.freeze(row))
-    for hold in fleet["holds"]:
-        console.print(f"[bold yellow]on hold[/]     {hold} (commit a fix, or 'flotilla release {hold} --reason …')")
+    for hold in fleet["on_hold"]:
+        console.print(f"[bold yellow]on hold[/]     {hold['bundle']}{escape(_kept(hold))}")
     for line in _asked(fleet["directives"]):
         console.print(line)
     for text in fleet["problems"]:
@@ -62,6 +62,13 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
         )
         if item["remedy"]:
             console.print(Text(f"            → {item['remedy']}", style="dim"))
+
+
+def _kept(hold: dict[str, Any]) -> str:
+    """Where a bundle on hold is, why, and what ends it."""
+    at = f" at revision {hold['revision'][:12]}" if hold["revision"] else ""
+    fix = "commit a change, or " if hold["until"] == "changed" else ""
+    return f"{at}: {hold['reason']} ({fix}'flotilla release {hold['bundle']} --reason …')"
 
 
 _ASKED = {"suspend": "suspended", "pause": "paused", "cordon": "cordoned"}
@@ -180,7 +187,9 @@ def _show_cluster(found: dict[str, Any]) -> None:
 
 def _about_bundle(row: dict[str, Any]) -> list[str]:
     hold = row["hold"]
-    held = [f"on hold since {hold['rollout']}: {hold['reason']}"] if hold else []
+    since = f" since {hold['rollout']}" if hold and hold["rollout"] and not hold["revision"] else ""
+    at = f" at revision {hold['revision'][:12]}" if hold and hold["revision"] else ""
+    held = [f"on hold{since}{at}: {hold['reason']}"] if hold else []
     held += [f"suspended on {item['cluster']} ({item['why']})" for item in row["suspended"][:3]]
     held += [f"and on {len(row['suspended']) - 3} more clusters"] if len(row["suspended"]) > 3 else []
     held += [f"{item['where']}: {item['message']}" for item in row["findings"]]

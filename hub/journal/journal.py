@@ -19,6 +19,7 @@ from hub.journal.rows import (
     MoveRow,
     SliceRow,
 )
+from hub.model import Keep
 from proto.errors import Refused
 from proto.ids import BundleName, ClusterName, Oid
 from proto.slices import SliceManifest
@@ -47,8 +48,11 @@ class Journal(Renders, Rollouts, Identities, Outbox):
             db.executemany("INSERT OR REPLACE INTO completed VALUES(?,?,?)", decision.completed)
             db.executemany("DELETE FROM holds WHERE bundle=?", [(bundle,) for bundle in decision.released])
             db.executemany(
-                "INSERT OR REPLACE INTO holds VALUES(?,?,?,?,?)",
-                [(h.bundle, h.rollout, h.reason, h.time_s, orjson.dumps(h.refused)) for h in decision.holds],
+                "INSERT OR REPLACE INTO holds VALUES(?,?,?,?,?,?)",
+                [
+                    (h.bundle, h.rollout, h.reason, h.time_s, orjson.dumps(h.refused), msgspec.json.encode(h.keep))
+                    for h in decision.holds
+                ],
             )
             db.executemany(
                 "DELETE FROM directives WHERE kind=? AND cluster=? AND bundle=?",
@@ -136,8 +140,15 @@ class Journal(Renders, Rollouts, Identities, Outbox):
 
     def holds(self) -> dict[BundleName, HoldRow]:
         return {
-            bundle: HoldRow(bundle=bundle, rollout=rollout, reason=reason, time_s=time_s, refused=orjson.loads(refused))
-            for bundle, rollout, reason, time_s, refused in self._read("SELECT * FROM holds")
+            bundle: HoldRow(
+                bundle=bundle,
+                rollout=rollout,
+                reason=reason,
+                time_s=time_s,
+                refused=orjson.loads(refused),
+                keep=msgspec.json.decode(keep, type=Keep | None),
+            )
+            for bundle, rollout, reason, time_s, refused, keep in self._read("SELECT * FROM holds")
         }
 
     def directives(self) -> dict[DirectiveKey, DirectiveRow]:

@@ -7,10 +7,11 @@ large column, only when phase or life changed. Next: `journal`.
 import sqlite3
 from collections.abc import Iterable
 
+from hub.journal import schema
 from hub.journal.database import Database
-from hub.journal.rows import RolloutRow, StoredRollout
+from hub.journal.rows import RevisionRow, RolloutRow, StoredRollout
 from proto.errors import Refused
-from proto.ids import RolloutId
+from proto.ids import Oid, RolloutId
 
 STEPS_KEPT = 1000
 """Rollouts whose steps are kept when they are over, the newest: what they were and how they ended stays for ever."""
@@ -22,7 +23,7 @@ FROM rollouts JOIN begins ON begins.rollout = number LEFT JOIN wholes ON wholes.
 
 
 class Rollouts(Database):
-    """The tables `rollouts`, `begins`, `wholes` and `steps`."""
+    """The tables `rollouts`, `begins`, `wholes`, `steps` and `revisions`."""
 
     def rollouts(self, *, alive: bool | None = None, limit: int = 200) -> list[StoredRollout]:
         """Newest first; with `alive` only those (or only the others)."""
@@ -32,6 +33,26 @@ class Rollouts(Database):
     def rollout(self, id_: str) -> StoredRollout | None:
         found = self._stored(f"{_READ} WHERE id=?", id_)
         return found[0] if found else None
+
+    def revisions(self, bundle: str) -> list[RevisionRow]:
+        """The rollouts that a bundle had, newest first."""
+        rows = self._read(
+            "SELECT number, id, phase, revision, made_s FROM revisions JOIN rollouts USING(number)"
+            " WHERE bundle=? ORDER BY number DESC",
+            bundle,
+        )
+        return [
+            RevisionRow(number=number, rollout=RolloutId(id_), phase=phase, revision=Oid(revision), made_s=made_s)
+            for number, id_, phase, revision, made_s in rows
+        ]
+
+    def newest_of(self, revision: str) -> int:
+        """The number of the newest rollout, of any bundle, that brought a revision (or a beginning of its id), 0 for
+        none."""
+        rows = self._read(
+            "SELECT coalesce(max(number), 0) FROM revisions WHERE substr(revision, 1, ?)=?", len(revision), revision
+        )
+        return int(rows[0][0])
 
     def _stored(self, query: str, *arguments: object) -> list[StoredRollout]:
         return [
@@ -59,6 +80,7 @@ class Rollouts(Database):
         for row in rows:
             if row.begins:
                 db.execute("INSERT OR IGNORE INTO begins VALUES(?,?)", (row.number, row.begins))
+                db.execute(schema.revision_rows("WHERE rollout=?"), (row.number,))
             done = db.execute(
                 "INSERT OR IGNORE INTO steps SELECT ?1, ?2, ?3 WHERE ?2 = 1 OR"
                 " EXISTS (SELECT 1 FROM steps WHERE rollout=?1 AND n=?2 - 1)",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from hub.model import Pin
+from hub.model import Keep, Pin
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.slices import SliceManifest
 
@@ -61,6 +61,17 @@ class StoredRollout:
     whole: bytes
     steps: tuple[bytes, ...]
     n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionRow:
+    """One of the rollouts of a bundle: what it brought, and how it stands."""
+
+    number: int
+    rollout: RolloutId
+    phase: str
+    revision: Oid
+    made_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,13 +141,16 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldRow:
-    """A bundle on hold; `refused` are the subtrees per cluster that failed and must not be tried again."""
+    """A bundle on hold; `refused` are the subtrees per cluster that must not be tried (none: it is held until a person
+    releases it, whatever is committed), `keep` is where a person keeps it meanwhile. `rollout` is the one that failed,
+    or whose work it is kept at, or ""."""
 
     bundle: BundleName
     rollout: RolloutId
     reason: str
     time_s: float
     refused: Mapping[ClusterName, Oid]
+    keep: Keep | None = None
 
 
 class DirectiveKind(StrEnum):

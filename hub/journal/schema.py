@@ -91,6 +91,28 @@ CREATE TABLE outbox(
 CREATE INDEX outbox_by_receiver ON outbox(receiver, id);
 CREATE TABLE outbox_lost(receiver TEXT PRIMARY KEY, many INTEGER NOT NULL) STRICT;
 """
-SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS, _STEPS, _AUDIT, _OUTBOX)
+
+
+def revision_rows(where: str = "") -> str:
+    """The statement that notes which rollouts (those of `where`) brought which revision of a bundle: by what they began
+    as, which nobody can read but as JSON."""
+    text = "iif(json_valid(CAST(state AS TEXT)), CAST(state AS TEXT), '{}')"
+    return f"""
+WITH begun AS MATERIALIZED (SELECT rollout, {text} AS text FROM begins {where})
+INSERT OR IGNORE INTO revisions
+SELECT each.value, begun.rollout, json_extract(begun.text, '$.value.rollout.revision'),
+    json_extract(begun.text, '$.value.rollout.made_at')
+FROM begun, json_each(begun.text, '$.value.rollout.bundles') AS each"""
+
+
+_KEEPS = f"""
+ALTER TABLE holds ADD COLUMN keep BLOB NOT NULL DEFAULT (x'6e756c6c');
+CREATE TABLE revisions(
+    bundle TEXT NOT NULL, number INTEGER NOT NULL, revision TEXT NOT NULL, made_s REAL NOT NULL,
+    PRIMARY KEY(bundle, number)
+) STRICT, WITHOUT ROWID;
+{revision_rows()};
+"""
+SCHEMAS = (_TABLES, _DIRECTIVES, _NOTES, _PINS, _STEPS, _AUDIT, _OUTBOX, _KEEPS)
 """What each schema version adds to the one before; a released one never changes."""
 SCHEMA = len(SCHEMAS)

@@ -9,7 +9,7 @@ returns nothing, so that calling it once more is harmless. Next: `rollouts` (mov
 | did not render, or is broken, or has no policy   | it keeps what it runs                                       |
 | is gone, and renamed to one of those             | it keeps what it runs                                       |
 | an unended rollout goes there already            | nothing                                                     |
-| is on hold, wanted as it failed                  | it waits                                                    |
+| is on hold, wanted as it failed                  | it waits; or goes where a person keeps it (`keeping`)       |
 | is on hold, wanted differently                   | the hold is released, and that of its old name              |
 | is rolling back, paused, or moving under `queue` | it waits; the newest revision is planned when that is over  |
 | is moving under `replace`, nobody soaks, and no  | the older rollout is replaced                               |
@@ -26,6 +26,7 @@ returns nothing, so that calling it once more is harmless. Next: `rollouts` (mov
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from hub.model import (
     ABSENT,
@@ -34,6 +35,7 @@ from hub.model import (
     Cluster,
     Fleet,
     Gate,
+    Keep,
     MemberPhase,
     Notice,
     Phase,
@@ -43,7 +45,7 @@ from hub.model import (
     Target,
     Wave,
 )
-from hub.rollout import exchange, queue, rollouts
+from hub.rollout import exchange, keeping, queue, rollouts
 from hub.rollout.resolve import resolve, share
 from hub.rollout.transitions import IN_FLIGHT, UNMOVED
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
@@ -83,6 +85,7 @@ def plan_rollouts(
     last_good: Mapping[tuple[ClusterName, BundleName], Oid],
     completed: Subtrees,
     holds: Subtrees,
+    keeps: Mapping[BundleName, Keep] = MappingProxyType({}),
     active: Collection[State],
     keys: Callable[[Oid], frozenset[ObjectKey]],
     remembered: Mapping[BundleName, RolloutPolicy],
@@ -97,7 +100,8 @@ def plan_rollouts(
     `desired`: bundle → cluster → subtree as rendered; a bundle that no cluster should run has an empty map, and one
     that the fleet has but `desired` has not is treated like those in `failed`. `current`: each cluster's decided
     composition (its slice). `last_good`, then `completed`: where a rollback goes to. `holds`: for each bundle on hold
-    the subtrees that must not be tried again (as `refused` gave them). `active`: every state that is `rollouts.alive`.
+    the subtrees that must not be tried again (as `refused` gave them; none: nothing but a person releases it), and
+    `keeps`, for some of them, what they are to be meanwhile. `active`: every state that is `rollouts.alive`.
     `keys`: the objects of a subtree. `remembered`: the policy that each bundle was last planned with, for bundles that
     are gone from the fleet; without one they are removed under the default policy. `number`: of the first new rollout.
     """
@@ -107,10 +111,13 @@ def plan_rollouts(
         frozen |= missing - desired.keys()
     frozen |= {old for old, new in fleet.renamed.items() if new in frozen}
     wants = _wants(fleet, desired, current, frozen)
-    changes = _changes(wants, current)
-    moving, catching_up = _under_way(wants, active)
     released = {b for b, failed_as in holds.items() if b not in frozen and _differs(failed_as, wants.get(b, {}))}
     released |= {old for old, new in fleet.renamed.items() if old in holds and new in released}
+    kept = {bundle: keep for bundle, keep in keeps.items() if bundle not in released}
+    wants |= keeping.wants(kept, current, _takes_part(fleet))
+    frozen -= kept.keys()
+    changes = _changes(wants, current)
+    moving, catching_up = _under_way(wants, active)
     found: list[tuple[Rollout, list[State]]] = []
     waiting: dict[BundleName, str] = {}
     late: set[BundleName] = set()
@@ -126,17 +133,18 @@ def plan_rollouts(
         news = any((bundle, c) not in moving for bundle in todo for c in todo[bundle])
         if not any(todo.values()) or not (news or any(queue.held_empty(state) for state in older)):
             continue
-        policy = _policy(fleet, group, remembered)
+        policy = keeping.policy(_policy(fleet, group, remembered), group.bundles, kept)
         if policy is None:
             waiting |= dict.fromkeys(group.bundles, "its rollout policy does not exist or is not valid")
             continue
+        back = keeping.revision(group.bundles, kept)
         rollout = replace(
             _rollout(fleet, todo, policy, current=current, last_good=last_good, completed=completed),
             id=RolloutId(min(group.gainers or group.bundles)),
-            revision=revision,
+            revision=back or revision,
             stands_for=queue.stands_for(older, active),
-            author=author,
-            subject=subject,
+            author="" if back else author,
+            subject="" if back else subject,
             made_at=now,
             elsewhere={b: {c: s for c, s in wants[b].items() if s and c not in todo[b]} for b in group.bundles},
         )
@@ -144,7 +152,9 @@ def plan_rollouts(
             continue
         reasons = [why for state in older if (why := queue.waits_for(state, wants))]
         late |= set(group.bundles) if reasons else set()
-        reasons = [f"bundle {b} is on hold" for b in group.bundles if b in holds and b not in released] + reasons
+        stay = [f"bundle {b} is on hold" for b in group.bundles if b in holds.keys() - released - kept.keys()]
+        stay += [f"bundle {b} is on hold, and has objects of it" for b in keeping.robbed(todo, kept, wants, keys)]
+        reasons = stay + reasons
         if reasons:
             waiting |= dict.fromkeys(group.bundles, "; ".join(reasons))
         else:

@@ -164,6 +164,8 @@ POSTS = {
     "rollouts/shop-1/pause",
     "rollouts/shop-1/skip",
     "bundles/shop/release",
+    "bundles/shop/hold",
+    "bundles/shop/rollback",
     "bundles/shop/suspend",
     "bundles/shop/resume",
     "bundles/shop/sync",

@@ -106,3 +106,33 @@ async def test_a_cordon_is_shown_until_it_is_taken_back(client: Client) -> None:
     status, said = await client.post("/api/v1/clusters/eu-1/uncordon", {"reason": "they are there"})
     assert (status, said["cordoned"]) == (200, None)
     assert (await client.get("/api/v1/clusters/eu-1"))[1]["cordoned"] is None
+
+
+async def test_a_hold_says_what_ends_it_and_refuses_what_it_does_not_know(client: Client, operator: str) -> None:
+    assert (await client.post("/api/v1/bundles/nothing/hold", {"reason": "x"}))[0] == 404
+    status, said = await client.post("/api/v1/bundles/shop/hold", {"reason": "a fair"}, token=operator)
+    assert (status, said["error"]) == (400, "bundle shop: rollout shop-1 of it is running")
+    assert "'flotilla rollback shop-1'" in said["remedy"]
+    body = {"reason": "a fair", "actor": "ann", "abort": True}
+    status, said = await client.post("/api/v1/bundles/shop/hold", body, token=operator)
+    assert (status, said["hold"]["until"], said["hold"]["reason"]) == (200, "released", "ann: a fair")
+    assert (await client.get("/api/v1/rollouts/shop-1"))[1]["phase"] == "aborted"
+    _, fleet = await client.get("/api/v1/fleet")
+    assert (fleet["holds"], fleet["on_hold"][0]["bundle"]) == (["shop"], "shop")
+    assert [word["verb"] for word in await words(client, "?bundle=shop")] == ["hold"]
+
+
+async def test_a_rollback_to_what_never_was_says_what_was(client: Client) -> None:
+    _, fleet = await client.get("/api/v1/fleet")
+    body = {"reason": "x", "to": "d" * 40, "abort": True}
+    status, said = await client.post("/api/v1/bundles/shop/rollback", body)
+    assert (status, said["error"]) == (400, f"revision {'d' * 40}: rolled nothing of bundle shop out")
+    assert said["remedy"].endswith(fleet["revision"][:12])
+    assert (await client.post("/api/v1/bundles/shop/rollback", {"reason": "x", "to": ["a"]}))[0] == 400
+    status, said = await client.post("/api/v1/bundles/shop/rollback", {"reason": "x"})
+    assert (status, said["error"]) == (400, "bundle shop: has nothing before what it is")
+    body = {"reason": "x", "actor": "ann", "to": fleet["revision"][:9], "abort": True}
+    status, said = await client.post("/api/v1/bundles/shop/rollback", body)
+    assert (status, said["hold"]["revision"], said["hold"]["until"]) == (200, fleet["revision"], "changed")
+    [word] = await words(client, "?bundle=shop")
+    assert (word["verb"], word["actor"]) == ("rollback", "ann")

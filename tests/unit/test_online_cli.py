@@ -434,6 +434,37 @@ async def test_without_the_token_nothing_is_changed(run: Run, tmp_path: Path) ->
     assert "running" in (await run("rollouts")).stdout
 
 
+async def test_a_bundle_is_put_on_hold_and_released(run: Run) -> None:
+    result = await run("hold", "shop", "--reason", "a fair")
+    assert result.exit_code == 1
+    assert "rollout shop-1 of it is running" in result.stderr
+    assert "add --now" in result.stderr
+    result = await run("hold", "shop", "--reason", "a fair", "--now")
+    assert (result.exit_code, result.stdout) == (0, "shop is on hold until 'flotilla release shop'\n")
+    assert "on hold     shop: dana: a fair ('flotilla release shop --reason …')" in (await run("status")).stdout
+    assert "on hold: dana: a fair" in (await run("bundles")).stdout
+    assert (await run("release", "shop", "--reason", "it is over")).stdout == "shop is no longer on hold\n"
+    assert "on hold" not in (await run("status")).stdout
+
+
+async def test_a_bundle_and_a_rollout_go_back_by_their_names(run: Run, hub: Hub) -> None:
+    assert hub.loop.desired is not None
+    tip = hub.loop.desired.commit
+    result = await run("rollback", "shop", "--to", tip[:8], "--reason", "as it was")
+    assert "rollout shop-1 of it is running" in result.stderr
+    result = await run("rollback", "shop-1", "--to", tip[:8], "--reason", "as it was")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"shop goes back to revision {tip[:12]}, where it is already; then it is on hold\n"
+    assert "aborted" in (await run("rollouts")).stdout
+    assert (
+        f"on hold     shop at revision {tip[:12]}: dana: as it was (commit a change, or" in (await run("status")).stdout
+    )
+    again = await run("rollback", "shop-1", "--reason", "twice")
+    assert (again.exit_code, "is not under way" in again.stderr) == (1, True)
+    none = await run("rollback", "till", "--reason", "x")
+    assert (none.exit_code, "rollout till: does not exist" in none.stderr) == (1, True)
+
+
 async def test_a_cordoned_cluster_is_named_wherever_somebody_looks(run: Run) -> None:
     result = await run("cordon", "eu-1", "--reason", "new nodes")
     assert (result.exit_code, result.stdout) == (0, "eu-1: cordoned, no rollout goes there\n")
@@ -441,7 +472,7 @@ async def test_a_cordoned_cluster_is_named_wherever_somebody_looks(run: Run) -> 
     assert "(dana: new nodes): no rollout goes there" in (await run("clusters", "eu-1")).stdout
     assert "cordoned" in (await run("clusters")).stdout
     assert (await run("uncordon", "eu-1", "--reason", "they are there")).exit_code == 0
-    assert "cordoned" not in (await run("status")).stdout
+    assert "cordoned    eu-1" not in (await run("status")).stdout
 
 
 async def test_who_did_what_why_and_with_whose_token_is_one_table(run: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hub.model import (
     ClusterView,
     FailurePolicy,
     Fleet,
+    Keep,
     Member,
     MemberPhase,
     Move,
@@ -679,3 +680,26 @@ def test_a_plan_feeds_the_engine() -> None:
     view = {name: ClusterView(next_seq=2, last_seen=1000.0) for name in FLEET.clusters}
     state, effects = rollouts.decide(state, [Tick()], view, 1000.0, heartbeat_s=10.0)
     assert [effect.cluster for effect in effects if isinstance(effect, Move)] == ["c1"]
+
+
+def test_a_bundle_waits_for_objects_of_one_that_a_person_keeps() -> None:
+    settings, secret = (ObjectKey(group="", kind=kind, namespace="n", name="x") for kind in ("ConfigMap", "Secret"))
+    has = {OLD: frozenset({settings}), NEW: frozenset({secret}), NEWER: frozenset({settings})}
+    planned = plan(
+        current=running(shop=OLD),
+        desired={SHOP: everywhere(NEW), TILL: everywhere(NEWER)},
+        holds={SHOP: {}},
+        keeps={SHOP: Keep()},
+        keys=has.__getitem__,
+    )
+    assert planned.rollouts == ()
+    assert planned.waiting == {TILL: "bundle shop is on hold, and has objects of it"}
+
+
+@pytest.mark.parametrize(("at_once", "names"), [(False, ["canary", "eu", "rest"]), (True, ["rest"])])
+def test_a_way_back_takes_the_policys_waves_or_none_of_them(at_once: bool, names: list[str]) -> None:
+    keep = Keep(subtrees=everywhere(NEWER), revision=Oid("9" * 40), at_once=at_once)
+    planned = plan(holds={SHOP: everywhere(NEW)}, keeps={SHOP: keep})
+    [made] = planned.rollouts
+    assert [wave.name for wave in made.waves] == names
+    assert (made.revision, {target.after[SHOP] for target in made.targets.values()}) == (keep.revision, {NEWER})
