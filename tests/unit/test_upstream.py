@@ -9,10 +9,11 @@ import pygit2
 import pytest
 
 from hub.desired import Desired
+from hub.journal import EventRow
 from hub.model import Fleet
 from hub.repo import signers
 from hub.repo.verification import NOBODY_LOOKS, Verification
-from hub.upstream import Upstream
+from hub.upstream import TOLD_AFTER_S, Upstream
 from proto.errors import Refused, Transient
 from proto.ids import Oid
 from tests.signing import needs
@@ -44,6 +45,8 @@ class Hub:
         self.rendered: list[str] = []
         self.taken: list[str] = []
         self.failing: Exception | None = None
+        self.noted: list[EventRow] = []
+        self.now = 7.0
         self.upstream = Upstream(
             str(repo.path),
             "main",
@@ -52,7 +55,8 @@ class Hub:
             trust=trust,
             render=self.render,
             take=self.take,
-            clock=lambda: 7.0,
+            note=self.noted.append,
+            clock=lambda: self.now,
         )
 
     async def render(self, commit: Oid) -> Desired:
@@ -280,3 +284,57 @@ async def test_what_was_taken_and_cannot_be_used_now_leaves_the_first_error(repo
     with pytest.raises(Transient, match="there is no such folder"):
         await hub.upstream.sync()
     assert hub.upstream.tip is None
+
+
+@pytest.mark.parametrize(
+    ("error", "at_once"),
+    [
+        pytest.param(Transient("fleet repo", "its host is away"), False, id="trouble that may pass"),
+        pytest.param(Refused("fleet repo", "nobody gets in"), True, id="trouble that stays"),
+        pytest.param(KeyError("x"), True, id="a bug"),
+    ],
+)
+async def test_trouble_is_an_event_once_it_is_known_to_last_and_another_when_it_is_over(
+    repo: Repo, hub: Hub, error: Exception, at_once: bool
+) -> None:
+    repo.commit("one")
+    hub.failing = error
+    async with following(hub) as until:
+        await until(lambda: hub.upstream.problem != "")
+        assert bool(hub.noted) == at_once
+        hub.now += TOLD_AFTER_S
+        for looks in (2, 3):
+            hub.upstream.poke()
+            await until(lambda looks=looks: len(hub.rendered) >= looks)  # type: ignore[misc]
+        hub.failing = None
+        hub.upstream.poke()
+        await until(lambda: hub.upstream.problem == "")
+    assert [(event.kind, event.data["severity"]) for event in hub.noted] == [
+        ("upstream", "warning"),
+        ("upstream", "info"),
+    ]
+
+
+async def test_trouble_that_passes_by_itself_is_nobodys_business(repo: Repo, hub: Hub) -> None:
+    repo.commit("one")
+    hub.failing = Transient("fleet repo", "its host is away")
+    async with following(hub) as until:
+        await until(lambda: hub.upstream.problem != "")
+        hub.failing = None
+        hub.upstream.poke()
+        await until(lambda: hub.upstream.problem == "")
+    assert hub.noted == []
+
+
+async def test_a_commit_comes_with_its_author_and_its_first_line(
+    repo: Repo, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Desired] = []
+
+    async def take(desired: Desired) -> None:
+        taken.append(desired)
+
+    monkeypatch.setattr(hub.upstream, "_take", take)
+    repo.commit("A new door\n\nIt is red.")
+    await hub.upstream.sync()
+    assert [(one.author, one.subject) for one in taken] == [("Ada", "A new door")]
