@@ -40,6 +40,7 @@ KINDS: dict[str, Severity] = {
     "rolling-back": "warning",
     "rolled-back": "warning",
     "rollback-failed": "critical",
+    "held": "info",
     "released": "info",
     "clash": "warning",
     "finding": "warning",

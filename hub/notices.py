@@ -150,6 +150,8 @@ def _next(event: EventRow, state: State | None) -> list[str]:
         return ["flotilla check"]
     if event.kind in ("upstream", "publish"):
         return ["flotilla status"]
+    if event.kind == "held":
+        return [f"flotilla release {event.bundle} {_WHY}"]
     if state is None:
         return []
     rollout, bundles = state.rollout.id, state.rollout.bundles

@@ -255,3 +255,9 @@ def test_a_message_of_many_is_as_grave_as_the_gravest(severities: tuple[str | No
     found = [event("finding", data={"severity": word} if word else {}) for word in severities]
     [row] = rows(*found)
     assert SEVERITIES[row.gravity] == wanted
+
+
+def test_a_bundle_that_a_person_holds_says_how_it_is_released() -> None:
+    [row] = rows(event("held", bundle="shop"))
+    data = json.loads(row.body)["data"]
+    assert (data["bundles"], data["next"]) == (["shop"], ["flotilla release shop --reason '...'"])
