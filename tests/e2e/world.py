@@ -71,6 +71,7 @@ class World:
         self.hub: real.Process | None = None
         self.agents: dict[str, real.Process] = {}
         self.environment: dict[str, str] = {}
+        self.hub_options: tuple[str, ...] = ()
 
     # --- processes ------------------------------------------------------------------------------------------------
 
@@ -84,6 +85,7 @@ class World:
                 f"--listen=127.0.0.1:{self.port}",
                 "--poll=0.3",
                 f"--heartbeat={heartbeat_s}",
+                *self.hub_options,
             ],
             self.folder,
             self.environment,
