@@ -100,7 +100,8 @@ def site(kube: Kube, tmp_path: Path) -> Iterator[Site]:
     made = Site(kube, tmp_path)
     yield made
     if made.process is not None:
-        made.process.kill()
+        # Killed it would keep the Lease from the agents of the tests behind this one.
+        made.process.stop(signal.SIGTERM)
 
 
 def test_files_bring_slices_forward_and_a_report_goes_out(site: Site) -> None:

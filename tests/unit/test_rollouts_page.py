@@ -1,4 +1,4 @@
-"""`docs/rollouts.md` against the engine: its diagrams are those of the tables, and it names every verb and every check."""
+"""`docs/rollouts.md` against the engine: its diagrams are those of the tables, and it names every verb and check."""
 
 import pytest
 
