@@ -34,6 +34,8 @@ MOST_CLUSTERS = 100_000
 MOST_LINES = 20
 """Of rollouts that are drawn, but for --all."""
 _MOST_WAITS = 10
+_LATEST_S = 221_845_392_000.0
+"""The year 9000: soon after it Python knows no dates."""
 _PLACES = ("fleet.yaml", "clusters", "bundles", "rollouts")
 """A folder without any of these is no fleet repo, and may be somebody's whole disk."""
 
@@ -47,6 +49,13 @@ def _share(text: str) -> float:
     if not 0 <= share <= 1:
         raise click.BadParameter(f"{text!r} is not a share: write such as 2%, from 0% to 100%")
     return share
+
+
+def _number(_: click.Context, __: click.Parameter, value: float) -> float:
+    """A range of click's lets through what is no number."""
+    if math.isnan(value):
+        raise click.BadParameter("write a number")
+    return value
 
 
 def _span(text: str) -> Span:
@@ -77,8 +86,17 @@ Examples:
 @click.option("--policy", default="", metavar="NAME|FILE", help="One bundle on every cluster, that rolls out by this.")
 @click.option("--compare", default="", metavar="NAME|FILE", help="The same by another policy, side by side.")
 @click.option("--clusters", type=click.IntRange(1, MOST_CLUSTERS), help="So many made-up ones, not those of the fleet.")
-@click.option("--days", type=click.FloatRange(0.01, 366), default=7.0, show_default=True, help="How long.")
-@click.option("--commits-per-hour", type=click.FloatRange(0, 60), default=0.1, show_default=True, help="Day and night.")
+@click.option(
+    "--days", type=click.FloatRange(0.01, 366), callback=_number, default=7.0, show_default=True, help="How long."
+)
+@click.option(
+    "--commits-per-hour",
+    type=click.FloatRange(0, 60),
+    callback=_number,
+    default=0.1,
+    show_default=True,
+    help="Day and night.",
+)
 @click.option(
     "--apply",
     type=_span,
@@ -160,6 +178,8 @@ def simulate(
     Freezes and windows of the fleet repo count.
     """
     checkout, start_s = _read(root), telling.moment(start, "--start")
+    if not 0 < start_s < _LATEST_S:
+        raise click.UsageError(f"--start {start!r}: write a date between 1970 and 9000")
     made = []
     for name in (policy, compare) if compare else (policy,):
         fleet, title = _fleet(checkout, name, clusters)
@@ -215,7 +235,7 @@ def _fleet(checkout: _Checkout, name: str, count: int | None) -> tuple[Fleet, st
     if populated.clusters is not fleet.clusters:
         everywhere = {name: replace(bundle, targets=Selector()) for name, bundle in fleet.bundles.items()}
         populated = replace(populated, bundles=everywhere)
-    return populated, f"{telling.counted(len(fleet.bundles), 'bundles')} by their own policies"
+    return populated, "every bundle by its own policy"
 
 
 def _populated(fleet: Fleet, policies: list[RolloutPolicy], count: int | None) -> Fleet:

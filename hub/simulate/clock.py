@@ -1,6 +1,7 @@
 """Virtual time: it jumps from one moment at which something happens to the next, in whole seconds.
 
-All that happens within one second is one turn, as in the hub's loop. Pure. Next: `world`.
+All that happens within one step is one turn, as in the hub's loop, which gathers more the more it hears. Pure. Next:
+`world`.
 """
 
 import heapq
@@ -14,7 +15,7 @@ from proto.ids import ClusterName, RolloutId
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
-    """What the hub is told in one second: `heard` are the clusters that report, `returned` those of them that were
+    """What the hub is told at a time: `heard` are the clusters that report, `returned` those of them that were
     silent until now, `ticks` the rollouts that time may have changed. `commits`: did anybody commit?"""
 
     heard: dict[ClusterName, None] = field(default_factory=dict)
@@ -32,22 +33,27 @@ Happens = Callable[[Turn], None]
 
 
 class Clock:
-    """`now` is in Unix seconds."""
+    """`now` is in Unix seconds, a multiple of `step_s`."""
 
-    def __init__(self, start_s: float) -> None:
-        self.now = start_s
+    def __init__(self, start_s: float, *, step_s: int) -> None:
+        self._step_s = step_s
+        self.now = self.ends(start_s)
         self._coming: list[tuple[float, int, Happens]] = []
         self._added = 0
 
     def at(self, moment: float, happens: Happens) -> float:
-        """In the second that ends then, or in the next one; gives which."""
+        """At the end of the step in which that moment is, or of the next one; gives when."""
         self._added += 1
-        second = max(math.ceil(moment), self.now + 1)
-        heapq.heappush(self._coming, (second, self._added, happens))
-        return second
+        ends = max(self.ends(moment), self.now + self._step_s)
+        heapq.heappush(self._coming, (ends, self._added, happens))
+        return ends
+
+    def ends(self, moment: float) -> float:
+        """The end of the step in which that moment is."""
+        return math.ceil(moment / self._step_s) * self._step_s
 
     def turns(self, until: float) -> Iterator[Turn]:
-        """Each second before `until` in which something happens, in order."""
+        """Each step before `until` in which something happens, in order."""
         while self._coming and self._coming[0][0] < until:
             self.now = self._coming[0][0]
             turn = Turn()

@@ -9,7 +9,7 @@
 | clusters in flight, and others wait for their room     | `maxConcurrent`                                          |
 | clusters that wait, none in flight                     | `freeze`, `window`, `maxUnavailable`, `maxChanges`,      |
 |                                                        | `dependency`, or `offline` when they are just not heard  |
-| clusters that are offline, more than the budget        | `offline`; so it is while all that apply are not heard   |
+| clusters that are offline, more than the budget        | `offline`; so it is while all in flight are not heard    |
 | too few that can prove                                 | `proof`                                                  |
 
 Pure. Next: `figures`, `picture`.
@@ -30,7 +30,7 @@ MAX_CONCURRENT, MAX_UNAVAILABLE, MAX_CHANGES = "maxConcurrent", "maxUnavailable"
 WINDOW, FREEZE, OFFLINE, DEPENDENCY, PROOF, GATE = "window", "freeze", "offline", "dependency", "proof", "gate "
 SHARES = (50, 95, 100)
 _LOOKED_AT = 10
-"""Of more clusters that apply nobody asks whether all of them are silent."""
+"""Of more clusters in flight nobody asks whether all of them are silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ def waits_for(state: State, now: float, *, frozen: str, silent: Callable[[Cluste
     if moving + soaking:
         if pending and transitions.flying(tally) >= wave.max_concurrent:
             return wave.name, MAX_CONCURRENT
-        if moving and moving <= _LOOKED_AT and _all_silent(state, silent):
+        if moving and not soaking and moving <= _LOOKED_AT and _all_silent(state, silent):
             return wave.name, OFFLINE
         return wave.name, APPLY if moving else SOAK
     if pending:

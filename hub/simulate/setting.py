@@ -7,7 +7,7 @@ What is simplified, so that a week of ten thousand clusters takes seconds:
 | heartbeats each `HEARTBEAT_S`                   | those of soaking clusters alone, and of these one per deadline;  |
 |                                                 | the one that ends a soak, and those around a silence, are exact  |
 | ticks of who is held, each five seconds         | one, then only when a freeze or window ends, or others moved     |
-| a turn gathers what came in a moment            | what came in one second                                          |
+| a turn gathers what came in a moment            | what came in one second, of more than `MANY` clusters in five    |
 | the hub dies, its network breaks                | never; so "a fifth of the clusters vanished" pauses nobody       |
 | a bad commit may break the connection           | it fails on each cluster that has it, after a while              |
 | metrics and HTTP addresses say many things      | they are good, but while a bad commit shows itself somewhere     |
@@ -21,6 +21,8 @@ from hub.model import Fleet, Window
 
 HEARTBEAT_S = 30.0
 HOUR_S = 3600.0
+MANY, MANY_S = 2_000, 5
+"""Of more clusters reports come so close that a turn of each second's would cost most of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from hub.simulate.clock import Clock, Turn
 from hub.simulate.clusters import Agent
 from hub.simulate.hub import Hub
 from hub.simulate.ledger import Commit, Entry
-from hub.simulate.setting import HEARTBEAT_S, Setting, Span
+from hub.simulate.setting import HEARTBEAT_S, MANY, MANY_S, Setting, Span
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Health
 
@@ -47,7 +47,7 @@ class World:
     def __init__(self, setting: Setting, chance: Chance, *, check_each: int = 0) -> None:
         """`check_each`: look at all invariants anew after so many decisions (0: never; what changed is always)."""
         self._setting, self._chance = setting, chance
-        self.clock = Clock(setting.start_s)
+        self.clock = Clock(setting.start_s, step_s=MANY_S if len(setting.fleet.clusters) > MANY else 1)
         fleet = setting.fleet
         self._desired = {
             bundle: dict.fromkeys(names, _subtree(bundle, 0)) for bundle, names in targets.wanted(fleet).items()
@@ -77,7 +77,8 @@ class World:
         bundles = [bundle for bundle, subtrees in self._desired.items() if subtrees]
         for number, (at, bundle, bad, shows_s) in enumerate(self._chance.commits(setting, bundles), 1):
             subtree = _subtree(bundle, number)
-            made = Commit(number=number, bundle=bundle, at=math.ceil(at), bad=bad, shows_s=shows_s, subtree=subtree)
+            seen_at = max(self.clock.ends(at), self.clock.ends(self.clock.now + 1))
+            made = Commit(number=number, bundle=bundle, at=seen_at, bad=bad, shows_s=shows_s, subtree=subtree)
             hub.commits[subtree] = made
             self.clock.at(at, partial(self._commit, made))
         for turn in self.clock.turns(setting.end_s):

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests import real
-from tests.bench import charts, fleet, hub, large, processes, reverts, throughput
+from tests.bench import charts, fleet, hub, large, processes, reverts, simulate, throughput
 from tests.e2e.world import World
 
 CLUSTER = "bench"
@@ -202,6 +202,9 @@ def main() -> None:
         sizes = hub.FULL if options.full else hub.QUICK
         step("the hub alone", partial(rows_of, partial(hub.measure, sizes[: 1 if options.quick else None])))
         step("Helm", partial(rows_of, charts.measure))
+        step(
+            "a simulated week", partial(rows_of, partial(simulate.measure, clusters=1_000 if options.quick else 10_000))
+        )
         for count in fleets:
             many = partial(fleet.measure, folder / f"fleet-{count}", clusters=count, commits=commits)
             step(f"a commit to {count} clusters", partial(rows_of, many))

@@ -131,7 +131,7 @@ def test_a_fleet_repo_rolls_out_its_own_bundles_on_its_own_clusters(fleet: Path)
             f"metadata: {{name: {name}}}\nspec: {{targets: {{}}, rollout: careful{waits}}}\n"
         )
     made = json.loads(simulate("--fleet", fleet, "--days", 3, "-o", "json").stdout)
-    assert (made["policy"], made["clusters"]) == ("2 bundles by their own policies", 3)
+    assert (made["policy"], made["clusters"]) == ("every bundle by its own policy", 3)
     assert {entry["rollout"].split("-")[0] for entry in made["timeline"]} == {"shop", "till"}
     made = json.loads(simulate("--fleet", fleet, "--clusters", 30, "-o", "json").stdout)
     assert made["clusters"] == 30
@@ -151,6 +151,8 @@ def test_a_folder_that_is_no_fleet_repo_has_a_made_up_fleet(tmp_path: Path) -> N
         pytest.param(("--apply", "5m..30s"), "'5m..30s' is not a time", id="backwards"),
         pytest.param(("--hours", "Mon-Fri"), "is not a time zone", id="hours"),
         pytest.param(("--start", "tomorrow"), "--start 'tomorrow'", id="start"),
+        pytest.param(("--start", "9999-12-31"), "between 1970 and 9000", id="too late"),
+        pytest.param(("--days", "nan"), "write a number", id="days"),
         pytest.param(("--policy", "carefull"), "did you mean careful?", id="policy"),
         pytest.param(("--clusters", 0), "0 is not in the range", id="clusters"),
     ],
