@@ -194,9 +194,7 @@ async def test_no_data_and_no_number_are_no_success(
 async def test_a_prometheus_that_is_down_holds_the_wave_says_so_and_fails_nothing(
     tmp_path: Path, prometheus: Prometheus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with at_the_gate(
-        tmp_path, prometheus, "{metric: {query: shop_errors, above: 1}}", monkeypatch
-    ) as fleet:
+    async with at_the_gate(tmp_path, prometheus, "{metric: {query: shop_errors, above: 1}}", monkeypatch) as fleet:
         await fleet.says("gate eu/metric: it is 0")
         await anyio.to_thread.run_sync(prometheus.kill)
         await fleet.says("gate eu/metric: cannot be asked: no answer: Cannot connect to host 127.0.0.1")
