@@ -106,7 +106,7 @@ MUTATIONS = (
     _m(10, "a rollback holds nothing", "rollout/rollback.py",
        "        turn.effects.append(Hold(", "        str(Hold("),
     _m(10, "planning forgets holds", "rollout/waves.py",
-       "for b in group.bundles if b in holds and b not in released]", "for b in ()]"),
+       "for b in group.bundles if b in holds.keys() - released - kept.keys()]", "for b in ()]"),
     _m(11, "a hub that just started calls clusters offline", "rollout/turn.py",
        "return self.now >= self.settle_until", "return True"),
     _m(12, "a leaver still counts", "rollout/rollouts.py",

@@ -76,6 +76,18 @@ def test_retry_gives_the_failed_their_deadline_anew_as_far_as_there_is_room() ->
     assert hub.phase("c2") is M.FAILED
 
 
+def test_who_is_tried_again_has_its_whole_deadline_anew() -> None:
+    hub = Hub(rollout(wave("one", "c1"), action="pause", deadline_s=600.0))
+    hub.tick()
+    hub.report("c1", NEW, Health.FAILED, after_s=500.0)
+    assert hub.whole() is Phase.PAUSED
+    hub.say_to("retry")
+    hub.tick(after_s=590.0)
+    assert hub.phase("c1") is M.MOVING
+    hub.tick(after_s=20.0)
+    assert hub.phase("c1") is M.FAILED
+
+
 def test_retry_of_a_rollout_in_which_nothing_failed_is_refused() -> None:
     hub = Hub(rollout(wave("one", "c1")))
     hub.tick()
