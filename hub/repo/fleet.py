@@ -16,9 +16,11 @@ What is broken stops only itself, and is named as far as it can be, so that it k
 | a Cluster or Bundle that is not valid              | it alone                                                  |
 | two of one name                                    | both: nobody knows which was meant                        |
 | a Bundle that does not name its folder             | the folder's name, and the other unless it is a Bundle    |
-| a Bundle with a missing or broken rollout policy   | it alone                                                  |
+| a Bundle with a missing or broken rollout policy,  | it alone                                                  |
+| such as one that waits for a bundle that is none   |                                                           |
 | a Bundle that depends on one that does not exist   | it alone; on a broken one: nothing                        |
-| Bundles that depend on each other in a circle      | those of the circle                                       |
+| Bundles that depend on, or wait for, each other in | those of the circle                                       |
+| a circle                                           |                                                           |
 | a Bundle with `renamedFrom`, whatever is wrong     | it, and the bundle of the old name                        |
 | a Fleet whose variables, checks or tenants cannot  | every bundle: to render without them would change it, and |
 | be told                                            | the places of tenants' bundles are not known              |
@@ -34,12 +36,12 @@ Longer than other modules: what is broken in one file decides what may be believ
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hub.model import Bundle, Cluster, Finding, Fleet, RolloutPolicy
-from hub.repo import kinds, salvage, schema, tables, targets, tenants
+from hub.repo import agreement, kinds, salvage, schema, tables, tenants
 from hub.repo.schema import Section
 from hub.repo.yaml_reader import Document
 from proto import ids
@@ -152,6 +154,7 @@ class _Loader:
         self._fleet_at = ""
         self._claimed: set[str] = set()
         """Bundles that something names which is not a valid Bundle."""
+        self._policy_documents: dict[str, Document] = {}
         self._misplaced: list[tuple[str, str]] = []
         self._tables: dict[str, bytes | InvalidInput] = {}
         self._stated_tables: list[tables.Table] = []
@@ -224,11 +227,17 @@ class _Loader:
                 bundles.refuse(name)
             message = "what it says for all bundles is not known, so every bundle keeps what it runs"
             self._find("fleet.yaml", message, "correct fleet.yaml", about="")
+        self._check_policies()
         for name, bundle in sorted(bundles.valid.items()):
             self._check_references(name, bundle)
-        for name, circle in _circles(bundles.valid).items():
+        for name, circle in agreement.dependencies(bundles.valid).items():
             message = f"spec.dependsOn: the bundles depend on each other in a circle: {' → '.join(circle)}"
             remedy = "remove one of these dependencies"
+            self._find(bundles.valid[name].where, message, remedy, about=f"bundle {name}")
+            bundles.refuse(name)
+        for name, circle in agreement.waiting(bundles.valid, self._names["RolloutPolicy"].valid).items():
+            message = f"spec.rollout: rollouts would wait for each other for ever: {' → '.join(circle)}"
+            remedy = "remove one of these gates or 'after', or give the bundle another policy"
             self._find(bundles.valid[name].where, message, remedy, about=f"bundle {name}")
             bundles.refuse(name)
         fleet = replace(
@@ -246,7 +255,7 @@ class _Loader:
             lost_bundles=self._lost_bundles,
             lost_clusters=self._lost_clusters,
         )
-        return replace(fleet, findings=bounded((*self._findings, *_without_clusters(fleet))))
+        return replace(fleet, findings=bounded((*self._findings, *agreement.without_clusters(fleet))))
 
     def _find(self, where: str, message: str, remedy: str, *, about: str) -> None:
         self._findings.append(Finding(where=where, message=message, remedy=remedy, about=about))
@@ -349,6 +358,7 @@ class _Loader:
                         self._renamed[made.renamed_from].add(_folder_of(path).rpartition("/")[2])
                     self._add_named(kind, tenants.assigned(made, self._stated.tenants), findings)
                 case _:
+                    self._policy_documents[name] = document
                     self._add_named(kind, kinds.policy(root, where), findings)
         elif kind == "Fleet":
             self._known = False
@@ -392,6 +402,32 @@ class _Loader:
             findings and not self._stated.variables
         ):
             self._known = False
+
+    def _check_policies(self) -> None:
+        """Policies that name bundles, waves or clusters which do not exist."""
+        bundles, clusters, policies = (self._names[kind] for kind in ("Bundle", "Cluster", "RolloutPolicy"))
+        waves = {name: agreement.waves_of(bundle, policies.valid) for name, bundle in bundles.valid.items()}
+        known = agreement.Known(
+            bundles=None if self._lost_bundles else bundles.valid.keys() | bundles.broken,
+            clusters=None if self._lost_clusters else clusters.valid.keys() | clusters.broken,
+            waves={name: found for name, found in waves.items() if found is not None},
+            renamed={old: min(heirs) for old, heirs in self._renamed.items()},
+        )
+        for name in sorted(policies.valid):
+            errors: list[Finding] = []
+            warnings: list[Finding] = []
+            document = self._policy_documents[name]
+            agreement.check_policy(
+                document.value,
+                known,
+                errors=Section(document, errors, value=document.value, fields=_FIELDS),
+                warnings=Section(document, warnings, value=document.value, fields=_FIELDS),
+            )
+            about = f"rollout policy {name}"
+            self._findings += [replace(each, about=about) for each in errors]
+            self._findings += [replace(each, about=about, severity="warning") for each in warnings]
+            if errors:
+                policies.refuse(name)
 
     def _check_references(self, name: str, bundle: Bundle) -> None:
         bundles, policies = self._names["Bundle"], self._names["RolloutPolicy"]
@@ -453,42 +489,6 @@ def _is_name(name: str) -> bool:
     except InvalidInput:
         return False
     return True
-
-
-def _circles(bundles: Mapping[str, Bundle]) -> dict[str, list[str]]:
-    """Pure: for each bundle that depends on itself, directly or not, a shortest circle from it back to it."""
-    left = {name: {str(other) for other in bundle.depends_on if other in bundles} for name, bundle in bundles.items()}
-    while free := [name for name, others in left.items() if not others & left.keys()]:
-        for name in free:
-            del left[name]
-    edges = {name: sorted(others & left.keys()) for name, others in left.items()}
-    found: dict[str, list[str]] = {}
-    for start in sorted(left):
-        came_from: dict[str, str] = {}
-        queue = [start]
-        for name in queue:  # grows while it is read
-            for other in edges[name]:
-                if other not in came_from:
-                    came_from[other] = name
-                    queue.append(other)
-        if start in came_from:
-            circle = [start]
-            while came_from[circle[0]] != start:
-                circle.insert(0, came_from[circle[0]])
-            found[start] = [start, *circle]
-    return found
-
-
-def _without_clusters(fleet: Fleet) -> Iterator[Finding]:
-    for name, clusters in targets.wanted(fleet).items():
-        if not clusters and fleet.clusters:
-            yield Finding(
-                where=fleet.bundles[name].where,
-                message="spec.targets matches no cluster",
-                remedy="compare it with the labels in clusters/",
-                severity="warning",
-                about=f"bundle {name}",
-            )
 
 
 def bounded(findings: Sequence[Finding]) -> tuple[Finding, ...]:
