@@ -1,5 +1,6 @@
 """A cluster whose slices come from a mirror on stock Git: the agent as a process, with no hub to be reached."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -71,7 +72,8 @@ def site(kube: Kube, tmp_path: Path) -> Iterator[Site]:
         made = Site(kube, host, tmp_path)
         yield made
         if made.process is not None:
-            made.process.kill()
+            # Killed it would keep the Lease from the agents of the tests behind this one.
+            made.process.stop(signal.SIGTERM)
 
 
 def asked(site: Site, more: int) -> None:
