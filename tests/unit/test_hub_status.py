@@ -124,7 +124,13 @@ def test_bundles_say_where_they_run_and_what_keeps_them() -> None:
     )
     notes, shop = found
     assert (shop["wanted_on"], shop["runs_on"], shop["counts"]) == (1, 2, {"Current": 1, "Unknown": 1})
-    assert shop["hold"] == {"rollout": "shop-7", "reason": "it failed", "since": "1970-01-01T00:15:00.000Z"}
+    assert shop["hold"] == {
+        "rollout": "shop-7",
+        "reason": "it failed",
+        "since": "1970-01-01T00:15:00.000Z",
+        "revision": "",
+        "until": "released",
+    }
     assert (notes["name"], notes["failed"], notes["runs_on"]) == ("notes", True, 0)
     assert [item["where"] for item in notes["findings"]] == ["bundles/notes/bundle.yaml:3"]
 
