@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -27,13 +27,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from hub.inputs import FromGate
-from hub.journal import HoldRow
 from hub.loop import Loop
-from hub.model import BundleDone, Evidence, Gate, HttpCheck, MetricCheck, Phase, State
+from hub.model import BundleDone, Evidence, Gate, HttpCheck, MetricCheck, Phase, Verdict
 from hub.repo.schema import nearest
-from hub.rollout import gates, rollouts
+from hub.rollout import gates
 from proto.errors import FlotillaError, InvalidInput
-from proto.ids import BundleName, RolloutId
+from proto.ids import RolloutId
 
 log = logging.getLogger("flotilla.hub")
 
@@ -46,7 +45,6 @@ MAX_TEXT = 500
 LOOK_S = 1.0
 """How often it is looked for gates whose turn has come."""
 
-Verdict = Literal["good", "bad", "error"]
 Asked = tuple[RolloutId, str]
 
 
@@ -206,7 +204,8 @@ class Gatekeeper:
         there = check.bundle in now.fleet.bundles or now.fleet.lost_bundles
         if not there and not any(check.bundle in state.rollout.bundles for state in states):
             return "error", f"there is no bundle {check.bundle}; if it was removed, promote goes on without it"
-        return done(check, states, self._loop.holds)
+        on_hold = {bundle: hold.reason for bundle, hold in self._loop.holds.items()}
+        return gates.done(check, states, on_hold)
 
     async def _measured(self, session: aiohttp.ClientSession, check: MetricCheck) -> tuple[Verdict, str]:
         server = self._server(check)
@@ -274,21 +273,3 @@ def _within(check: MetricCheck, value: float) -> bool:
 def _line(text: str) -> str:
     """What strangers say, as one short line: it goes to terminals."""
     return "".join(c if c.isprintable() else " " for c in text)[:MAX_TEXT]
-
-
-def done(check: BundleDone, states: list[State], holds: Mapping[BundleName, HoldRow]) -> tuple[Verdict, str]:
-    """Pure: has the rollout of another bundle finished, or finished a wave?"""
-    if check.bundle in holds:
-        return "bad", f"bundle {check.bundle} is on hold: {holds[check.bundle].reason}"
-    for state in states:
-        made = state.rollout
-        if check.bundle not in made.bundles or state.phase is Phase.COMPLETED or not rollouts.alive(state):
-            continue
-        names = [wave.name for wave in made.waves]
-        if not check.wave:
-            return "bad", f"{made.id} is {state.phase}"
-        if check.wave not in names:
-            return "error", f"{made.id} has no wave {check.wave}: it has {', '.join(names)}"
-        if state.wave <= names.index(check.wave) or state.phase is Phase.ROLLING_BACK:
-            return "bad", f"{made.id} is {state.phase} in wave {names[min(state.wave, len(names) - 1)]}"
-    return "good", f"bundle {check.bundle} has finished"

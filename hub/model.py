@@ -643,12 +643,15 @@ class Left:
     cluster: ClusterName
 
 
+Verdict = Literal["good", "bad", "error"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What a gate's check found; it was asked at `asked_at`, and an answer to an older question may come later."""
 
     gate: str
-    verdict: Literal["good", "bad", "error"]
+    verdict: Verdict
     text: str
     asked_at: float
 

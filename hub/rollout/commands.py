@@ -154,7 +154,7 @@ def _retry(turn: Turn, by: str) -> None:
     for cluster in failed:
         if reports.room(turn, turn.members[cluster].wave) > 0:
             turn.put(cluster, M.MOVING, moved_at=turn.now, soak_from=0.0, last_current_at=0.0, resets=0, reason="")
-            turn.wake(turn.now + turn.rollout.deadline_s + 0.001)
+            turn.wake_past(turn.now + turn.rollout.deadline_s)
     for wave in turn.rollout.waves[turn.wave : turn.wave + 1]:
         gates.forget(turn, wave, only_failed=True)
     if turn.phase is P.PAUSED:

@@ -188,7 +188,7 @@ def _move(turn: Turn, cluster: ClusterName, index: int, *, beyond: bool) -> None
     target, seen = turn.rollout.targets[cluster], turn.view[cluster]
     was_sick = sick(target, seen)
     turn.put(cluster, M.MOVING, seq=seen.next_seq, moved_at=turn.now, sick_before=was_sick, beyond=beyond, reason="")
-    turn.wake(turn.now + turn.rollout.deadline_s + 0.001)
+    turn.wake_past(turn.now + turn.rollout.deadline_s)
     name = turn.rollout.waves[index].name
     turn.effects.append(Move(cluster=cluster, rollout=turn.rollout.id, wave=name, subtrees=target.after))
 
@@ -208,7 +208,7 @@ def overdue(turn: Turn) -> None:
                 continue
             since = max(member.last_current_at or member.moved_at, member.resumed_at)
             if not turn.settled or turn.now - since <= deadline_s:
-                turn.wake(max(since + deadline_s, turn.settle_until) + 0.001)
+                turn.wake_past(max(since + deadline_s, turn.settle_until))
                 continue
             late.append(cluster)
             silent = "" if turn.view[cluster].last_seen > since else ", silent all the time"

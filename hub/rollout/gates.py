@@ -13,10 +13,12 @@ grown old: a gate opens on what is so now, after the last proof before it.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 
-from hub.model import Command, Evidence, Gate, GateState, Phase, State, Vote, Wave
+from hub.model import FINAL, BundleDone, Command, Evidence, Gate, GateState, Phase, State, Verdict, Vote, Wave
 from hub.rollout.transitions import IllegalEvent
 from hub.rollout.turn import Turn
+from proto.ids import BundleName
 
 DONE_INTERVAL_S = 5.0
 """How often a gate that waits for another bundle's rollout is looked at."""
@@ -70,7 +72,7 @@ def shut(turn: Turn, wave: Wave, side: str) -> str:
         if not passed(gate, found, turn.now):
             told.append(f"gate {key(wave, gate)}: {found.text or wanted(gate)}")
             if gate.timeout_s:
-                turn.wake(found.since + gate.timeout_s + 0.001)
+                turn.wake_past(found.since + gate.timeout_s)
     return "; ".join(told)
 
 
@@ -169,13 +171,31 @@ def reject(turn: Turn, command: Command) -> None:
     turn.note("rejected", f"gate {name} of rollout {turn.rollout.id} is {text}")
 
 
+def done(check: BundleDone, states: Iterable[State], on_hold: Mapping[BundleName, str]) -> tuple[Verdict, str]:
+    """Pure: has the rollout of another bundle finished, or finished a wave? `on_hold` are bundles, and why they are."""
+    if check.bundle in on_hold:
+        return "bad", f"bundle {check.bundle} is on hold: {on_hold[check.bundle]}"
+    for state in states:
+        made = state.rollout
+        if check.bundle not in made.bundles or state.phase in FINAL:
+            continue
+        names = [wave.name for wave in made.waves]
+        if not check.wave:
+            return "bad", f"{made.id} is {state.phase}"
+        if check.wave not in names:
+            return "error", f"{made.id} has no wave {check.wave}: it has {', '.join(names)}"
+        if state.wave <= names.index(check.wave) or state.phase is Phase.ROLLING_BACK:
+            return "bad", f"{made.id} is {state.phase} in wave {names[min(state.wave, len(names) - 1)]}"
+    return "good", f"bundle {check.bundle} has finished"
+
+
 def wake(turn: Turn, wave: Wave, side: str) -> None:
     """Pure: when words that were given grow old."""
     for gate in wave.gates:
         found = turn.gates.get(key(wave, gate))
         if gate.when == side and found is not None and gate.approval is not None and gate.approval.expires_s:
             for vote in _valid(gate, found.votes, turn.now):
-                turn.wake(vote.at + gate.approval.expires_s + 0.001)
+                turn.wake_past(vote.at + gate.approval.expires_s)
 
 
 def _waits(found: GateState | None) -> bool:

@@ -22,7 +22,7 @@ def look(turn: Turn, cluster: ClusterName) -> None:
     elif turn.silent(cluster):
         offline(turn, cluster, f"silent for more than {turn.rollout.offline_after_s:.0f} s")
     else:
-        turn.wake(turn.silent_since(cluster) + turn.rollout.offline_after_s + 0.001)
+        turn.wake_past(turn.silent_since(cluster) + turn.rollout.offline_after_s)
 
 
 def offline(turn: Turn, cluster: ClusterName, reason: str) -> None:

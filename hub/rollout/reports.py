@@ -75,7 +75,7 @@ def _hear_proof(turn: Turn, cluster: ClusterName) -> None:
     soak_s = 0.0 if turn.emergency else turn.wave_of(cluster).soak_s
     if member.phase is not M.SOAKING:
         turn.put(cluster, M.SOAKING, soak_from=now, last_current_at=now, reason="")
-        turn.wake(now + turn.rollout.deadline_s + 0.001)
+        turn.wake_past(now + turn.rollout.deadline_s)
         if not soak_s:
             prove(turn, cluster)
     elif not member.soak_from:

@@ -46,7 +46,7 @@ def tick(turn: Turn) -> None:
         if member.phase is not M.REVERTING:
             continue
         if not turn.settled or turn.now - member.moved_at <= deadline_s:
-            turn.wake(max(member.moved_at + deadline_s, turn.settle_until) + 0.001)
+            turn.wake_past(max(member.moved_at + deadline_s, turn.settle_until))
         else:
             why = turn.suspended(cluster)
             reason = f"not back after {deadline_s:.0f} s" + (f", suspended: {why}" if why else "")
@@ -75,7 +75,7 @@ def _send(turn: Turn, cluster: ClusterName) -> None:
         return
     was_good = turn.members[cluster].phase is M.PROVEN
     turn.put(cluster, M.REVERTING, seq=turn.view[cluster].next_seq, moved_at=turn.now, reason="")
-    turn.wake(turn.now + turn.rollout.deadline_s + 0.001)
+    turn.wake_past(turn.now + turn.rollout.deadline_s)
     wave = turn.wave_of(cluster).name
     turn.effects.append(Move(cluster=cluster, rollout=turn.rollout.id, wave=wave, subtrees=before, back=True))
     if was_good:

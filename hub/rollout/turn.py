@@ -146,6 +146,10 @@ class Turn:
         """Time alone may change something at `at`."""
         self.wake_at = min(self.wake_at, at)
 
+    def wake_past(self, limit: float) -> None:
+        """Time alone may change something once `limit` is passed, not yet when it is reached."""
+        self.wake(limit + 0.001)
+
     def enter(self, phase: Phase, reason: str) -> None:
         """Put the rollout into `phase`, which the table has to allow."""
         if phase not in PHASE[self.phase]:

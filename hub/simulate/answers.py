@@ -12,9 +12,8 @@ Next: `hub` takes the answers.
 """
 
 from functools import partial
-from typing import Literal
 
-from hub.model import FINAL, Command, Evidence, Gate, Phase, State, Verb
+from hub.model import Command, Evidence, Gate, Phase, State, Verb, Verdict
 from hub.rollout import gates
 from hub.simulate import people
 from hub.simulate.chance import Chance
@@ -25,7 +24,6 @@ from proto.ids import Oid, RolloutId
 
 P = Phase
 _REASON = "simulated"
-Verdict = Literal["good", "bad", "error"]
 
 
 class Answers:
@@ -70,19 +68,8 @@ class Answers:
     def _finds(self, state: State, gate: Gate) -> Verdict:
         if gate.done is None:
             return "bad" if self._is_known_bad(state) else "good"
-        if gate.done.bundle in self._hub.holds:
-            return "bad"
-        for other in self._hub.states.values():
-            if gate.done.bundle not in other.rollout.bundles or other.phase in FINAL:
-                continue
-            names = [wave.name for wave in other.rollout.waves]
-            if not gate.done.wave:
-                return "bad"
-            if gate.done.wave not in names:
-                return "error"
-            if other.wave <= names.index(gate.done.wave) or other.phase is P.ROLLING_BACK:
-                return "bad"
-        return "good"
+        verdict, _ = gates.done(gate.done, self._hub.states.values(), dict.fromkeys(self._hub.holds, ""))
+        return verdict
 
     def _is_known_bad(self, state: State) -> bool:
         commit = self._hub.entries[state.rollout.id].commit

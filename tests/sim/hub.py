@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from hub.gatekeeper import done
 from hub.journal import HoldRow
 from hub.model import (
     FINAL,
@@ -126,7 +125,8 @@ class Hub:
             for key, gate in gates.asked(state).items():
                 if now >= self.asked_at.get((name, key), 0.0):
                     self.asked_at[name, key] = now + gates.interval_s(gate)
-                    known = done(gate.done, list(self.states.values()), self.stored.holds)[0] if gate.done else ""
+                    on_hold = {bundle: row.reason for bundle, row in self.stored.holds.items()}
+                    known = gates.done(gate.done, self.states.values(), on_hold)[0] if gate.done else ""
                     yield name, key, gate.name, known
 
     # --- one turn ---

@@ -33,6 +33,7 @@ from hub.model import (
     State,
     WavePolicy,
 )
+from hub.rollout import gates
 from proto.errors import InvalidInput, Transient
 from proto.ids import BundleName, Oid, RolloutId
 from proto.slices import BundlePolicy
@@ -211,10 +212,6 @@ def of_db(*, wave_done: bool = False, **changes: Any) -> State:
     return replace(hub.state, **changes)
 
 
-def held(reason: str) -> HoldRow:
-    return HoldRow(bundle=DB, rollout=RolloutId("db-6"), reason=reason, time_s=1.0, refused={})
-
-
 @pytest.mark.parametrize(
     ("wave_", "states", "verdict", "text"),
     [
@@ -238,11 +235,11 @@ def held(reason: str) -> HoldRow:
 )
 def test_another_bundle_has_finished_or_not(wave_: str, states: Any, verdict: str, text: str) -> None:
     check = BundleDone(bundle=DB, wave=wave_)
-    assert gatekeeper.done(check, list(states), {}) == (verdict, text)
+    assert gates.done(check, states, {}) == (verdict, text)
 
 
 def test_a_bundle_on_hold_has_not_finished() -> None:
-    found = gatekeeper.done(BundleDone(bundle=DB), [], {DB: held("ann: no")})
+    found = gates.done(BundleDone(bundle=DB), [], {DB: "ann: no"})
     assert found == ("bad", "bundle db is on hold: ann: no")
 
 
