@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from hub import directives, record
 from hub.agents.keys import HubKeys
-from hub.api import http, snapshot, status, waiting
+from hub.api import http, named, snapshot, status, waiting
 from hub.api.metrics import HubMetrics
 from hub.api.page import Page
 from hub.api.stream import Stream
@@ -191,14 +191,10 @@ class Api:
         return http.answer({"clusters": self._cluster_rows(self._clock())})
 
     async def cluster(self, request: web.Request) -> web.Response:
-        name = ClusterName(request.match_info["name"])
         loop = self._loop
+        name = named.cluster(loop, request)
         row, live = loop.slices.get(name), loop.live.clusters.get(name)
         suspended = directives.suspended(loop.directives)
-        if name not in self._known():
-            raise http.NotFound(
-                f"cluster {name}", "is not in the fleet repo and has no slice", "see 'flotilla clusters'"
-            )
         return http.answer(
             {
                 **self._cluster_row(name, directives.pauses(loop.directives), self._clock()),

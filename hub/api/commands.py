@@ -22,13 +22,13 @@ import anyio.to_thread
 from aiohttp import web
 
 from hub import directives, earlier, record
-from hub.api import http, status, waiting
+from hub.api import http, named, status, waiting
 from hub.inputs import NO_ROLLOUT, Direct, PutOnHold, Release, ToRollout
 from hub.journal import DirectiveKey, DirectiveKind, DirectiveRow, EventRow, Journal
 from hub.loop import Loop
 from hub.model import FINAL, VERBS, Command, Keep
 from proto.errors import InvalidInput
-from proto.ids import BundleName, ClusterName, RolloutId
+from proto.ids import BundleName, RolloutId
 
 ADMIN_VERBS = frozenset({"emergency"})
 """It passes everything that protects the fleet."""
@@ -134,14 +134,14 @@ class Commands:
     async def cordon(self, request: web.Request) -> web.Response:
         """Keep rollouts away from a cluster."""
         body, now = await self._gate.body(request, operator=True), self._clock()
-        cluster = self._cluster(request)
+        cluster = named.cluster(self._loop, request)
         row = directives.cordon(cluster, why=f"{http.actor(body)}: {http.reason(body)}", now=now)
         return await self._direct(row.key, row, "cordon", body)
 
     async def uncordon(self, request: web.Request) -> web.Response:
         """Let rollouts go there again."""
         body = await self._gate.body(request, operator=True)
-        cluster = self._cluster(request)
+        cluster = named.cluster(self._loop, request)
         http.reason(body)
         key = (DirectiveKind.CORDON, cluster, "")
         if key not in self._loop.directives:
@@ -160,12 +160,3 @@ class Commands:
         await self._loop.tell(Direct(rows={key: row}, event=event))
         cordoned = {"why": row.why, "since": status.rfc3339(row.time_s)} if row else None
         return http.answer({"cluster": cluster, "cordoned": cordoned})
-
-    def _cluster(self, request: web.Request) -> ClusterName:
-        name, desired = ClusterName(request.match_info["name"]), self._loop.desired
-        known = desired and (name in desired.fleet.clusters or name in desired.fleet.broken_clusters)
-        if not known and name not in self._loop.slices:
-            raise http.NotFound(
-                f"cluster {name}", "is not in the fleet repo and has no slice", "see 'flotilla clusters'"
-            )
-        return name

@@ -24,7 +24,7 @@ import msgspec
 from aiohttp import web
 
 from hub import directives
-from hub.api import http, status
+from hub.api import http, named, status
 from hub.inputs import Direct
 from hub.journal import DirectiveKey, DirectiveKind, DirectiveRow, EventRow
 from hub.loop import Loop
@@ -94,7 +94,7 @@ class Directing:
 
     async def sync_cluster(self, request: web.Request) -> web.Response:
         body = await self._gate.body(request, operator=True)
-        return await self._sync(directives.EVERY_BUNDLE, [self._cluster(request)], body)
+        return await self._sync(directives.EVERY_BUNDLE, [named.cluster(self._loop, request)], body)
 
     async def _sync(self, bundle: str, clusters: Iterable[ClusterName], body: Mapping[str, Any]) -> web.Response:
         why = f"{http.actor(body)}: {body.get('reason') or 'sync now'}"
@@ -102,7 +102,11 @@ class Directing:
         return await self._ask({row.key: row for row in rows}, "sync", body, bundle=bundle)
 
     async def pause(self, request: web.Request) -> web.Response:
-        body, cluster, now = await self._gate.body(request, operator=True), self._cluster(request), self._clock()
+        body, cluster, now = (
+            await self._gate.body(request, operator=True),
+            named.cluster(self._loop, request),
+            self._clock(),
+        )
         until_s = _until(body, now)
         why = f"{http.actor(body)}: {http.reason(body)}"
         row = directives.pause(cluster, until_s=until_s, why=why, now=now)
@@ -110,7 +114,7 @@ class Directing:
         return await self._ask({row.key: row}, what, body, until=status.rfc3339(until_s))
 
     async def end_pause(self, request: web.Request) -> web.Response:
-        body, cluster = await self._gate.body(request, operator=True), self._cluster(request)
+        body, cluster = await self._gate.body(request, operator=True), named.cluster(self._loop, request)
         http.reason(body)
         key = (DirectiveKind.PAUSE, cluster, "")
         if key not in self._loop.directives:
@@ -153,15 +157,6 @@ class Directing:
         await self._loop.tell(Direct(rows=rows, event=event))
         told = [{"cluster": cluster, "not_yet": self._deaf(cluster)} for cluster in clusters]
         return http.answer({"bundle": bundle, "clusters": told, **more})
-
-    def _cluster(self, request: web.Request) -> ClusterName:
-        name, desired = ClusterName(request.match_info["name"]), self._loop.desired
-        known = desired and (name in desired.fleet.clusters or name in desired.fleet.broken_clusters)
-        if not known and name not in self._loop.slices:
-            raise http.NotFound(
-                f"cluster {name}", "is not in the fleet repo and has no slice", "see 'flotilla clusters'"
-            )
-        return name
 
     def _chosen(self, bundle: str, body: Mapping[str, Any]) -> list[ClusterName]:
         """The clusters that a bundle's command is for. Raises InvalidInput when there are none."""
