@@ -7,7 +7,6 @@ same id. What is wrong is a line of `flotilla status` once it lasts. Assumes tha
 """
 
 import logging
-import random
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
-from hub import notices
+from hub import backoff, notices
 from hub.external import webhook
 from hub.external.credentials import Credentials
 from hub.external.webhook import Rejected
@@ -29,8 +28,7 @@ from proto.errors import FlotillaError, Transient
 
 log = logging.getLogger("flotilla.hub")
 
-FIRST_DELAY_S: Final = 2.0
-LONGEST_DELAY_S: Final = 300.0
+DELAYS: Final = partial(backoff.delays, first_s=2.0, longest_s=300.0)
 THREADS: Final = 4
 """Of our own, for the journal and the credentials: where those hang, the loop's commit finds a thread all the same."""
 GIVE_UP_S: Final = 24 * 3600.0
@@ -39,14 +37,6 @@ TOLD_AFTER_S: Final = 600.0
 """Trouble that is over sooner is nobody's business."""
 
 T = TypeVar("T")
-
-
-def backoff() -> Iterator[float]:
-    """Doubling delays with jitter."""
-    ceiling = FIRST_DELAY_S
-    while True:
-        yield random.uniform(ceiling / 2, ceiling)
-        ceiling = min(ceiling * 2, LONGEST_DELAY_S)
 
 
 @dataclass(slots=True)
@@ -73,7 +63,7 @@ class Notifier:
         credentials: Callable[[], Credentials],
         clock: Callable[[], float],
         public_url: str = "",
-        delays: Callable[[], Iterator[float]] = backoff,
+        delays: Callable[[], Iterator[float]] = DELAYS,
     ) -> None:
         self._loop = loop
         self._journal = journal

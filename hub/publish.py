@@ -19,7 +19,6 @@ after each turn.
 
 import itertools
 import logging
-import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +27,7 @@ from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 
-from hub import worker
+from hub import backoff, worker
 from hub.external import believing, push
 from hub.external.credentials import Credentials, Login
 from hub.external.push import Update
@@ -47,8 +46,7 @@ BATCH: Final = 200
 LOOK_AGAIN_S: Final = 600.0
 LOOK_AGAIN_EACH_S: Final = 24 * 3600.0
 """Where each cluster has a repository of its own, so that a look is as many requests as there are clusters."""
-FIRST_DELAY_S: Final = 1.0
-LONGEST_DELAY_S: Final = 300.0
+DELAYS: Final = partial(backoff.delays, first_s=1.0, longest_s=300.0)
 TIME_LIMIT_S: Final = 600.0
 AT_ONCE: Final = 4
 """Repositories, where each cluster has its own."""
@@ -57,14 +55,6 @@ _REFS: Final = slice_ref("")
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
-
-
-def backoff() -> Iterator[float]:
-    """Doubling delays with jitter."""
-    ceiling = FIRST_DELAY_S
-    while True:
-        yield random.uniform(ceiling / 2, ceiling)
-        ceiling = min(ceiling * 2, LONGEST_DELAY_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +103,7 @@ class Publisher:
         path: Path,
         credentials: Callable[[], Credentials],
         clock: Callable[[], float],
-        delays: Callable[[], Iterator[float]] = backoff,
+        delays: Callable[[], Iterator[float]] = DELAYS,
     ) -> None:
         self.problem = ""
         """Why not every slice is at the mirror, or ""."""

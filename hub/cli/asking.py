@@ -113,6 +113,21 @@ def _told(error: urllib.error.HTTPError) -> str:
         return f"the hub answered {error.code} {error.reason}"
 
 
+def secret_options(command: Any) -> Any:
+    """What every command takes that may ask a hub for what has Secrets in it."""
+    for option in (
+        click.option("--hub", default=DEFAULT_HUB, envvar="FLOTILLA_HUB", show_default=True, help="The hub's URL."),
+        click.option(
+            "--token-file",
+            type=click.Path(path_type=Path),
+            envvar="FLOTILLA_TOKEN_FILE",
+            help="File with the administrator's token (or FLOTILLA_TOKEN): the slice has Secrets in it.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def hub_options(command: Any) -> Any:
     """What every online command takes."""
     for option in (

@@ -58,13 +58,7 @@ Examples:
     help="Sign the slice made from --fleet with this Ed25519 SSH key.",
 )
 @outside.options
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    envvar="FLOTILLA_TOKEN_FILE",
-    help="File with the administrator's token (or FLOTILLA_TOKEN): the slice has Secrets in it.",
-)
-@click.option("--hub", default=asking.DEFAULT_HUB, envvar="FLOTILLA_HUB", show_default=True, help="The hub's URL.")
+@asking.secret_options
 def export(
     cluster: str,
     since: str,

@@ -43,13 +43,7 @@ def _reads(command: Callable[..., None]) -> Any:
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         help="Read slices.git of the hub's data folder, or a clone or mirror of it, instead of asking a hub.",
     )
-    @click.option(
-        "--token-file",
-        type=click.Path(path_type=Path),
-        envvar="FLOTILLA_TOKEN_FILE",
-        help="File with the administrator's token (or FLOTILLA_TOKEN): the slice has Secrets in it.",
-    )
-    @click.option("--hub", default=asking.DEFAULT_HUB, envvar="FLOTILLA_HUB", show_default=True, help="The hub's URL.")
+    @asking.secret_options
     @functools.wraps(command)
     def wrapped(cluster: str, repo: Path | None, token_file: Path | None, hub: str, **options: Any) -> None:
         if repo is not None:
