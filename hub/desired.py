@@ -24,7 +24,7 @@ import msgspec
 from hub import requests as requesting
 from hub import worker
 from hub.journal import Journal
-from hub.model import ABSENT, Finding, Fleet, Notes, Pin, RenderRequest
+from hub.model import Finding, Fleet, Notes, Pin, RenderRequest
 from hub.pins import Pins
 from hub.render import build
 from hub.repo import definitions, findings, sources, targets
@@ -32,6 +32,7 @@ from hub.repo import fleet as fleet_loader
 from hub.repo.mounts import Mount, Mounted
 from hub.slices import compose, trees
 from hub.slices.gitstore import GitStore
+from hub.state import ABSENT
 from proto.errors import FlotillaError, Transient
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey

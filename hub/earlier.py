@@ -6,8 +6,8 @@ way back.
 """
 
 from hub.journal import HoldRow, Journal, RevisionRow
-from hub.model import Keep, Phase
 from hub.rollout import rollouts_json, waves
+from hub.state import Keep, Phase
 from proto.errors import InvalidInput
 from proto.ids import BundleName
 

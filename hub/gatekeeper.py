@@ -28,9 +28,10 @@ from anyio.abc import TaskGroup
 
 from hub.inputs import FromGate
 from hub.loop import Loop
-from hub.model import BundleDone, Evidence, Gate, HttpCheck, MetricCheck, Phase, Verdict
+from hub.model import BundleDone, Gate, HttpCheck, MetricCheck
 from hub.repo.schema import nearest
 from hub.rollout import gates
+from hub.state import Evidence, Phase, Verdict
 from proto.errors import FlotillaError, InvalidInput
 from proto.ids import RolloutId
 

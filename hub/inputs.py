@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from hub.journal import DirectiveKey, DirectiveRow, EventRow
-from hub.model import Command, Evidence, Keep
+from hub.state import Command, Evidence, Keep
 from proto.errors import FlotillaError
 from proto.ids import BundleName, ClusterName, RolloutId
 from proto.messages import Report

@@ -35,28 +35,27 @@ from hub.agents.live import Live
 from hub.desired import Desired
 from hub.inputs import Direct, FromAgent, FromGate, Happened, Input, PutOnHold, Release, ToRollout
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, Journal, SliceRow
-from hub.model import (
-    ABSENT,
-    FINAL,
-    Command,
-    Event,
-    Fleet,
-    Hold,
-    Left,
-    Move,
-    Phase,
-    Reported,
-    RolloutPolicy,
-    State,
-    Tick,
-    WakeAt,
-)
+from hub.model import Fleet, RolloutPolicy
 from hub.noteworthy import Receiver
 from hub.outcome import Clash, Outcome
 from hub.rollout import held, keeping, rollouts, waves
 from hub.rollout.held import Around
 from hub.slices import compose
 from hub.slices.gitstore import GitStore
+from hub.state import (
+    ABSENT,
+    FINAL,
+    Command,
+    Event,
+    Hold,
+    Left,
+    Move,
+    Phase,
+    Reported,
+    State,
+    Tick,
+    WakeAt,
+)
 from hub.tracing import Tracing
 from proto.errors import FlotillaError, InvalidInput, Permanent, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId

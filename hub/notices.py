@@ -14,9 +14,10 @@ from typing import Any
 import orjson
 
 from hub.journal import EventRow, MessageRow
-from hub.model import FINAL, Fleet, Phase, State
+from hub.model import Fleet
 from hub.noteworthy import KINDS, SEVERITIES, Receiver, Severity
 from hub.rollout import gates
+from hub.state import FINAL, Phase, State
 from proto.ids import RolloutId
 from proto.objects import blob_id
 

@@ -16,7 +16,13 @@ from hub import notices, record
 from hub.desired import Desired
 from hub.inputs import Input, PutOnHold, Release, ToRollout
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, SliceRow, Word
-from hub.model import (
+from hub.model import RolloutPolicy
+from hub.noteworthy import Receiver
+from hub.record import Tail
+from hub.rollout import waves
+from hub.rollout.held import Around
+from hub.slices import compose
+from hub.state import (
     ABSENT,
     ClusterView,
     Effect,
@@ -28,14 +34,8 @@ from hub.model import (
     Notice,
     Phase,
     Reported,
-    RolloutPolicy,
     State,
 )
-from hub.noteworthy import Receiver
-from hub.record import Tail
-from hub.rollout import waves
-from hub.rollout.held import Around
-from hub.slices import compose
 from proto.errors import FlotillaError, Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Report

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hub.journal import RolloutRow, StoredRollout
-from hub.model import ClusterView, Event, State
 from hub.rollout import rollouts, rollouts_json, steps
+from hub.state import ClusterView, Event, State
 from proto.ids import ClusterName
 
 LEAST_BYTES = 16 << 10

@@ -32,9 +32,9 @@ from hub.journal import (
     StoredRollout,
     Word,
 )
-from hub.model import FINAL, Phase, State
 from hub.rollout import waves
 from hub.slices.gitstore import GitStore
+from hub.state import FINAL, Phase, State
 from proto.errors import Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 

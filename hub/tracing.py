@@ -14,8 +14,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
-from hub.model import FINAL, Member, MemberPhase, Phase, State
 from hub.rollout.transitions import BACK, IN_FLIGHT
+from hub.state import FINAL, Member, MemberPhase, Phase, State
 from proto import telemetry
 from proto.ids import BundleName, ClusterName
 

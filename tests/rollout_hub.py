@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-from hub.model import (
+from hub.rollout import rollouts
+from hub.rollout.transitions import check
+from hub.state import (
     ClusterView,
     Command,
     Effect,
@@ -23,8 +25,6 @@ from hub.model import (
     WakeAt,
     Wave,
 )
-from hub.rollout import rollouts
-from hub.rollout.transitions import check
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, Health
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from hub.model import ClusterView
+from hub.state import ClusterView
 from proto.ids import BundleName, ClusterName
 from proto.messages import BundleReport, Report
 

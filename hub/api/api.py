@@ -21,11 +21,11 @@ from hub.api.stream import Stream
 from hub.inputs import Happened
 from hub.journal import DirectiveKind, DirectiveRow, EventRow, Journal, StoredRollout, Word
 from hub.loop import Loop
-from hub.model import FINAL, State
 from hub.notifier import Notifier
 from hub.pins import ALL, Pins
 from hub.publish import Publisher
 from hub.repo.schema import nearest
+from hub.state import FINAL, State
 from hub.upstream import Upstream
 from proto.errors import InvalidInput
 from proto.ids import ClusterName, check_name

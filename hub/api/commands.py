@@ -26,7 +26,7 @@ from hub.api import http, named, status, waiting
 from hub.inputs import NO_ROLLOUT, Direct, PutOnHold, Release, ToRollout
 from hub.journal import DirectiveKey, DirectiveKind, DirectiveRow, EventRow, Journal
 from hub.loop import Loop
-from hub.model import FINAL, VERBS, Command, Keep
+from hub.state import FINAL, VERBS, Command, Keep
 from proto.errors import InvalidInput
 from proto.ids import BundleName, RolloutId
 

@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 from hub.api import status, waiting
 from hub.journal import DirectiveKind
 from hub.loop import Loop
-from hub.model import FINAL, Phase
 from hub.rollout import held
+from hub.state import FINAL, Phase
 from proto.errors import FlotillaError
 from proto.ids import RolloutId
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from hub.api import http
 from hub.api.webhooks import PROVIDERS
-from hub.model import VERBS
+from hub.state import VERBS
 
 PATH = "/openapi.json"
 

@@ -15,7 +15,7 @@ from typing import Any
 from hub.api import status
 from hub.api.status import Json
 from hub.journal import EventRow, HoldRow
-from hub.model import MemberPhase, State
+from hub.state import MemberPhase, State
 from proto.ids import BundleName
 from proto.messages import Health
 

@@ -13,8 +13,9 @@ import msgspec
 from hub.agents.live import LiveCluster
 from hub.desired import Desired
 from hub.journal import DirectiveKind, DirectiveRow, EventRow, HoldRow, SliceRow
-from hub.model import FINAL, Finding, Member, MemberPhase, State
+from hub.model import Finding
 from hub.repo import addresses
+from hub.state import FINAL, Member, MemberPhase, State
 from proto.ids import BundleName, ClusterName
 from proto.messages import Health, worst
 

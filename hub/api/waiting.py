@@ -16,10 +16,11 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from hub.api.status import Json, rfc3339
-from hub.model import Fleet, Gate, GateState, MemberPhase, Phase, Selector, State, Wave, Window
+from hub.model import Fleet, Gate, Selector, Window
 from hub.repo import targets, windows
 from hub.rollout import gates
 from hub.rollout.transitions import CORDONED
+from hub.state import GateState, MemberPhase, Phase, State, Wave
 
 MAX_HELD = 5
 """Reasons; a fleet is held for few at a time."""

@@ -13,11 +13,11 @@ from hub import record
 from hub.api import http, status
 from hub.journal import Journal, StoredRollout
 from hub.loop import Loop
-from hub.model import MemberPhase, State
 from hub.repo.schema import nearest
 from hub.rollout import rollouts_json, steps
 from hub.rollout.story import why
 from hub.rollout.transitions import IN_FLIGHT
+from hub.state import MemberPhase, State
 from proto.errors import InvalidInput
 from proto.ids import ClusterName
 

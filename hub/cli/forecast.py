@@ -17,9 +17,10 @@ from hub import desired
 from hub.cli import progress, revisions, risks, telling
 from hub.cli.revisions import Comparison, Pair
 from hub.cli.risks import Step
-from hub.model import ABSENT, Finding, RenderRequest, Rollout, Wave
+from hub.model import Finding, RenderRequest
 from hub.rollout import resolve, waves
 from hub.slices import trees
+from hub.state import ABSENT, Rollout, Wave
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 from proto.slices import POLICY_FILE, read_policy

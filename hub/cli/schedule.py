@@ -9,11 +9,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hub.model import Fleet, Gate, Rollout, Wave, Window
+from hub.model import Fleet, Gate, Window
 from hub.repo import targets, windows
 from hub.rollout import gates, held
 from hub.rollout.held import Around
 from hub.rollout.transitions import some
+from hub.state import Rollout, Wave
 from proto.ids import ClusterName
 
 Spells = tuple[tuple[float, float], ...]

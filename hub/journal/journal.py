@@ -19,7 +19,7 @@ from hub.journal.rows import (
     MoveRow,
     SliceRow,
 )
-from hub.model import Keep
+from hub.state import Keep
 from proto.errors import Refused
 from proto.ids import BundleName, ClusterName, Oid
 from proto.slices import SliceManifest

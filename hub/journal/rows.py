@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from hub.model import Keep, Pin
+from hub.model import Pin
+from hub.state import Keep
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.slices import SliceManifest
 

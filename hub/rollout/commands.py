@@ -16,10 +16,10 @@
 What is asked of bundles and clusters (hold, release, cordon) is not for one rollout: `directives` and `waves`.
 """
 
-from hub.model import Command, Member, MemberPhase, Phase, Wave
 from hub.rollout import forward, gates, presence, reports, rollback
 from hub.rollout.transitions import IN_FLIGHT, UNMOVED, IllegalEvent
 from hub.rollout.turn import Turn
+from hub.state import Command, Member, MemberPhase, Phase, Wave
 from proto.ids import ClusterName
 
 P, M = Phase, MemberPhase

@@ -8,7 +8,7 @@ slice commit on each cluster, so they are one rollout. Bundles that would both k
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hub.model import ABSENT
+from hub.state import ABSENT
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 

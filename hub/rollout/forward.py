@@ -4,12 +4,12 @@ Numbers of rules are those of `rollouts`. What clusters say is in `reports`, gat
 `rollback`.
 """
 
-from hub.model import MemberPhase, Move, Phase
 from hub.repo import windows
 from hub.rollout import gates, presence, reports, suspension, transitions
 from hub.rollout.proof import sick
 from hub.rollout.transitions import CORDONED, IN_FLIGHT, UNMOVED
 from hub.rollout.turn import Turn
+from hub.state import MemberPhase, Move, Phase
 from proto.ids import ClusterName
 from proto.messages import Health
 

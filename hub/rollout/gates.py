@@ -15,9 +15,20 @@ grown old: a gate opens on what is so now, after the last proof before it.
 import math
 from collections.abc import Iterable, Mapping
 
-from hub.model import FINAL, BundleDone, Command, Evidence, Gate, GateState, Phase, State, Verdict, Vote, Wave
+from hub.model import BundleDone, Gate
 from hub.rollout.transitions import IllegalEvent
 from hub.rollout.turn import Turn
+from hub.state import (
+    FINAL,
+    Command,
+    Evidence,
+    GateState,
+    Phase,
+    State,
+    Verdict,
+    Vote,
+    Wave,
+)
 from proto.ids import BundleName
 
 DONE_INTERVAL_S = 5.0

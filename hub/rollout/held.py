@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hub.model import Effect, Fleet, Freeze, MemberPhase, Move, Rollout, Selector, State, Window
+from hub.model import Fleet, Freeze, Selector, Window
 from hub.repo import targets, windows
 from hub.rollout import rollouts
 from hub.rollout.transitions import IN_FLIGHT
+from hub.state import Effect, MemberPhase, Move, Rollout, State
 from proto.ids import BundleName, ClusterName, Oid
 
 VANISH_S = 120.0

@@ -1,4 +1,4 @@
-"""Pure: bundles that a person keeps somewhere (`model.Keep`): what is wanted of them in place of the fleet repo's word.
+"""Pure: bundles that a person keeps somewhere (`state.Keep`): what is wanted of them in place of the fleet repo's word.
 
 | kept                     | wanted of it                                                                             |
 |--------------------------|------------------------------------------------------------------------------------------|
@@ -11,7 +11,8 @@ A bundle that wants objects of one that is kept waits for it. Next: `waves` plan
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from hub.model import ABSENT, FINAL, Cluster, Keep, Phase, RolloutPolicy, State
+from hub.model import Cluster, RolloutPolicy
+from hub.state import ABSENT, FINAL, Keep, Phase, State
 from proto.errors import InvalidInput
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.objects import ObjectKey

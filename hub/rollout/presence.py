@@ -1,9 +1,9 @@
 """Who is there: whom rule 8 of `rollouts` calls offline or back, and whom a person took out (rule 14)."""
 
-from hub.model import MemberPhase
 from hub.rollout import suspension
 from hub.rollout.transitions import CORDONED
 from hub.rollout.turn import Turn
+from hub.state import MemberPhase
 from proto.ids import ClusterName
 
 M = MemberPhase

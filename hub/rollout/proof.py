@@ -8,7 +8,7 @@ not looked at, so their moves never void a proof. `rollouts` decides what follow
 from collections.abc import Mapping
 from enum import StrEnum
 
-from hub.model import ABSENT, ClusterView, Target
+from hub.state import ABSENT, ClusterView, Target
 from proto.ids import BundleName, Oid
 from proto.messages import Health
 

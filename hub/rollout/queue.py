@@ -3,9 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from hub.model import MemberPhase, Phase, Rollout, State
 from hub.rollout import rollouts, transitions
 from hub.rollout.transitions import IN_FLIGHT, UNMOVED
+from hub.state import MemberPhase, Phase, Rollout, State
 from proto.ids import BundleName, ClusterName, Oid
 
 P, M = Phase, MemberPhase

@@ -5,11 +5,11 @@ Who waits for the room that a report gives is not seen to here: `turn.has_room` 
 
 from collections.abc import Sequence
 
-from hub.model import MarkGood, MemberPhase, Phase
 from hub.rollout import gates, presence, rollback, transitions
 from hub.rollout.proof import Verdict, judge, why_failed
 from hub.rollout.transitions import BACK, IN_FLIGHT, UNMOVED
 from hub.rollout.turn import Turn
+from hub.state import MarkGood, MemberPhase, Phase
 from proto.ids import ClusterName
 
 P, M = Phase, MemberPhase

@@ -14,8 +14,9 @@ Next: `waves` (the rollouts that have them).
 import re
 from collections.abc import Collection, Mapping
 
-from hub.model import Amount, Cluster, RolloutPolicy, Selector, Wave, WavePolicy
+from hub.model import Amount, Cluster, RolloutPolicy, Selector, WavePolicy
 from hub.repo import targets
+from hub.state import Wave
 from proto.ids import ClusterName
 
 REST = WavePolicy(name="rest", select=Selector())

@@ -1,9 +1,9 @@
 """The way back of a rollout (rule 9 of `rollouts`): who is next, who is back, and how it ends."""
 
-from hub.model import Hold, MarkGood, MemberPhase, Move, Phase
 from hub.rollout.proof import Verdict, judge
 from hub.rollout.transitions import MOVED, rollback_limit, some
 from hub.rollout.turn import Turn
+from hub.state import Hold, MarkGood, MemberPhase, Move, Phase
 from proto.ids import ClusterName
 
 P, M = Phase, MemberPhase

@@ -51,7 +51,11 @@ the fleet: members are copied when they change, waves counted as they do, and `W
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from hub.model import (
+from hub.rollout import commands, forward, gates, reports, rollback, suspension, transitions
+from hub.rollout import turn as turns
+from hub.rollout.transitions import IN_FLIGHT, UNMOVED, IllegalEvent
+from hub.rollout.turn import Turn
+from hub.state import (
     FINAL,
     ClusterView,
     Command,
@@ -68,10 +72,6 @@ from hub.model import (
     Tick,
     WakeAt,
 )
-from hub.rollout import commands, forward, gates, reports, rollback, suspension, transitions
-from hub.rollout import turn as turns
-from hub.rollout.transitions import IN_FLIGHT, UNMOVED, IllegalEvent
-from hub.rollout.turn import Turn
 from proto.ids import ClusterName, RolloutId
 
 P, M = Phase, MemberPhase

@@ -5,8 +5,9 @@ from typing import TypeVar
 
 import msgspec
 
-from hub.model import Member, RolloutPolicy, State
+from hub.model import RolloutPolicy
 from hub.rollout import turn
+from hub.state import Member, State
 from proto.errors import Permanent, UnsupportedVersion
 from proto.ids import ClusterName
 

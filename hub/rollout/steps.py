@@ -21,7 +21,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from hub.model import (
+from hub.rollout import turn
+from hub.rollout.proof import why_failed
+from hub.state import (
     ClusterView,
     Command,
     Event,
@@ -35,8 +37,6 @@ from hub.model import (
     State,
     Tick,
 )
-from hub.rollout import turn
-from hub.rollout.proof import why_failed
 from proto.errors import Permanent, UnsupportedVersion
 from proto.ids import ClusterName
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from hub.model import MemberPhase, State
 from hub.rollout import transitions
 from hub.rollout.transitions import IN_FLIGHT
 from hub.rollout.turn import Turn
+from hub.state import MemberPhase, State
 from proto.ids import ClusterName
 
 M = MemberPhase

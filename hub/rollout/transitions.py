@@ -7,7 +7,16 @@ of rules are those of `rollouts`.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from hub.model import FINAL, ClusterView, Member, MemberPhase, Phase, State, Tally, Wave
+from hub.state import (
+    FINAL,
+    ClusterView,
+    Member,
+    MemberPhase,
+    Phase,
+    State,
+    Tally,
+    Wave,
+)
 from proto.errors import InvalidInput, Permanent
 from proto.ids import ClusterName
 

@@ -11,8 +11,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hub.model import ClusterView, Effect, GateState, Member, MemberPhase, Notice, Phase, Rollout, State, Tally, Wave
 from hub.rollout.transitions import IN_FLIGHT, MEMBER, PHASE, BrokenInvariant, IllegalEvent, excused
+from hub.state import (
+    ClusterView,
+    Effect,
+    GateState,
+    Member,
+    MemberPhase,
+    Notice,
+    Phase,
+    Rollout,
+    State,
+    Tally,
+    Wave,
+)
 from proto.ids import ClusterName
 
 

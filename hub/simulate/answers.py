@@ -13,13 +13,14 @@ Next: `hub` takes the answers.
 
 from functools import partial
 
-from hub.model import Command, Evidence, Gate, Phase, State, Verb, Verdict
+from hub.model import Gate
 from hub.rollout import gates
 from hub.simulate import people
 from hub.simulate.chance import Chance
 from hub.simulate.clock import Clock, Turn
 from hub.simulate.hub import Hub
 from hub.simulate.setting import Setting
+from hub.state import Command, Evidence, Phase, State, Verb, Verdict
 from proto.ids import Oid, RolloutId
 
 P = Phase

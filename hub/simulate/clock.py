@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from hub.model import Command, Evidence
+from hub.state import Command, Evidence
 from proto.ids import ClusterName, RolloutId
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hub.model import ABSENT, ClusterView
+from hub.state import ABSENT, ClusterView
 from proto.ids import BundleName, ClusterName, Oid
 from proto.messages import BundleReport, Health
 

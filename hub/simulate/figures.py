@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hub.model import Phase
 from hub.simulate import ledger
 from hub.simulate.ledger import SHARES, Entry
 from hub.simulate.world import Record
+from hub.state import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

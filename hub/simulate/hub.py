@@ -10,13 +10,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
-from hub.model import (
+from hub.model import Fleet
+from hub.repo import windows
+from hub.rollout import held, rollouts, transitions, waves
+from hub.rollout.forward import HELD_S
+from hub.rollout.held import Around
+from hub.simulate import ledger
+from hub.simulate.clock import Clock, Turn
+from hub.simulate.ledger import Commit, Entry
+from hub.simulate.setting import HEARTBEAT_S, HOUR_S
+from hub.state import (
     ABSENT,
     FINAL,
     ClusterView,
     Effect,
     Event,
-    Fleet,
     Hold,
     Left,
     MarkGood,
@@ -29,14 +37,6 @@ from hub.model import (
     Tick,
     WakeAt,
 )
-from hub.repo import windows
-from hub.rollout import held, rollouts, transitions, waves
-from hub.rollout.forward import HELD_S
-from hub.rollout.held import Around
-from hub.simulate import ledger
-from hub.simulate.clock import Clock, Turn
-from hub.simulate.ledger import Commit, Entry
-from hub.simulate.setting import HEARTBEAT_S, HOUR_S
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 
 P, M = Phase, MemberPhase

@@ -19,9 +19,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hub.model import FINAL, MemberPhase, Phase, State
 from hub.repo import windows
 from hub.rollout import gates, transitions
+from hub.state import FINAL, MemberPhase, Phase, State
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 
 P, M = Phase, MemberPhase

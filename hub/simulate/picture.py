@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hub.model import Phase
 from hub.simulate import ledger
 from hub.simulate.ledger import Entry, Part
+from hub.state import Phase
 
 MARKS: dict[str, tuple[str, str]] = {
     ledger.APPLY: ("█", "green"),

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from hub.model import ClusterView, MemberPhase, State
 from hub.repo import targets
 from hub.rollout.transitions import IN_FLIGHT
 from hub.simulate import ledger
@@ -19,6 +18,7 @@ from hub.simulate.clusters import Agent
 from hub.simulate.hub import Hub
 from hub.simulate.ledger import Commit, Entry
 from hub.simulate.setting import HEARTBEAT_S, MANY, MANY_S, Setting, Span
+from hub.state import ClusterView, MemberPhase, State
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Health
 

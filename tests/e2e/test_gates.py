@@ -13,8 +13,8 @@ import pytest
 from hub import gatekeeper
 from hub.gatekeeper import Server
 from hub.main import Hub
-from hub.model import State
 from hub.rollout import gates as gates_of_rollouts
+from hub.state import State
 from tests import real
 from tests.e2e.crowd import HEARTBEAT_S, Crowd
 from tests.e2e.test_page import bundle, cluster

@@ -16,7 +16,7 @@ from hub import directives
 from hub.inputs import Direct, ToRollout
 from hub.journal import EventRow
 from hub.main import Hub
-from hub.model import Command
+from hub.state import Command
 from proto.ids import ClusterName
 from proto.messages import DriftReport
 from tests.e2e import browser

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.model import ABSENT, Bundle, Cluster, Fleet, Keep, Selector
+from hub.model import Bundle, Cluster, Fleet, Selector
 from hub.rollout import waves
 from hub.rollout.waves import Planned
+from hub.state import ABSENT, Keep
 from proto.ids import BundleName, ClusterName, Oid
 from proto.slices import BundlePolicy
 

@@ -15,16 +15,17 @@ from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from hub.model import (
+from hub.model import Approval, Gate, HttpCheck
+from hub.repo import windows
+from hub.rollout import rollouts, rollouts_json, transitions, turn
+from hub.rollout.transitions import IllegalEvent
+from hub.state import (
     VERBS,
-    Approval,
     ClusterView,
     Command,
     Effect,
     Event,
     Evidence,
-    Gate,
-    HttpCheck,
     Left,
     MemberPhase,
     Move,
@@ -37,9 +38,6 @@ from hub.model import (
     WakeAt,
     Wave,
 )
-from hub.repo import windows
-from hub.rollout import rollouts, rollouts_json, transitions, turn
-from hub.rollout.transitions import IllegalEvent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, Health
 

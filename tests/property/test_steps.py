@@ -8,9 +8,10 @@ from hypothesis import given, settings
 
 from hub import record
 from hub.journal import RolloutRow, StoredRollout
-from hub.model import Approval, Command, Gate, HttpCheck, Left, State
+from hub.model import Approval, Gate, HttpCheck
 from hub.rollout import rollouts, rollouts_json, steps
 from hub.rollout.transitions import IllegalEvent, check
+from hub.state import Command, Left, State
 from proto.ids import ClusterName
 from proto.messages import Health
 from tests.rollout_hub import NEW, OLD, Hub, rollout, wave, word

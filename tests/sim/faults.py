@@ -8,8 +8,8 @@ freezes; a hub that dies; people who say anything to anything; checks that answe
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hub.model import VERBS, Command, Evidence, MemberPhase, Phase
 from hub.rollout import gates
+from hub.state import VERBS, Command, Evidence, MemberPhase, Phase
 from proto.ids import RolloutId
 from tests.sim import fleets
 from tests.sim.fleets import BUNDLES

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from hub.journal import HoldRow
-from hub.model import (
+from hub.model import Fleet
+from hub.rollout import gates, held, rollouts, rollouts_json, transitions, waves
+from hub.rollout.held import Around
+from hub.rollout.transitions import IllegalEvent
+from hub.state import (
     FINAL,
     ClusterView,
     Command,
     Effect,
     Event,
     Evidence,
-    Fleet,
     Hold,
     Left,
     MarkGood,
@@ -30,9 +33,6 @@ from hub.model import (
     Tick,
     WakeAt,
 )
-from hub.rollout import gates, held, rollouts, rollouts_json, transitions, waves
-from hub.rollout.held import Around
-from hub.rollout.transitions import IllegalEvent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from tests.sim.agents import Letter, Slice
 

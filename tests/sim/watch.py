@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hub.model import (
+from hub.model import Gate
+from hub.repo import targets
+from hub.rollout import gates
+from hub.state import (
     ABSENT,
     Evidence,
-    Gate,
     Hold,
     MarkGood,
     MemberPhase,
@@ -24,8 +26,6 @@ from hub.model import (
     State,
     Wave,
 )
-from hub.repo import targets
-from hub.rollout import gates
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Health
 from tests.sim.agents import Letter

@@ -5,8 +5,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from hub.model import MemberPhase, Phase
 from hub.rollout.transitions import MEMBER, PHASE
+from hub.state import MemberPhase, Phase
 
 PAGE = Path(__file__).parents[2] / "docs" / "rollouts.md"
 S = TypeVar("S", bound=StrEnum)

@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 
-from hub.model import Amount, Checks, FailurePolicy, Finding, Fleet, HelmOptions, Patch, Publish, Requirement, Selector
+from hub.model import (
+    Amount,
+    Checks,
+    FailurePolicy,
+    Finding,
+    Fleet,
+    HelmOptions,
+    Patch,
+    Publish,
+    Requirement,
+    Selector,
+)
 from hub.noteworthy import Receiver
 from hub.repo import fleet
 from proto.errors import InvalidInput

@@ -21,19 +21,16 @@ from hub.loop import Loop
 from hub.model import (
     Bundle,
     BundleDone,
-    Evidence,
     Fleet,
     Gate,
-    GateState,
     HttpCheck,
     MetricCheck,
-    Phase,
     RolloutPolicy,
     Selector,
-    State,
     WavePolicy,
 )
 from hub.rollout import gates
+from hub.state import Evidence, GateState, Phase, State
 from proto.errors import InvalidInput, Transient
 from proto.ids import BundleName, Oid, RolloutId
 from proto.slices import BundlePolicy

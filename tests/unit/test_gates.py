@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from hub.model import Approval, BundleDone, Evidence, Gate, HttpCheck, MemberPhase, MetricCheck, Phase
+from hub.model import Approval, BundleDone, Gate, HttpCheck, MetricCheck
 from hub.rollout import gates
 from hub.rollout.transitions import IllegalEvent
+from hub.state import Evidence, MemberPhase, Phase
 from proto.ids import BundleName
 from proto.messages import Health
 from tests.rollout_hub import Hub, kinds, moves, rollout, wave

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from hub.model import Cluster, Fleet, Freeze, MemberPhase, Phase, Selector, State, Target
+from hub.model import Cluster, Fleet, Freeze, Selector
 from hub.repo import windows
 from hub.rollout import held, rollouts
 from hub.rollout.held import Around
+from hub.state import MemberPhase, Phase, State, Target
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from tests.rollout_hub import NEW, OLD, Hub, rollout, wave
 

@@ -11,7 +11,8 @@ import pytest
 from hub import earlier
 from hub.inputs import Input, PutOnHold, Release, ToRollout
 from hub.journal.schema import SCHEMA
-from hub.model import Amount, Cluster, Command, Keep
+from hub.model import Amount, Cluster
+from hub.state import Command, Keep
 from proto.errors import InvalidInput
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Health

@@ -1,7 +1,7 @@
 """What agents said lately, and what rollouts may know of it."""
 
 from hub.agents.live import Live
-from hub.model import ClusterView
+from hub.state import ClusterView
 from proto.ids import BundleName, ClusterName
 from proto.messages import BundleReport, Health, Report
 

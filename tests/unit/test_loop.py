@@ -19,20 +19,17 @@ from hub.model import (
     Amount,
     Bundle,
     Cluster,
-    Command,
     FailurePolicy,
     Finding,
     Fleet,
-    MemberPhase,
-    Phase,
     RolloutPolicy,
     Selector,
-    State,
     WavePolicy,
 )
 from hub.rollout import rollouts, waves
 from hub.slices import compose, trees
 from hub.slices.gitstore import GitStore
+from hub.state import Command, MemberPhase, Phase, State
 from hub.tracing import Tracing
 from proto import telemetry
 from proto.errors import InvalidInput, Permanent, Refused, Transient

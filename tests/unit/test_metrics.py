@@ -12,8 +12,17 @@ from hub.api.metrics import HubMetrics
 from hub.desired import Desired
 from hub.journal import HoldRow, Journal, StoredRollout
 from hub.loop import Loop
-from hub.model import Approval, Cluster, Finding, Fleet, Freeze, Gate, MetricCheck, Phase, Rollout, State
+from hub.model import (
+    Approval,
+    Cluster,
+    Finding,
+    Fleet,
+    Freeze,
+    Gate,
+    MetricCheck,
+)
 from hub.slices.gitstore import GitStore
+from hub.state import Phase, Rollout, State
 from hub.tracing import Tracing
 from proto import telemetry
 from proto.ids import BundleName, ClusterName, Oid, RolloutId

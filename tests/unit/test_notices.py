@@ -15,9 +15,10 @@ import pytest
 from hub import notices
 from hub.external import webhook
 from hub.journal import EventRow, MessageRow
-from hub.model import Approval, Command, Gate, Notice, Phase, State
+from hub.model import Approval, Gate
 from hub.noteworthy import KINDS, SEVERITIES, Receiver
 from hub.outcome import noticed
+from hub.state import Command, Notice, Phase, State
 from proto.ids import RolloutId
 from proto.messages import Health
 from tests.receiver import KEY, SECRET

@@ -8,11 +8,11 @@ from hub import outcome
 from hub.desired import Desired
 from hub.inputs import Input, ToRollout
 from hub.journal import SliceRow
-from hub.model import (
+from hub.model import Finding, Fleet
+from hub.outcome import Clash, Outcome
+from hub.state import (
     ABSENT,
     Command,
-    Finding,
-    Fleet,
     Hold,
     MarkGood,
     Member,
@@ -25,7 +25,6 @@ from hub.model import (
     Target,
     Wave,
 )
-from hub.outcome import Clash, Outcome
 from proto.errors import InvalidInput, Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import DriftReport, Report

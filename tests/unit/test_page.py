@@ -21,8 +21,15 @@ from hub.api.stream import Stream
 from hub.inputs import FromAgent
 from hub.journal import EventRow
 from hub.main import Hub
-from hub.model import Member as RolloutMember
-from hub.model import MemberPhase, Phase, Rollout, State, Target, Wave
+from hub.state import Member as RolloutMember
+from hub.state import (
+    MemberPhase,
+    Phase,
+    Rollout,
+    State,
+    Target,
+    Wave,
+)
 from proto.errors import Transient
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, DriftReport, Health, Report

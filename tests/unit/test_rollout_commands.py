@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from hub.model import Approval, Gate, MarkGood, MemberPhase, Phase
+from hub.model import Approval, Gate
 from hub.repo import windows
 from hub.rollout.transitions import IllegalEvent
+from hub.state import MarkGood, MemberPhase, Phase
 from proto.ids import BundleName, ClusterName
 from proto.messages import Health
 from tests.rollout_hub import NEW, OLD, Hub, kinds, moves, of, rollout, wave, word

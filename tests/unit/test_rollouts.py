@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from hub.model import (
+from hub.model import RolloutPolicy
+from hub.rollout import rollouts, rollouts_json
+from hub.rollout.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent, check
+from hub.rollout.turn import tallies
+from hub.state import (
     ABSENT,
     ClusterView,
     Command,
@@ -19,15 +23,11 @@ from hub.model import (
     Notice,
     Phase,
     Reported,
-    RolloutPolicy,
     State,
     Tally,
     Target,
     Tick,
 )
-from hub.rollout import rollouts, rollouts_json
-from hub.rollout.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent, check
-from hub.rollout.turn import tallies
 from proto.errors import Permanent, UnsupportedVersion
 from proto.ids import BundleName, ClusterName, RolloutId
 from proto.messages import Health

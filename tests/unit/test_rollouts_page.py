@@ -2,7 +2,7 @@
 
 import pytest
 
-from hub.model import VERBS
+from hub.state import VERBS
 from tests.tools import diagram
 
 TEXT = diagram.PAGE.read_text()

@@ -9,8 +9,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from hub.model import Member, MemberPhase, Phase, Rollout, State, Target, Wave
 from hub.rollout import rollouts
+from hub.state import (
+    Member,
+    MemberPhase,
+    Phase,
+    Rollout,
+    State,
+    Target,
+    Wave,
+)
 from hub.tracing import Tracing
 from proto import telemetry
 from proto.ids import BundleName, ClusterName, Oid, RolloutId

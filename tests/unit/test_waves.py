@@ -7,28 +7,30 @@ from typing import Any
 import pytest
 
 from hub.model import (
-    ABSENT,
     Amount,
     Bundle,
     Cluster,
-    ClusterView,
     FailurePolicy,
     Fleet,
-    Keep,
-    Member,
-    MemberPhase,
-    Move,
-    Phase,
     RolloutPolicy,
     Selector,
-    State,
-    Target,
-    Tick,
     WavePolicy,
 )
 from hub.rollout import resolve, rollouts, waves
 from hub.rollout.turn import tallies
 from hub.rollout.waves import Planned
+from hub.state import (
+    ABSENT,
+    ClusterView,
+    Keep,
+    Member,
+    MemberPhase,
+    Move,
+    Phase,
+    State,
+    Target,
+    Tick,
+)
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 from proto.slices import BundlePolicy

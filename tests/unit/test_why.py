@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from hub.model import Approval, Effect, Event, Gate, MetricCheck, State, Tick
+from hub.model import Approval, Gate, MetricCheck
 from hub.rollout import steps
 from hub.rollout.story import waiting, why
 from hub.rollout.story.words import duration
+from hub.state import Effect, Event, State, Tick
 from proto.ids import ClusterName
 from proto.messages import Health
 from tests.rollout_hub import NEW, OLD, Hub, rollout, wave, word

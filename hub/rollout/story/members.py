@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from hub.model import MemberPhase, State
 from hub.rollout import transitions
 from hub.rollout.steps import Cause
 from hub.rollout.story import waiting
 from hub.rollout.story.words import duration
+from hub.state import MemberPhase, State
 from proto.ids import ClusterName
 
 M = MemberPhase

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from hub.model import FINAL, ClusterView, MemberPhase, Rollout, State
 from hub.rollout import steps
 from hub.rollout.story import waiting
 from hub.rollout.story.words import duration
 from hub.rollout.transitions import IN_FLIGHT
+from hub.state import FINAL, ClusterView, MemberPhase, Rollout, State
 from proto.ids import ClusterName
 
 M = MemberPhase

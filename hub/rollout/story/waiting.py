@@ -14,9 +14,9 @@ Next: `why` tells it.
 
 from collections.abc import Iterable, Mapping
 
-from hub.model import FINAL, MemberPhase, Phase, State
 from hub.rollout import gates, transitions
 from hub.rollout.transitions import CORDONED, IN_FLIGHT
+from hub.state import FINAL, MemberPhase, Phase, State
 from proto.ids import ClusterName
 
 M = MemberPhase

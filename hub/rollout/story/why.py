@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hub.model import FINAL, ClusterView, GateState, Phase, State
 from hub.rollout import steps
 from hub.rollout.steps import Cause, Step
 from hub.rollout.story import members, waiting
 from hub.rollout.story import now as at_present
 from hub.rollout.story.words import Line, counted, many
 from hub.rollout.transitions import some
+from hub.state import FINAL, ClusterView, GateState, Phase, State
 from proto.ids import ClusterName
 
 P = Phase

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from hub.model import MemberPhase, State
 from hub.rollout.transitions import some
+from hub.state import MemberPhase, State
 from proto.ids import ClusterName
 
 M = MemberPhase
