@@ -76,6 +76,9 @@ LOOK_S = 60.0
 WAITING_S = 5.0
 """How often a bundle that waits for another rollout asks whether it may begin."""
 
+_decode_policies = msgspec.json.Decoder(type=dict[BundleName, RolloutPolicy]).decode
+_decode_receivers = msgspec.json.Decoder(type=tuple[Receiver, ...]).decode
+
 T = TypeVar("T")
 
 
@@ -132,14 +135,14 @@ class Loop:
         self._vanished = False
         """Did so many clusters fall silent lately that rollouts were paused for it?"""
         self._unpublished: set[ClusterName] = set()
-        self._policies = msgspec.json.decode(journal.meta("policies", "{}"), type=dict[BundleName, RolloutPolicy])
+        self._policies = _decode_policies(journal.meta("policies", "{}"))
         """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
         self._send: MemoryObjectSendStream[Input]
         self._receive: MemoryObjectReceiveStream[Input]
         self._send, self._receive = anyio.create_memory_object_stream[Input](INPUTS_KEPT)
         self._git = anyio.CapacityLimiter(1)
         """libgit2 repositories are not for two threads at once."""
-        self.receivers = msgspec.json.decode(journal.meta("receivers", "[]"), type=tuple[Receiver, ...])
+        self.receivers = _decode_receivers(journal.meta("receivers", "[]"))
         """Whom the fleet repo wants told."""
         self._load()
 

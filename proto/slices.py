@@ -113,26 +113,31 @@ def to_file(value: SliceManifest | BundlePolicy) -> bytes:
 
 def read_manifest(data: bytes) -> SliceManifest:
     """Parse `slice.json`. Raises UnsupportedVersion for a newer format, ProtocolError for anything else."""
-    return _read(data, SliceManifest, SLICE_FILE)
+    return _read(data, _manifest, SLICE_FILE)
 
 
 def read_policy(data: bytes) -> BundlePolicy:
     """Parse `bundle.json`. Raises UnsupportedVersion for a newer format, ProtocolError for anything else."""
-    return _read(data, BundlePolicy, POLICY_FILE)
+    return _read(data, _policy, POLICY_FILE)
 
 
 class _Format(msgspec.Struct):
     format: int = SLICE_FORMAT
 
 
-def _read(data: bytes, kind: type[T], name: str) -> T:
+_decode_format = msgspec.json.Decoder(type=_Format).decode
+_manifest = msgspec.json.Decoder(type=SliceManifest)
+_policy = msgspec.json.Decoder(type=BundlePolicy)
+
+
+def _read(data: bytes, decoder: msgspec.json.Decoder[T], name: str) -> T:
     try:
-        found = msgspec.json.decode(data, type=_Format).format
+        found = _decode_format(data).format
         if found > SLICE_FORMAT:
             raise UnsupportedVersion(
                 name, f"has format {found}, this agent knows up to {SLICE_FORMAT}", "upgrade the agent"
             )
-        return msgspec.json.decode(data, type=kind)
+        return decoder.decode(data)
     except msgspec.DecodeError as error:
         raise ProtocolError(name, f"is not valid: {error}") from error
 

@@ -24,6 +24,7 @@ COMPRESS_FROM_BYTES = 1024
 
 _encoder = msgspec.json.Encoder()
 _version = msgspec.json.Decoder(type=dict[str, msgspec.Raw])
+_number = msgspec.json.Decoder(type=int)
 _decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(type=AnyMessage)
 
 
@@ -43,7 +44,7 @@ def decode(data: bytes) -> AnyMessage:
         raise TooLarge("message", f"has more than {MAX_MESSAGE_BYTES} bytes")
     try:
         envelope = _version.decode(text)
-        version = msgspec.json.decode(envelope.get("v", b"0"), type=int)
+        version = _number.decode(envelope.get("v", b"0"))
         if version > SCHEMA_VERSION:
             raise UnsupportedVersion(
                 "message",

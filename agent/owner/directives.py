@@ -60,6 +60,9 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     synced: dict[str, tuple[int, int]] = {}
 
 
+_decode = msgspec.json.Decoder(type=_Kept).decode
+
+
 class DirectiveStore:
     """The hub's newest directives, kept in `folder`. `problem` says why that is not so, "" when it is."""
 
@@ -68,7 +71,7 @@ class DirectiveStore:
         self._path = folder / FILE
         self._kept = _Kept(directives=Directives())
         try:
-            self._kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+            self._kept = _decode(self._path.read_bytes())
         except FileNotFoundError:
             pass
         except (OSError, msgspec.DecodeError) as error:

@@ -107,9 +107,12 @@ class Identity:
         self._hub_public_key = hub_public_key
 
 
+_decode_pin = msgspec.json.Decoder(type=_Pin).decode
+
+
 def _read_pin(path: Path) -> _Pin | None:
     try:
-        pin = msgspec.json.decode(path.read_bytes(), type=_Pin)
+        pin = _decode_pin(path.read_bytes())
         if len(identity.unb64(pin.hub_public_key)) != identity.KEY_BYTES:
             raise InvalidInput(f"file {path}", "does not hold a public key")
     except FileNotFoundError:

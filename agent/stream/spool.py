@@ -27,6 +27,11 @@ class _Cut(msgspec.Struct, frozen=True, kw_only=True):
     cut: int
 
 
+_decode_fields = msgspec.json.Decoder(type=dict[str, msgspec.Raw]).decode
+_decode_cut = msgspec.json.Decoder(type=_Cut).decode
+_decode_drift = msgspec.json.Decoder(type=DriftReport).decode
+
+
 class Spool:
     """Drift reports that the hub has not acknowledged, oldest first; `cut` counts dropped ones it was not told of."""
 
@@ -73,11 +78,11 @@ class Spool:
             return
         for line in lines:
             try:
-                read = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+                read = _decode_fields(line)
                 if "cut" in read:
-                    self.cut += msgspec.json.decode(line, type=_Cut).cut
+                    self.cut += _decode_cut(line).cut
                 else:
-                    drift = msgspec.json.decode(line, type=DriftReport)
+                    drift = _decode_drift(line)
                     self._waiting[drift.id] = drift
             except msgspec.DecodeError:
                 log.warning("spool %s has a torn line, which is left out", self._path)

@@ -1,6 +1,7 @@
 """The one transaction of a decision, and what the loop reads when it starts: slices, moves, holds."""
 
 import sqlite3
+from collections.abc import Callable
 
 import msgspec
 import orjson
@@ -26,6 +27,10 @@ from proto.slices import SliceManifest
 
 NUMBERS = "rollout-numbers"
 """The word of `meta` for the highest number of a rollout that was given and has no row: `recovery` sets it."""
+
+
+_decode_manifest = msgspec.json.Decoder(type=SliceManifest).decode
+_decode_keep: Callable[[str], Keep | None] = msgspec.json.Decoder(type=Keep | None).decode
 
 
 class Journal(Renders, Rollouts, Identities, Outbox):
@@ -100,7 +105,7 @@ class Journal(Renders, Rollouts, Identities, Outbox):
                     seq=seq,
                     commit=Oid(commit),
                     time_s=time_s,
-                    manifest=msgspec.json.decode(manifest, type=SliceManifest),
+                    manifest=_decode_manifest(manifest),
                 )
                 for cluster, seq, commit, time_s, manifest in self._read("SELECT * FROM slices")
             )
@@ -146,7 +151,7 @@ class Journal(Renders, Rollouts, Identities, Outbox):
                 reason=reason,
                 time_s=time_s,
                 refused=orjson.loads(refused),
-                keep=msgspec.json.decode(keep, type=Keep | None),
+                keep=_decode_keep(keep),
             )
             for bundle, rollout, reason, time_s, refused, keep in self._read("SELECT * FROM holds")
         }

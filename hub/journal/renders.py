@@ -16,6 +16,7 @@ from hub.model import Notes, Pin
 from proto.ids import BundleName, Oid
 
 _SILENT = Notes()
+_decode_notes = msgspec.json.Decoder(type=Notes).decode
 
 
 class Renders(Events):
@@ -37,7 +38,7 @@ class Renders(Events):
         )
         said = orjson.dumps(list({notes for _, _, notes in rows if notes is not None})).decode()
         texts = self._read("SELECT id, text FROM notes WHERE id IN (SELECT value FROM json_each(?))", said)
-        notes = {id_: msgspec.json.decode(text, type=Notes) for id_, text in texts}
+        notes = {id_: _decode_notes(text) for id_, text in texts}
         return {key: (Oid(subtree), notes.get(id_, _SILENT)) for key, subtree, id_ in rows}
 
     def remember_renders(self, rows: Sequence[tuple[str, str, str, str, Notes]]) -> None:

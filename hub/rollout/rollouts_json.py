@@ -1,11 +1,9 @@
-"""Rollout states and policies as bytes for the journal, with a format number. Nothing is lost on the way back."""
+"""Rollout states as bytes for the journal, with a format number. Nothing is lost on the way back."""
 
 from dataclasses import replace
-from typing import TypeVar
 
 import msgspec
 
-from hub.model import RolloutPolicy
 from hub.rollout import turn
 from hub.state import Member, State
 from proto.errors import Permanent, UnsupportedVersion
@@ -14,26 +12,27 @@ from proto.ids import ClusterName
 FORMAT = 1
 """Raised when an older hub would misread what a newer one wrote; a field with a default does not raise it."""
 
-T = TypeVar("T")
-
 
 class _Envelope(msgspec.Struct, frozen=True):
     format: int
     value: msgspec.Raw
 
 
-def to_json(value: State | RolloutPolicy) -> bytes:
-    """Pure: the journal's bytes of a state (with its rollout) or of a policy. Members of whom nothing is known yet are
-    left out: their wave says all of it."""
-    if isinstance(value, State):
-        known = {cluster: member for cluster, member in value.members.items() if member != Member(wave=member.wave)}
-        value = replace(value, members=known)
-    return msgspec.json.encode(_Envelope(format=FORMAT, value=msgspec.Raw(msgspec.json.encode(value))))
+_decode_envelope = msgspec.json.Decoder(type=_Envelope).decode
+_decode_state = msgspec.json.Decoder(type=State).decode
+
+
+def to_json(state: State) -> bytes:
+    """Pure: the journal's bytes of a state with its rollout. Members of whom nothing is known yet are left out: their
+    wave says all of it."""
+    known = {cluster: member for cluster, member in state.members.items() if member != Member(wave=member.wave)}
+    value = msgspec.Raw(msgspec.json.encode(replace(state, members=known)))
+    return msgspec.json.encode(_Envelope(format=FORMAT, value=value))
 
 
 def from_json(data: bytes) -> State:
     """Pure: the state in `data`. Raises UnsupportedVersion for a newer format, Permanent for what is none."""
-    state = _read(data, State)
+    state = _read(data)
     members: dict[ClusterName, Member] = {}
     for index, wave in enumerate(state.rollout.waves):
         for cluster in wave.clusters:
@@ -44,18 +43,13 @@ def from_json(data: bytes) -> State:
     return replace(state, members=members, tallies=state.tallies if counted else turn.tallies(state.rollout, members))
 
 
-def policy_from_json(data: bytes) -> RolloutPolicy:
-    """Pure: the policy in `data`. Raises as `from_json`."""
-    return _read(data, RolloutPolicy)
-
-
-def _read(data: bytes, kind: type[T]) -> T:
-    what = f"stored {kind.__name__.lower()}"
+def _read(data: bytes) -> State:
+    what = "stored state"
     try:
-        envelope = msgspec.json.decode(data, type=_Envelope)
+        envelope = _decode_envelope(data)
         if envelope.format > FORMAT:
             cause = f"has format {envelope.format}, this hub knows up to {FORMAT}"
             raise UnsupportedVersion(what, cause, "upgrade the hub")
-        return msgspec.json.decode(envelope.value, type=kind)
+        return _decode_state(envelope.value)
     except msgspec.DecodeError as error:
         raise Permanent(what, f"cannot be read: {error}", "restore the hub's data folder from a backup") from error

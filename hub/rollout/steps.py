@@ -14,7 +14,7 @@ Nothing here decides anything. Made by `record`, told in words by `why`.
 | Tick             | that time passed                                                                                  |
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any, Literal
@@ -208,6 +208,12 @@ class _Envelope(msgspec.Struct, frozen=True):
     step: msgspec.Raw
 
 
+_decode_envelope = msgspec.json.Decoder(type=_Envelope).decode
+_decode_step = msgspec.json.Decoder(type=Step).decode
+_decode_head = msgspec.json.Decoder(type=_Head).decode
+_decode_member = msgspec.json.Decoder(type=Member).decode
+
+
 def to_json(made: Step) -> bytes:
     """Pure: the journal's bytes of a step."""
     return msgspec.json.encode(_Envelope(format=FORMAT, step=msgspec.Raw(msgspec.json.encode(made))))
@@ -216,22 +222,22 @@ def to_json(made: Step) -> bytes:
 def from_json(data: bytes) -> Step:
     """Pure: the step in `data`. Raises UnsupportedVersion for a newer format, Permanent for what is none."""
     try:
-        envelope = msgspec.json.decode(data, type=_Envelope)
+        envelope = _decode_envelope(data)
         if envelope.format > FORMAT:
             cause = f"has format {envelope.format}, this hub knows up to {FORMAT}"
             raise UnsupportedVersion("stored step of a rollout", cause, "upgrade the hub")
-        read = msgspec.json.decode(envelope.step, type=Step)
+        read = _decode_step(envelope.step)
         return msgspec.structs.replace(
             read,
-            head=_typed(read.head, _Head),
-            changes=tuple(Change(to=_typed(each.to, Member), clusters=each.clusters) for each in read.changes),
+            head=_typed(read.head, _decode_head),
+            changes=tuple(Change(to=_typed(each.to, _decode_member), clusters=each.clusters) for each in read.changes),
         )
     except (msgspec.DecodeError, AttributeError) as error:
         cause = f"cannot be read: {error}"
         raise Permanent("stored step of a rollout", cause, "restore the hub's data folder from a backup") from error
 
 
-def _typed(read: Mapping[str, Any], kind: type[Any]) -> Mapping[str, Any]:
-    """Fields as they are in `kind`, whose fields all have defaults."""
-    whole = msgspec.convert(read, kind)
+def _typed(read: Mapping[str, Any], decode: Callable[[bytes], Any]) -> Mapping[str, Any]:
+    """Fields as they are in the type that `decode` gives, whose fields all have defaults."""
+    whole = decode(msgspec.json.encode(read))
     return {name: getattr(whole, name) for name in read}

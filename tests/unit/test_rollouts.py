@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from hub.model import RolloutPolicy
 from hub.rollout import rollouts, rollouts_json
 from hub.rollout.transitions import MEMBER, PHASE, BrokenInvariant, IllegalEvent, check
 from hub.rollout.turn import tallies
@@ -931,13 +930,11 @@ def test_check_finds_a_broken_invariant(changes: dict[str, Any], rule: str) -> N
 # --- the journal's bytes ---
 
 
-def test_a_state_and_a_policy_come_back_from_their_bytes_unchanged() -> None:
+def test_a_state_comes_back_from_its_bytes_unchanged() -> None:
     hub = soaking()
     hub.report("c1", health=Health.FAILED, after_s=3.25)
     data = rollouts_json.to_json(hub.state)
     assert rollouts_json.from_json(data) == hub.state
-    policy = RolloutPolicy(name="careful")
-    assert rollouts_json.policy_from_json(rollouts_json.to_json(policy)) == policy
 
 
 def test_bytes_of_a_newer_format_and_rubbish_are_refused() -> None:
