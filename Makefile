@@ -38,7 +38,7 @@ behaviours: $(VENV)/.ready ## The contract suite on both API servers, simulated 
 	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m tests.tools.behaviours $(ARGS)
 
 bench: $(VENV)/.ready ## Speed and size against a real kube-apiserver: a table, and bench.json
-	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools $(BIN)/python -m tests.bench $(ARGS)
+	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools PATH=$$tools:$$PATH $(BIN)/python -m tests.bench $(ARGS)
 
 soak: $(VENV)/.ready ## Simulated rollouts with faults, many seeds (SEEDS=5000 FROM=0); what fails says how to play it again
 	$(BIN)/python -m tests.tools.soak --seeds $(or $(SEEDS),5000) --from $(or $(FROM),0)

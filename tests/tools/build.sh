@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the real parts that the end-to-end lane runs against (etcd, kube-apiserver,
-# kube-controller-manager, kube-scheduler, kwok) and prints the folder that holds them.
+# kube-controller-manager, kube-scheduler, kwok), and helm, which charts are compared with, and
+# prints the folder that holds them.
 #
 # Each part is a Go tool of the go.mod beside this script. A part is built once per machine:
 # its folder in the cache is named by a hash of its go.mod, its go.sum and the Go version.
@@ -10,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/flotilla/tools"
 
 if ! command -v go >/dev/null 2>&1; then
-    echo "make e2e needs Go 1.26 or newer to build etcd, kube-apiserver and kwok: no 'go' on PATH." >&2
+    echo "make e2e needs Go 1.26 or newer to build etcd, kube-apiserver, kwok and helm: no 'go' on PATH." >&2
     echo "Install Go (golang-go, or the newest from its own site) and run it again; 'make test' needs no Go." >&2
     exit 1
 fi
@@ -46,19 +47,20 @@ part() {
         fi
         mv "$work" "$target"
     fi
+    # Each link is replaced at once: another checkout's tests may be starting these programs at this moment.
     for file in "$target"/*; do
-        ln -sf "$file" "$cache/bin.$$/"
+        ln -sf "$file" "$cache/.link"
+        mv -f "$cache/.link" "$cache/bin/$(basename "$file")"
     done
 }
 
-mkdir -p "$cache/bin.$$"
+mkdir -p "$cache/bin"
 part etcd "" go.etcd.io/etcd/server/v3
 part kwok "" sigs.k8s.io/kwok/cmd/kwok
 part kubernetes "-X k8s.io/component-base/version.gitVersion=v1.36.3" \
     k8s.io/kubernetes/cmd/kube-apiserver \
     k8s.io/kubernetes/cmd/kube-controller-manager \
     k8s.io/kubernetes/cmd/kube-scheduler
+part helm "" helm.sh/helm/v4/cmd/helm
 
-rm -rf "$cache/bin"
-mv "$cache/bin.$$" "$cache/bin"
 echo "$cache/bin"
