@@ -19,7 +19,7 @@ from hub.cli import asking, progress, telling
 from hub.cli.schedule import lasting
 from hub.model import DEFAULT_POLICY, Fleet, RolloutPolicy, Selector
 from hub.repo import fleet as fleet_loader
-from hub.repo import schema, sources, windows
+from hub.repo import places, schema, sources, windows
 from hub.rollout import waves
 from hub.simulate import chance, figures, fleets, picture
 from hub.simulate.figures import Figures
@@ -214,7 +214,7 @@ def _read(root: Path) -> _Checkout:
     try:
         with progress.noted(f"reading {root}"):
             tree = sources.FolderTree(root)
-            fleet = fleet_loader.load(dict(tree.files(wanted=fleet_loader.is_fleet_file)))
+            fleet = fleet_loader.load(dict(tree.files(wanted=places.is_fleet_file)))
     except (FlotillaError, OSError) as error:
         raise click.ClickException(str(error)) from error
     for finding in fleet.findings:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from hub.model import Bundle, Finding, Fleet, HelmSource, Variant
 from hub.repo import fleet as fleet_loader
-from hub.repo import mounts, references, sources
+from hub.repo import mounts, places, references, sources
 from proto.errors import InvalidInput
 from proto.ids import BundleName, Oid
 
@@ -20,7 +20,7 @@ _kept: dict[Oid, frozenset[str]] = {}
 def read(tree: sources.Tree) -> tuple[Fleet, Mapping[str, Oid]]:
     """The fleet and, by folder, the tree ids of its bundles. Raises InvalidInput for a repo that is too large to be
     looked at, Permanent when the mirror lacks an object."""
-    fleet = fleet_loader.load(dict(tree.files(wanted=fleet_loader.is_fleet_file)))
+    fleet = fleet_loader.load(dict(tree.files(wanted=places.is_fleet_file)))
     trees: dict[str, Oid] = {}
     failed: dict[BundleName, Finding] = {}
     mentions: dict[BundleName, frozenset[str]] = {}

@@ -17,7 +17,7 @@ from hub.model import (
     Selector,
 )
 from hub.noteworthy import Receiver
-from hub.repo import fleet
+from hub.repo import fleet, places
 from proto.errors import InvalidInput
 from proto.slices import BundlePolicy, DriftPolicy, HealthCheck, IgnoreRule
 
@@ -96,7 +96,7 @@ def only_error(found: Fleet) -> Finding:
     ],
 )
 def test_fleet_files_are_known_by_their_path(path: str, expected: bool) -> None:
-    assert fleet.is_fleet_file(path) is expected
+    assert places.is_fleet_file(path) is expected
 
 
 def test_a_whole_fleet_repo_is_read() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from hub.model import Finding, Fleet
-from hub.repo import fleet
+from hub.repo import fleet, places
 from proto.errors import InvalidInput
 from proto.ids import ClusterName
 
@@ -224,8 +224,8 @@ def test_a_table_that_is_a_link_is_told() -> None:
     )
     assert only_error(found).message == "is a symbolic link"
     assert found.lost_clusters
-    assert fleet.is_fleet_file("clusters/eu/stores.csv")
-    assert not fleet.is_fleet_file("bundles/shop/stores.csv")
+    assert places.is_fleet_file("clusters/eu/stores.csv")
+    assert not places.is_fleet_file("bundles/shop/stores.csv")
 
 
 def test_a_fleet_of_thousands_is_read_with_each_row_at_its_place() -> None:

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from hub.cli import main
 from hub.model import Finding, Fleet, Rights
-from hub.repo import fleet, targets, tenants
+from hub.repo import fleet, places, targets, tenants
 from proto.errors import InvalidInput
 from proto.ids import BundleName, Oid
 from proto.objects import ObjectKey
@@ -135,7 +135,7 @@ def test_what_cannot_be_read_in_a_tenants_folder_takes_nothing_out_of_the_fleet(
     path: str, lost: bool, broken: set[str]
 ) -> None:
     text = stated(f"{{tenants: [{tenant()}]}}").encode()
-    assert fleet.is_fleet_file(path) or fleet.is_fleet_file(f"{path}/")
+    assert places.is_fleet_file(path) or places.is_fleet_file(f"{path}/")
     found = fleet.load({"fleet.yaml": text, path: InvalidInput("x", "is a symbolic link", "copy it")})
     assert found.lost_bundles is lost
     assert found.broken_bundles == broken
