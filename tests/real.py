@@ -321,7 +321,9 @@ def wait_until(
     last: Any = None
     while time.monotonic() < ends:
         if process is not None and not process.alive():
-            raise AssertionError(f"{process.name} ended while waiting for {what}:\n{process.tail()}")
+            raise AssertionError(
+                f"{process.name} ended with {process.child.returncode} while waiting for {what}:\n{process.tail()}"
+            )
         last = check()
         if last:
             return last
