@@ -30,9 +30,9 @@ import pygit2
 
 from hub import housekeeping, worker
 from hub.inputs import FromAgent
-from hub.main import Hub
 from hub.slices import gitstore
 from hub.state import FINAL
+from hub.wiring import Hub
 from proto.errors import FlotillaError
 from proto.ids import ClusterName
 from proto.messages import BundleReport, Health, Report

@@ -3,7 +3,7 @@
 import anyio
 
 from hub.inputs import FromAgent
-from hub.main import Hub
+from hub.wiring import Hub
 from proto.ids import ClusterName
 from proto.messages import BundleReport, DriftReport, Health, Report
 

@@ -12,9 +12,9 @@ import pytest
 
 from hub import gatekeeper
 from hub.gatekeeper import Server
-from hub.main import Hub
 from hub.rollout import gates as gates_of_rollouts
 from hub.state import State
+from hub.wiring import Hub
 from tests import real
 from tests.e2e.crowd import HEARTBEAT_S, Crowd
 from tests.e2e.test_page import bundle, cluster

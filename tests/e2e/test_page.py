@@ -15,8 +15,8 @@ import pytest
 from hub import directives
 from hub.inputs import Direct, ToRollout
 from hub.journal import EventRow
-from hub.main import Hub
 from hub.state import Command
+from hub.wiring import Hub
 from proto.ids import ClusterName
 from proto.messages import DriftReport
 from tests.e2e import browser

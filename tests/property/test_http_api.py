@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
 
 from hub.api import openapi
 from hub.api.webhooks import PROVIDERS
-from hub.main import Hub
+from hub.wiring import Hub
 from tests import real
 from tests.unit.test_api import fleet_repo
 

@@ -14,7 +14,7 @@ import pygit2
 import pytest
 
 from hub import isolation, worker
-from hub.main import Hub
+from hub.wiring import Hub
 from proto.errors import Transient
 
 FLEET = """

@@ -12,7 +12,7 @@ import anyio
 import pytest
 import yaml
 
-from hub.main import Hub
+from hub.wiring import Hub
 from proto.ids import ClusterName
 from tests.unit.test_page import running, until
 

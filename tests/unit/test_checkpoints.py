@@ -11,8 +11,8 @@ from anyio import to_thread
 
 from agent.stream.git_host import Login
 from agent.stream.receive import Receiver
-from hub.main import _Chain
 from hub.slices import compose, git_http
+from hub.wiring import Chain
 from proto.ids import ClusterName
 from tests.git_host import git
 from tests.unit.test_loop import CANARY, EU, SHOP, Hub, rolled_out, running
@@ -30,7 +30,7 @@ async def serving(hub: Hub) -> AsyncIterator[str]:
         git_http.routes(
             hub.store,
             cluster_of=lambda token: CANARY if token == TOKEN else EU,
-            chain=lambda cluster: _Chain(hub.loop, hub.journal, ClusterName(cluster)),
+            chain=lambda cluster: Chain(hub.loop, hub.journal, ClusterName(cluster)),
         )
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from hub import main
 from hub.desired import Desired
-from hub.main import Hub
 from hub.model import Cluster, Fleet
 from hub.repo import signers
+from hub.wiring import Hub
 from proto.errors import InvalidInput
 from proto.ids import ClusterName, Oid
 

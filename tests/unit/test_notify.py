@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from hub import isolation, notifier, worker
 from hub.cli import main
-from hub.main import Hub
+from hub.wiring import Hub
 from tests.agents import until
 from tests.receiver import SECRET, Receiver, receiving
 from tests.unit.test_online_cli import FILES

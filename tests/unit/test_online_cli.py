@@ -19,7 +19,7 @@ from hub import isolation, worker
 from hub.cli import commanding, directing, main, notifying, offline, online, past
 from hub.inputs import Direct, FromAgent
 from hub.journal import EventRow
-from hub.main import Hub
+from hub.wiring import Hub
 from proto.ids import ClusterName
 from proto.messages import BundleReport, DriftDetail, DriftReport, FieldValue, Health, ObjectProblem, Report
 

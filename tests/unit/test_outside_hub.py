@@ -11,7 +11,7 @@ import anyio
 import pygit2
 import pytest
 
-from hub.main import Hub
+from hub.wiring import Hub
 from proto.ids import BundleName, ClusterName
 from tests.served import WHO, Repo, Served, basic, serving
 

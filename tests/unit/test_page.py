@@ -20,7 +20,6 @@ from hub.api import page, snapshot, stream
 from hub.api.stream import Stream
 from hub.inputs import FromAgent
 from hub.journal import EventRow
-from hub.main import Hub
 from hub.state import Member as RolloutMember
 from hub.state import (
     MemberPhase,
@@ -30,6 +29,7 @@ from hub.state import (
     Target,
     Wave,
 )
+from hub.wiring import Hub
 from proto.errors import Transient
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, DriftReport, Health, Report

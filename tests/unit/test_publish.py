@@ -17,10 +17,10 @@ import pytest
 from hub.external.credentials import Credentials, Login
 from hub.external.push import Update
 from hub.inputs import FromAgent
-from hub.main import Hub as WholeHub
 from hub.model import Cluster, Finding, Publish, RolloutPolicy
 from hub.publish import Publisher, plan
 from hub.slices.compose import HISTORY_S
+from hub.wiring import Hub as WholeHub
 from proto.ids import ClusterName, Oid, slice_ref
 from proto.messages import Report
 from tests.agents import until

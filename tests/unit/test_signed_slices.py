@@ -8,11 +8,11 @@ import pytest
 
 from agent.stream.receive import Receiver
 from agent.stream.signed import SliceSigners
-from hub.main import Hub
 from hub.slices import signing
 from hub.slices.compose import HISTORY_S, Composed, compose
 from hub.slices.gitstore import GitStore
 from hub.slices.trees import subtree
+from hub.wiring import Hub
 from proto import sshsig
 from proto.errors import FlotillaError, InvalidInput
 from proto.ids import BundleName, ClusterName, Oid, slice_ref
