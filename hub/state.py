@@ -103,7 +103,7 @@ class Rollout:
     """Of the commit, as far as it is known, and its first line."""
     subject: str = ""
     stands_for: tuple[Oid, ...] = ()
-    """Commits whose rollouts it replaced: what waits for those waits for it."""
+    """Commits whose rollouts waited for one that it replaced: they wait for it."""
     elsewhere: Mapping[BundleName, Mapping[ClusterName, Oid]] = field(default_factory=dict)
     """What its bundles were wanted as on clusters that had nothing to change: a hold needs it (`waves.refused`)."""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from hub.model import Fleet, Freeze, Selector, Window
 from hub.repo import targets, windows
-from hub.rollout import rollouts
+from hub.rollout import queue, rollouts
 from hub.rollout.transitions import IN_FLIGHT
 from hub.state import Effect, MemberPhase, Move, Rollout, State
 from proto.ids import BundleName, ClusterName, Oid
@@ -83,8 +83,7 @@ class Around:
                 return f"blocked: bundle {bundle} of the same commit is on hold"
             for state in self.states:
                 other = state.rollout
-                goes_first = other.number < rollout.number or rollout.revision in (other.revision, *other.stands_for)
-                if bundle not in other.bundles or not goes_first or not rollouts.alive(state):
+                if bundle not in other.bundles or not queue.goes_first(other, rollout) or not rollouts.alive(state):
                     continue
                 member = state.members.get(cluster)
                 if member and member.phase not in (MemberPhase.PROVEN, MemberPhase.LEFT):

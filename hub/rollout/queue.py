@@ -50,10 +50,22 @@ def same(older: Rollout, newer: Rollout) -> bool:
     return replace(newer, **{field: getattr(older, field) for field in incidental}) == older
 
 
+def goes_first(rollout: Rollout, other: Rollout) -> bool:
+    """Pure: does `rollout` go before `other`, which depends on a bundle of it? It is older or of the same commit, or
+    stands for one that was."""
+    return rollout.number < other.number or other.revision in (rollout.revision, *rollout.stands_for)
+
+
 def stands_for(older: Sequence[State], active: Collection[State]) -> tuple[Oid, ...]:
-    """Pure: the commits for which the rollout that replaces `older` stands, as far as an active one may wait for it."""
-    brought = {commit for state in older for commit in (state.rollout.revision, *state.rollout.stands_for)}
-    return tuple(sorted(brought & {state.rollout.revision for state in active}))
+    """Pure: the commits of the active rollouts that wait for one of `older`: they wait for what replaces it."""
+    waiting = {
+        state.rollout.revision
+        for state in active
+        for each in older
+        if not set(each.rollout.bundles).isdisjoint(state.rollout.depends_on)
+        if goes_first(each.rollout, state.rollout)
+    }
+    return tuple(sorted(waiting))
 
 
 def behind(found: Sequence[Rollout], late: Collection[BundleName]) -> dict[BundleName, str]:

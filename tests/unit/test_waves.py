@@ -16,7 +16,7 @@ from hub.model import (
     Selector,
     WavePolicy,
 )
-from hub.rollout import resolve, rollouts, waves
+from hub.rollout import held, resolve, rollouts, waves
 from hub.rollout.turn import tallies
 from hub.rollout.waves import Planned
 from hub.state import (
@@ -566,6 +566,21 @@ def test_a_rollout_says_which_commits_it_stands_for_as_long_as_somebody_may_wait
     desired = {SHOP: everywhere(NEW), TILL: everywhere(NEWER)}
     newer = plan(fleet=replacing, desired=desired, active=[shop, till], revision=Oid("e" * 40), number=9)
     assert [(made.bundles, made.stands_for) for made in newer.rollouts] == [((TILL,), (Oid("c" * 40),))]
+
+
+def test_what_replaces_a_rollout_goes_first_where_that_did_for_its_age_alone() -> None:
+    replacing = replace(NEEDY, policies={"careful": replace(CAREFUL, supersede="replace")})
+    (made,) = plan(fleet=replacing, desired={SHOP: everywhere(OLD), TILL: everywhere(NEW)}).rollouts
+    older = rollouts.start(made, 1000.0)
+    desired = {SHOP: everywhere(NEW), TILL: everywhere(NEW)}
+    (made,) = plan(fleet=replacing, desired=desired, active=[older], revision=Oid("d" * 40), number=8).rollouts
+    shop = rollouts.start(made, 1000.0)
+    assert held.Around(fleet=replacing, now=1000.0, states=(older, shop)).why(made, ClusterName("c1"))
+    desired = {SHOP: everywhere(NEW), TILL: everywhere(NEWER)}
+    newer = plan(fleet=replacing, desired=desired, active=[older, shop], revision=Oid("e" * 40), number=9)
+    heir = rollouts.start(newer.rollouts[0], 1000.0)
+    told = held.Around(fleet=replacing, now=1000.0, states=(heir, shop)).why(made, ClusterName("c1"))
+    assert (newer.replaced, told) == ({"till-7": "till-9"}, "blocked: bundle till goes first there (till-9: pending)")
 
 
 def test_a_rollout_held_for_an_empty_wave_is_replaced_when_the_label_is_mended_and_only_then() -> None:
