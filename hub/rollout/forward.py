@@ -4,6 +4,8 @@ Numbers of rules are those of `rollouts`. What clusters say is in `reports`, gat
 `rollback`.
 """
 
+import math
+
 from hub.repo import windows
 from hub.rollout import gates, presence, reports, suspension, transitions
 from hub.rollout.proof import sick
@@ -99,20 +101,20 @@ def _fill(turn: Turn, index: int) -> str:
         cluster = wave.clusters[place]
         if turn.members[cluster].phase is not M.PENDING:
             continue
+        costs = spare < math.inf and not _unwell(turn, cluster)
+        if costs and spare <= 0:
+            stay, full = min(stay, place), f"its limit of {wave.max_unavailable} unavailable clusters is reached"
+            turn.wake(turn.now + HELD_S)
+            continue
         passes = left <= 0 and _may_pass(turn, cluster)
         if (left <= 0 and not passes) or not _may_move(turn, cluster):
             stay = min(stay, place)
             if left <= 0 and turn.rollout.fixes != "jump":
                 break
             continue
-        if spare is not None and not _unavailable(turn, cluster) and not turn.emergency:
-            if spare <= 0:
-                stay, full = min(stay, place), f"its limit of {wave.max_unavailable} unavailable clusters is reached"
-                turn.wake(turn.now + HELD_S)
-                break
-            spare -= 1
         _move(turn, cluster, index, beyond=passes)
         left -= not passes
+        spare -= costs
     turn.start_at(index, stay)
     return full
 
@@ -158,12 +160,12 @@ def _may_pass(turn: Turn, cluster: ClusterName) -> bool:
     return turn.rollout.fixes == "jump" and sick(turn.rollout.targets[cluster], turn.view[cluster])
 
 
-def _spare(turn: Turn, index: int) -> int | None:
-    """How many clusters of the wave may become unavailable still; None without a limit. Who is offline within the
-    budget for that keeps nobody waiting."""
+def _spare(turn: Turn, index: int) -> float:
+    """How many clusters of the wave may become unavailable still. Who is offline within the budget for that keeps
+    nobody waiting."""
     wave = turn.rollout.waves[index]
-    if wave.max_unavailable is None:
-        return None
+    if wave.max_unavailable is None or turn.emergency:
+        return math.inf
     gone = [
         cluster
         for cluster in wave.clusters
@@ -175,13 +177,13 @@ def _spare(turn: Turn, index: int) -> int | None:
 
 
 def _unavailable(turn: Turn, cluster: ClusterName) -> bool:
-    """Is it in flight in some rollout, silent, or is something on it not Current (rule 2)?"""
-    seen = turn.view[cluster]
-    return (
-        turn.busy(cluster)
-        or not turn.heard(cluster)
-        or any(w.health is not Health.CURRENT for w in seen.bundles.values())
-    )
+    """Is it in flight in some rollout, silent, or unwell (rule 2)?"""
+    return turn.busy(cluster) or not turn.heard(cluster) or _unwell(turn, cluster)
+
+
+def _unwell(turn: Turn, cluster: ClusterName) -> bool:
+    """Is something on it not Current? Then a move there makes nobody unavailable who was not before."""
+    return any(word.health is not Health.CURRENT for word in turn.view[cluster].bundles.values())
 
 
 def _move(turn: Turn, cluster: ClusterName, index: int, *, beyond: bool) -> None:

@@ -6,8 +6,8 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
     and proof from `min_proof`. Once done it stays done.
  2. In flight is MOVING or SOAKING; a move starts only while fewer than `max_concurrent` of its wave are in flight, and
     while a limit of `max_unavailable` clusters of the wave, in flight anywhere, sick, or offline beyond its budget,
-    leaves one to spare. Under `fixes: jump` a cluster on which the bundle is sick passes the first of these limits,
-    and does not count in it.
+    leaves one to spare, or where something is sick already. Under `fixes: jump` a cluster on which the bundle is sick
+    passes the first of these limits, and does not count in it.
  3. Proof is what `proof.judge` calls so. A cluster then soaks: Current reports at most two heartbeats apart in the
     hub's time. A longer gap or any other word starts the soak again, the third time is a failure, and only a report
     that arrives after the soak's end ends it. Without soak the proof is enough.

@@ -198,8 +198,15 @@ def test_who_is_held_waits_without_a_clock_and_the_others_go_on() -> None:
     assert moves(hub.tick(after_s=5.0)) == ["c1"]
 
 
-@pytest.mark.parametrize("how", ["sick", "busy", "silent"])
-def test_no_move_starts_while_too_many_of_the_wave_are_unavailable(how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "moved"),
+    [
+        pytest.param("sick", ["c1", "c4"], id="where it is sick already nobody loses by a move, which may mend it"),
+        pytest.param("busy", ["c1"], id="in flight in another rollout, perhaps only until this very turn"),
+        pytest.param("silent", ["c1"], id="silent"),
+    ],
+)
+def test_no_move_starts_while_too_many_of_the_wave_are_unavailable(how: str, moved: list[str]) -> None:
     hub = Hub(rollout(wave("one", "c1", "c2", "c3", "c4", max_unavailable=2)))
     c4 = ClusterName("c4")
     if how == "sick":
@@ -210,10 +217,18 @@ def test_no_move_starts_while_too_many_of_the_wave_are_unavailable(how: str) -> 
         hub.busy = {"c4"}
     else:
         hub.view[c4] = replace(hub.view[c4], last_seen=0.0)
-    assert moves(hub.tick(seen=False)) == ["c1"]
+    assert moves(hub.tick(seen=False)) == moved
     assert hub.phase("c2") is M.PENDING
     assert "its limit of 2 unavailable clusters is reached" in hub.state.reason
     assert moves(hub.report("c1"))[:1] == ["c2"]
+
+
+def test_a_cluster_in_flight_elsewhere_needs_the_room_of_maxunavailable_like_any_other() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", max_unavailable=1)))
+    hub.busy = {"c1"}
+    assert moves(hub.tick()) == []
+    hub.busy = set()
+    assert moves(hub.tick()) == ["c1"]
 
 
 def test_who_is_offline_within_the_budget_for_that_leaves_the_others_the_unavailability_they_may_cause() -> None:
