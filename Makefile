@@ -40,8 +40,8 @@ behaviours: $(VENV)/.ready ## The contract suite on both API servers, simulated 
 bench: $(VENV)/.ready ## Speed and size against a real kube-apiserver: a table, and bench.json
 	@tools=$$(tests/tools/build.sh) && FLOTILLA_TOOLS=$$tools PATH=$$tools:$$PATH $(BIN)/python -m tests.bench $(ARGS)
 
-soak: $(VENV)/.ready ## Simulated rollouts with faults, many seeds (SEEDS=5000 FROM=0); what fails says how to play it again
-	$(BIN)/python -m tests.tools.soak --seeds $(or $(SEEDS),5000) --from $(or $(FROM),0)
+soak: $(VENV)/.ready ## Simulated rollouts with faults, many seeds (SEEDS=5000 FROM=0 MINUTES=0); what fails says how to play it again
+	$(BIN)/python -m tests.tools.soak --seeds $(or $(SEEDS),5000) --from $(or $(FROM),0) --minutes $(or $(MINUTES),0)
 
 mutations: $(VENV)/.ready ## Breaks each rule of rollouts in turn, and shows which test says so
 	$(BIN)/python -m tests.tools.mutations $(ARGS)

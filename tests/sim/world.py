@@ -29,7 +29,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.now = self.random.choice(fleets.STARTS)
+        self.now = self.began_at = self.random.choice(fleets.STARTS)
         self.faulty = True
         self.fleet = fleets.fleet(self.random)
         self.agents: dict[ClusterName, Agent] = {}
