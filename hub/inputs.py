@@ -54,12 +54,14 @@ class FromGate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A person lets a bundle that is on hold go on; `role` is whose token they had."""
+    """A person lets a bundle that is on hold go on; `role` is whose token they had, `rollout` which one that is over
+    they try again by it."""
 
     bundle: BundleName
     actor: str
     reason: str
     role: str = ""
+    rollout: RolloutId = NO_ROLLOUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

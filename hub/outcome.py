@@ -326,7 +326,8 @@ def commanded(asked: ToRollout, now: float, *, bundles: tuple[BundleName, ...]) 
 
 def retried(asked: ToRollout, bundle: BundleName) -> Release:
     """Pure: to try a rollout again that is over is to release what it left on hold."""
-    return Release(bundle=bundle, actor=asked.command.actor, reason=asked.command.reason, role=asked.role)
+    command = asked.command
+    return Release(bundle=bundle, actor=command.actor, reason=command.reason, role=asked.role, rollout=asked.rollout)
 
 
 def put_on_hold(asked: PutOnHold, now: float) -> EventRow:
@@ -340,9 +341,10 @@ def put_on_hold(asked: PutOnHold, now: float) -> EventRow:
 
 def released(release: Release, now: float) -> EventRow:
     """Pure: a person let a bundle go on, as an event."""
-    text = f"{release.actor} released bundle {release.bundle}: {release.reason}"
-    word = Word(actor=release.actor, role=release.role, verb="release", reason=release.reason)
-    return EventRow(time_s=now, kind="released", bundle=release.bundle, text=text, word=word)
+    verb, again = ("retry", f", to try {release.rollout} again") if release.rollout else ("release", "")
+    text = f"{release.actor} released bundle {release.bundle}{again}: {release.reason}"
+    word = Word(actor=release.actor, role=release.role, verb=verb, reason=release.reason)
+    return EventRow(time_s=now, kind="released", bundle=release.bundle, rollout=release.rollout, text=text, word=word)
 
 
 def noticed(notice: Notice, now: float) -> EventRow:

@@ -232,8 +232,8 @@ async def test_to_retry_a_rollout_that_is_over_is_to_release_what_it_left_on_hol
         assert caught.value.remedy == "retry it, or 'flotilla release shop'"
         await ask(hub, ToRollout(rollout=RolloutId("shop-2"), command=again, role="operator"))
         assert hub.phases()["shop-3"] == "running"
-        assert [(row.word.verb, row.word.reason) for row in hub.journal.audit()] == [
-            ("release", "the registry is back")
+        assert [(row.word.verb, row.word.role, row.rollout, row.text) for row in hub.journal.audit()] == [
+            ("retry", "operator", "shop-2", "ann released bundle shop, to try shop-2 again: the registry is back")
         ]
         with pytest.raises(InvalidInput, match="is not under way"):
             await ask(hub, ToRollout(rollout=RolloutId("shop-1"), command=again))
