@@ -143,10 +143,13 @@ class Vote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateState:
-    """How one gate stands. Evidence from before `since`, or older than `last_at`, does not count; `true_since` is
-    since when it was good on end (0: it is not); `text` is the last word for people."""
+    """How one gate stands, which the rollout came to at `since`. Its time runs from `time_from` (0: `since`) on, not
+    while it is `erring`: it could not be asked when it was last. Evidence from before `since`, or older than `last_at`,
+    does not count; `true_since` is since when it was good on end (0: it is not); `text` is the last word for people."""
 
     since: float
+    time_from: float = 0.0
+    erring: bool = False
     true_since: float = 0.0
     last_at: float = 0.0
     votes: tuple[Vote, ...] = ()

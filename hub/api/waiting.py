@@ -10,6 +10,7 @@
 Next: `api` puts it beside what `status` says of a rollout; `flotilla rollouts` and the status page show it.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -58,7 +59,7 @@ def check_of(gate: Gate) -> str:
 
 
 def _gate(state: State, wave: Wave, gate: Gate, found: GateState, now: float) -> Json:
-    key, word = gates.key(wave, gate), _state(gate, found, now)
+    key, word, until = gates.key(wave, gate), _state(gate, found, now), gates.fails_at(gate, found)
     told: Json = {
         "gate": key,
         "wave": wave.name,
@@ -66,7 +67,7 @@ def _gate(state: State, wave: Wave, gate: Gate, found: GateState, now: float) ->
         "check": check_of(gate),
         "state": word,
         "since": rfc3339(found.since),
-        "until": rfc3339(found.since + gate.timeout_s) if gate.timeout_s and word == "waits" else "",
+        "until": rfc3339(until) if until < math.inf and word == "waits" else "",
         "wants": gates.wanted(gate)[:MAX_TEXT],
         "found": found.text[:MAX_TEXT],
         "votes": [],

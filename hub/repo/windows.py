@@ -15,7 +15,7 @@ they are shut.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from hub.model import Window
@@ -93,10 +93,21 @@ def _edges(windows: Sequence[Window], now: float) -> set[float]:
         for week in (0, 1):
             for minute in {minute % _WEEK for span in window.spans for minute in span}:
                 wall = monday + timedelta(weeks=week, minutes=minute)
-                for fold in (0, 1):
-                    # By way of UTC: an hour that the wall leaves out becomes the moment at which it is left out.
-                    found.add(wall.replace(tzinfo=zone, fold=fold).astimezone(UTC).timestamp())
+                found |= _moments(wall, zone)
     return {at for at in found if at > now}
+
+
+def _moments(wall: datetime, zone: ZoneInfo) -> set[float]:
+    """When the clock on the wall shows that: once, twice in the hour that comes twice, and in the hour that is left out
+    the moment at which it is."""
+    early, late = sorted(wall.replace(tzinfo=zone, fold=fold).timestamp() for fold in (0, 1))
+    if datetime.fromtimestamp(early, zone).replace(tzinfo=None, fold=0) == wall:
+        return {early, late}
+    before = datetime.fromtimestamp(early, zone).utcoffset()
+    while late - early > 1.0:
+        middle = (early + late) // 2
+        early, late = (middle, late) if datetime.fromtimestamp(middle, zone).utcoffset() == before else (early, middle)
+    return {late}
 
 
 def _spans(text: str) -> tuple[tuple[int, int], ...]:

@@ -95,7 +95,7 @@ def _resume(turn: Turn, by: str) -> None:
     turn.enter(P.RUNNING, "")
     turn.note("resumed", f"rollout {turn.rollout.id} is resumed by {by}")
     for wave in turn.rollout.waves[turn.wave : turn.wave + 1]:
-        gates.forget(turn, wave, only_failed=True)
+        gates.go_on(turn, wave)
     forward.advance(turn)
 
 
@@ -156,7 +156,7 @@ def _retry(turn: Turn, by: str) -> None:
             turn.put(cluster, M.MOVING, moved_at=turn.now, soak_from=0.0, last_current_at=0.0, resets=0, reason="")
             turn.wake_past(turn.now + turn.rollout.deadline_s)
     for wave in turn.rollout.waves[turn.wave : turn.wave + 1]:
-        gates.forget(turn, wave, only_failed=True)
+        gates.go_on(turn, wave)
     if turn.phase is P.PAUSED:
         turn.enter(P.RUNNING, "")
     forward.advance(turn)

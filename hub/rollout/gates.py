@@ -10,10 +10,13 @@ grown old: a gate opens on what is so now, after the last proof before it.
 | bad              | begins again; past `timeout_s` the gate has failed                                               |
 | error            | begins again, its time too: what cannot be asked holds the wave, and fails nothing               |
 | none lately      | begins again                                                                                     |
+
+Time in which nobody could ask or be heard, since the hub did not run or the rollout was paused, fails no gate either.
 """
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from hub.model import BundleDone, Gate
 from hub.rollout.transitions import IllegalEvent
@@ -80,11 +83,23 @@ def shut(turn: Turn, wave: Wave, side: str) -> str:
             turn.put_gate(key(wave, gate), found)
             text = f"rollout {turn.rollout.id} waits at gate {key(wave, gate)}: {wanted(gate)}"
             turn.note("gate-waits", text, wave=wave.name)
+        if not turn.settled and found.time_from != turn.settle_until:
+            found = _not_after(found, turn.now, time_from=turn.settle_until)
+            turn.put_gate(key(wave, gate), found)
         if not passed(gate, found, turn.now):
             told.append(f"gate {key(wave, gate)}: {found.text or wanted(gate)}")
-            if gate.timeout_s:
-                turn.wake_past(found.since + gate.timeout_s)
+            turn.wake_past(fails_at(gate, found))
     return "; ".join(told)
+
+
+def _not_after(found: GateState, now: float, *, time_from: float) -> GateState:
+    """The clock may have been set back: nothing that was kept is from later than now."""
+    return replace(found, since=min(found.since, now), last_at=min(found.last_at, now), time_from=time_from)
+
+
+def fails_at(gate: Gate, found: GateState) -> float:
+    """Pure: when the gate has failed, if it does not pass before; infinity when it may take for ever."""
+    return max(found.since, found.time_from) + gate.timeout_s if gate.timeout_s and not found.erring else math.inf
 
 
 def overdue(turn: Turn, wave: Wave, side: str) -> str:
@@ -95,9 +110,9 @@ def overdue(turn: Turn, wave: Wave, side: str) -> str:
             continue
         if found.failed:
             return f"gate {key(wave, gate)}: {found.text}"
-        if gate.timeout_s and turn.now - found.since > gate.timeout_s:
+        if turn.now > fails_at(gate, found):
             why = f"not passed within {gate.timeout_s:.0f} s: {found.text or wanted(gate)}"
-            turn.put_gate(key(wave, gate), GateState(since=found.since, votes=found.votes, failed=True, text=why))
+            turn.put_gate(key(wave, gate), replace(found, failed=True, text=why))
             return f"gate {key(wave, gate)}: {why}"
     return ""
 
@@ -122,18 +137,25 @@ def waive(turn: Turn, wave: Wave, side: str, why: str) -> bool:
             found = turn.gates.get(key(wave, gate)) or GateState(since=turn.now)
             if not passed(gate, found, turn.now):
                 any_shut = True
-                turn.put_gate(
-                    key(wave, gate), GateState(since=found.since, votes=found.votes, waived=True, text=f"waived: {why}")
-                )
+                turn.put_gate(key(wave, gate), replace(found, failed=False, waived=True, text=f"waived: {why}"))
     return any_shut
 
 
-def forget(turn: Turn, wave: Wave, side: str = "", *, only_failed: bool = False) -> None:
-    """Pure: let gates begin anew when it is their turn (of both sides without `side`)."""
+def forget(turn: Turn, wave: Wave, side: str) -> None:
+    """Pure: let gates of this side begin anew when it is their turn."""
     for gate in wave.gates:
         found = turn.gates.get(key(wave, gate))
-        if found is not None and side in ("", gate.when) and not found.waived and (found.failed or not only_failed):
+        if found is not None and gate.when == side and not found.waived:
             turn.put_gate(key(wave, gate), None)
+
+
+def go_on(turn: Turn, wave: Wave) -> None:
+    """Pure: after a pause, or a failure that is tried again, gates that failed begin anew, and all have their whole
+    time."""
+    for gate in wave.gates:
+        found = turn.gates.get(key(wave, gate))
+        if found is not None and not found.waived:
+            turn.put_gate(key(wave, gate), None if found.failed else replace(found, time_from=turn.now))
 
 
 def take(turn: Turn, evidence: Evidence) -> bool:
@@ -145,13 +167,14 @@ def take(turn: Turn, evidence: Evidence) -> bool:
     if evidence.verdict == "good":
         goes_on = found.true_since and evidence.asked_at - found.last_at <= _APART * interval_s(gate)
         since = found.true_since if goes_on else evidence.asked_at
-        made = GateState(since=found.since, true_since=since, last_at=evidence.asked_at, text=text)
+        made = replace(found, erring=False, true_since=since, last_at=evidence.asked_at, text=text)
     elif evidence.verdict == "bad":
-        made = GateState(since=found.since, last_at=evidence.asked_at, text=text)
+        made = replace(found, erring=False, true_since=0.0, last_at=evidence.asked_at, text=text)
     else:
-        made = GateState(since=evidence.asked_at, text=f"cannot be asked: {text}")
+        at, text = evidence.asked_at, f"cannot be asked: {text}"
+        made = replace(found, erring=True, time_from=at, true_since=0.0, last_at=at, text=text)
         if found.text != made.text:
-            turn.note("gate-error", f"gate {evidence.gate} of rollout {turn.rollout.id} cannot be asked: {text}")
+            turn.note("gate-error", f"gate {evidence.gate} of rollout {turn.rollout.id} {text}")
     turn.put_gate(evidence.gate, made)
     return True
 
@@ -170,7 +193,7 @@ def approve(turn: Turn, command: Command) -> None:
     )
     have, need = len(_valid(gate, votes, turn.now)), gate.approval.approvers
     text = f"approved by {', '.join(vote.actor for vote in votes)}" + (f", {have} of {need}" if need > 1 else "")
-    turn.put_gate(name, GateState(since=found.since, votes=votes, text=text))
+    turn.put_gate(name, replace(found, votes=votes, text=text))
     turn.note("approved", f"gate {name} of rollout {turn.rollout.id} is {text}: {command.reason}")
 
 
@@ -178,7 +201,7 @@ def reject(turn: Turn, command: Command) -> None:
     """Pure: a person says no: the gate has failed. Raises IllegalEvent when no gate waits for this one."""
     name, _ = _meant(turn, command)
     text = f"rejected by {command.actor}: {command.reason}"
-    turn.put_gate(name, GateState(since=turn.gates[name].since, failed=True, text=text))
+    turn.put_gate(name, replace(turn.gates[name], votes=(), failed=True, text=text))
     turn.note("rejected", f"gate {name} of rollout {turn.rollout.id} is {text}")
 
 

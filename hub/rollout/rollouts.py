@@ -39,7 +39,7 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
     begins when all before it is done, and evidence from before that, or grown old, does not count; nor does what was
     found before the wave's last proof.
 16. A gate that fails (rejected, or not passed in its time) acts as a failure over the budget does. One that cannot be
-    asked holds the wave, says so, and fails nothing.
+    asked holds the wave, says so, and fails nothing; a pause and a hub that does not run take none of its time.
 17. A person may open gates and end soaks (promote), leave a cluster or a wave out, and try what failed again.
 18. An emergency goes to all clusters at once: no wave, gate, window, freeze, soak or limit, and no rollback by itself.
 

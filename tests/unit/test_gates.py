@@ -11,7 +11,7 @@ from hub.rollout.transitions import IllegalEvent
 from hub.state import Evidence, MemberPhase, Phase
 from proto.ids import BundleName
 from proto.messages import Health
-from tests.rollout_hub import Hub, kinds, moves, rollout, wave
+from tests.rollout_hub import HEARTBEAT_S, Hub, kinds, moves, rollout, wave
 
 M = MemberPhase
 ERRORS = "rate(errors[5m])"
@@ -19,6 +19,10 @@ ERRORS = "rate(errors[5m])"
 
 def word_gate(**changes: Any) -> Gate:
     return Gate(name="approval", approval=Approval(**changes))
+
+
+def word_gate_in(timeout_s: float) -> Gate:
+    return Gate(name="approval", approval=Approval(), timeout_s=timeout_s)
 
 
 def metric_gate(*, for_s: float = 0.0, when: Any = "before", timeout_s: float = 0.0) -> Gate:
@@ -128,7 +132,10 @@ def test_anything_but_good_begins_anew(between: Any) -> None:
     hub.find("eu/metric", after_s=30.0)
     hub.find("eu/metric", after_s=30.0)
     assert hub.phase("c2") is M.PENDING
-    assert moves(hub.find("eu/metric", after_s=30.0)) == ["c2"]
+    print(hub.state.gates, hub.now)
+    x = hub.find("eu/metric", after_s=30.0)
+    print(x, hub.state.reason, hub.state.gates)
+    assert moves(x) == ["c2"]
 
 
 def test_answers_too_far_apart_begin_anew() -> None:
@@ -168,6 +175,66 @@ def test_a_check_that_cannot_be_asked_holds_the_wave_and_never_fails_it() -> Non
     assert hub.whole() is Phase.RUNNING
     assert hub.state.reason == "wave eu waits at gate eu/metric: cannot be asked: it is error"
     assert kinds(hub.effects).count("gate-error") == 1
+
+
+def test_a_gate_waits_since_the_rollout_came_to_it_also_while_it_cannot_be_asked() -> None:
+    hub = at_the_gate(metric_gate(timeout_s=100.0))
+    came_at = hub.now
+    hub.find("eu/metric", "error", after_s=50.0)
+    assert hub.state.gates["eu/metric"].since == came_at
+    hub.find("eu/metric", "bad", after_s=90.0)
+    assert hub.whole() is Phase.RUNNING, "only 90 of its 100 s could be asked on end"
+    hub.find("eu/metric", "bad", after_s=11.0)
+    assert hub.whole() is Phase.ROLLING_BACK
+
+
+@pytest.mark.parametrize("gate", [metric_gate(timeout_s=100.0), word_gate_in(100.0)], ids=["check", "people"])
+def test_time_in_which_the_hub_did_not_run_fails_no_gate(gate: Gate) -> None:
+    hub = at_the_gate(gate)
+    hub.now += 1000.0
+    hub.settle_until = hub.now + 2 * HEARTBEAT_S
+    hub.tick()
+    assert hub.whole() is Phase.RUNNING
+    hub.find("eu/metric", "bad", after_s=2 * HEARTBEAT_S + 90.0)
+    hub.tick(after_s=10.0)
+    assert hub.whole() is Phase.RUNNING
+    assert hub.now < hub.wakes[-1] < hub.now + 1.0
+    hub.tick(after_s=1.0)
+    assert hub.whole() is Phase.ROLLING_BACK
+
+
+def test_a_gate_that_cannot_be_asked_does_not_fail_before_its_next_turn_to_be() -> None:
+    hub = at_the_gate(metric_gate(timeout_s=10.0))
+    for _ in range(3):
+        hub.find("eu/metric", "error")
+        hub.tick(after_s=30.0)
+        assert hub.whole() is Phase.RUNNING
+    hub.find("eu/metric", "bad", after_s=1.0)
+    assert hub.whole() is Phase.ROLLING_BACK
+
+
+def test_time_in_which_it_was_paused_fails_no_gate() -> None:
+    hub = at_the_gate(metric_gate(timeout_s=100.0))
+    hub.say_to("pause")
+    hub.now += 1000.0
+    hub.see("c1", "c2")
+    hub.say_to("resume")
+    hub.find("eu/metric", "bad", after_s=99.0)
+    assert hub.whole() is Phase.RUNNING
+    hub.tick(after_s=2.0)
+    assert hub.whole() is Phase.ROLLING_BACK
+
+
+def test_a_clock_that_was_set_back_keeps_no_gate_shut() -> None:
+    hub = at_the_gate(metric_gate())
+    hub.find("eu/metric", "bad", after_s=30.0)
+    hub.now -= 500.0
+    hub.settle_until = hub.now + 2 * HEARTBEAT_S
+    hub.tick()
+    print(hub.state.gates, hub.now)
+    x = hub.find("eu/metric", after_s=30.0)
+    print(x, hub.state.reason, hub.state.gates)
+    assert moves(x) == ["c2"]
 
 
 def test_a_gate_that_does_not_pass_in_its_time_fails_the_rollout() -> None:
