@@ -80,13 +80,12 @@ def is_timestamp(text: str) -> bool:
 
 
 def json_number(number: Any) -> Any:
-    """Pure: a number as Go's JSON writes it and a JSON reader then sees it: without a fraction it is an integer.
-
-    Go writes the shortest digits, plain below 1e21: 2**64 becomes 18446744073709552000.
-    """
-    if type(number) is not float or abs(number) >= 1e21 or not number.is_integer():
+    """Pure: a number as Go's JSON writes it and Kubernetes then reads it: without a fraction it is an integer, with
+    Go's digits, which are the shortest; beyond 64 bits it stays a float."""
+    if type(number) is not float or not number.is_integer():
         return number
-    return int(decimal.Decimal(repr(number)))
+    whole = int(decimal.Decimal(repr(number)))
+    return whole if INT64.start <= whole < 2**64 else number
 
 
 def float_key(number: float) -> str:

@@ -195,6 +195,14 @@ def test_string_data_of_a_secret_is_folded_into_data(tmp_path: Path) -> None:
     }
 
 
+def test_a_number_beyond_64_bits_is_the_float_that_kubernetes_reads(tmp_path: Path) -> None:
+    head = "apiVersion: example.org/v1\nkind: Thing\nmetadata: {name: a}\n"
+    found = only(render(tmp_path, {"a.yaml": head + "spec: {most: 1e20, uint: 18446744073709551615}\n"}))
+    assert found["spec"] == {"most": 1e20, "uint": 2**64 - 1}
+    text = '{"apiVersion": "v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": {"least": -9223372036854775809}}'
+    assert only(render(tmp_path / "json", {"a.json": text}))["spec"] == {"least": -(2.0**63)}
+
+
 def test_variables_are_filled_in_and_names_too(tmp_path: Path) -> None:
     text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 'a-${n}', namespace: '${ns}'}\ndata: {count: '${n}'}\n"
     rendered = render(tmp_path, {"a.yaml": text}, variables={"n": 3, "ns": "eu"})
