@@ -12,6 +12,8 @@ The manifests and patches go through a kustomization that is made for them, so t
 | objects annotated `config.kubernetes.io/local-config`,    | kept, out of any patch's reach                    |
 | which it leaves out                                       |                                                   |
 | which of many patches failed                              | told by its file and line, found by halving       |
+| integers that a float cannot hold, which it rounds in     | kept: they go through as text (`_guarded`)        |
+| every object that a JSON 6902 patch touches               |                                                   |
 
 Next: `build` fills in variables, so those of a patch are each cluster's own.
 """
@@ -32,6 +34,10 @@ RENAMED = " (patched)"
 """After the bundle's folder, the origin of an object that a patch gave another name or kind."""
 _MARK = "flotilla.dev/patched-"
 _LOCAL = "config.kubernetes.io/local-config"
+_GUARD = "\ue001"
+"""A character that nobody writes, before the digits of an integer."""
+_EXACT = range(-(2**53), 2**53 + 1)
+"""Integers that a float holds."""
 _OPERATIONS = ("add", "remove", "replace", "move", "copy", "test")
 
 
@@ -150,7 +156,7 @@ def _applied(manifests: Sequence[plain.Manifest], patches: Sequence[_Patch], *, 
         if before is None:
             found.append(replace(manifest, value=value, where=at + RENAMED))
         else:
-            found.append(before if before.value == value else replace(before, value=value))
+            found.append(replace(before, value=value))
     for index, patch in enumerate(patches):
         if patch.target and _MARK + str(index) not in seen:
             raise _unmatched(patch, reachable)
@@ -170,7 +176,7 @@ def _build(manifests: Sequence[plain.Manifest], patches: Sequence[_Patch], *, at
                 (folder / f"mark-{index}.json").write_bytes(orjson.dumps(mark))
                 entries.append({"path": f"mark-{index}.json", "target": patch.target})
             if not patch.deletes:
-                (folder / name).write_bytes(orjson.dumps(patch.value))
+                (folder / name).write_bytes(orjson.dumps(_guarded(patch.value)))
                 entries.append(
                     {
                         "path": name,
@@ -179,7 +185,9 @@ def _build(manifests: Sequence[plain.Manifest], patches: Sequence[_Patch], *, at
                     }
                 )
         (folder / "objects.json").write_bytes(
-            orjson.dumps({"apiVersion": "v1", "kind": "List", "items": [manifest.value for manifest in manifests]})
+            orjson.dumps(
+                {"apiVersion": "v1", "kind": "List", "items": [_guarded(manifest.value) for manifest in manifests]}
+            )
         )
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -188,7 +196,25 @@ def _build(manifests: Sequence[plain.Manifest], patches: Sequence[_Patch], *, at
             "patches": entries,
         }
         (folder / plain.KUSTOMIZATION_FILES[0]).write_bytes(orjson.dumps(kustomization))
-        return kustomize.build(folder, name=at, root=folder, at=at)
+        built = kustomize.build(folder, name=at, root=folder, at=at)
+        return [replace(manifest, value=_unguarded(manifest.value)) for manifest in built]
+
+
+def _guarded(value: Any) -> Any:
+    """Pure: a copy with every integer that a float cannot hold as text; `_unguarded` undoes it."""
+    if isinstance(value, Mapping):
+        return {name: _guarded(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_guarded(child) for child in value]
+    return f"{_GUARD}{value}" if type(value) is int and value not in _EXACT else value
+
+
+def _unguarded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _unguarded(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_unguarded(child) for child in value]
+    return int(value[1:]) if isinstance(value, str) and value.startswith(_GUARD) else value
 
 
 def _blamed(

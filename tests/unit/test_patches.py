@@ -253,6 +253,32 @@ def test_patches_come_one_after_the_other(tmp_path: Path) -> None:
     assert found["Deployment/web"]["metadata"]["labels"]["step"] == "two"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param({"one": True}, b'"one": true', id="the number 1 becomes true"),
+        pytest.param({"no": 0}, b'"no": 0', id="false becomes the number 0"),
+    ],
+)
+def test_a_patch_may_change_nothing_but_a_type(tmp_path: Path, given: Mapping[str, Any], expected: bytes) -> None:
+    thing = "apiVersion: example.org/v1\nkind: Thing\nmetadata: {name: thing}\nspec: {one: 1, no: false}\n"
+    rendered = render(tmp_path, patch({"spec": given}, target={"kind": "Thing"}), files={"all.yaml": thing})
+    assert expected in rendered.files["default/Thing.example.org/thing.json"]
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), 2**64 - 1])
+def test_large_integers_stay_exact_whatever_patch_comes(tmp_path: Path, number: int) -> None:
+    thing = f"apiVersion: example.org/v1\nkind: Thing\nmetadata: {{name: thing}}\nspec: {{big: {number}, old: 1}}\n"
+    operations = [
+        {"op": "test", "path": "/spec/big", "value": number},
+        {"op": "add", "path": "/spec/more", "value": [number, {"x": number}]},
+        {"op": "replace", "path": "/spec/old", "value": number},
+    ]
+    rendered = render(tmp_path, patch(operations, target={"kind": "Thing"}), files={"all.yaml": thing})
+    spec = objects(rendered)["Thing/thing"]["spec"]
+    assert spec == {"big": number, "more": [number, {"x": number}], "old": number}
+
+
 def test_what_no_patch_touches_keeps_its_bytes_and_its_place(tmp_path: Path) -> None:
     before = render(tmp_path / "a")
     after = render(tmp_path / "b", patch([{"op": "remove", "path": "/data/a"}], target={"kind": "ConfigMap"}))
