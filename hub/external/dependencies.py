@@ -25,9 +25,8 @@ from typing import Any
 import pygit2
 from pygit2.enums import FileMode
 
-from hub.external import versions
 from hub.model import HelmSource, OciSource
-from hub.repo import addresses, sources, yaml_reader
+from hub.repo import addresses, sources, versions, yaml_reader
 from proto.errors import InvalidInput
 from proto.ids import Oid
 

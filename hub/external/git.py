@@ -17,10 +17,10 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub.external import believing, narrow, versions
+from hub.external import believing, narrow
 from hub.external.credentials import Login
 from hub.model import GitSource, Pin
-from hub.repo import remote
+from hub.repo import remote, versions
 from hub.repo.remote import Remote, Ssh
 from proto.errors import InvalidInput, Permanent, Transient
 

@@ -23,10 +23,11 @@ import orjson
 import pygit2
 import yaml
 
-from hub.external import archive, oci, versions
+from hub.external import archive, oci
 from hub.external.credentials import Login
 from hub.external.web import Web, headers_of, joined, shown
 from hub.model import HelmSource, Pin
+from hub.repo import versions
 from hub.repo.schema import nearest
 from proto.errors import FlotillaError, InvalidInput, Permanent, ProtocolError, Transient
 from proto.ids import Oid

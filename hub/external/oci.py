@@ -27,11 +27,11 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 import pygit2
 
-from hub.external import archive, narrow, versions
+from hub.external import archive, narrow
 from hub.external.credentials import Login
 from hub.external.web import Answer, Web, basic, joined, shown
 from hub.model import OciSource, Pin
-from hub.repo import addresses, sources
+from hub.repo import addresses, sources, versions
 from proto.errors import InvalidInput, Permanent, ProtocolError, Refused, TooLarge
 from proto.ids import Oid
 

@@ -5,12 +5,13 @@ brings a Go runtime into the process that imports it, so it is imported late, in
 
 | in the chart                                | what happens                                                       |
 |---------------------------------------------|--------------------------------------------------------------------|
-| `crds/`                                     | come first; they are objects like all others                       |
+| `crds/`                                     | of the charts that are on; they are objects like all others        |
 | `NOTES.txt`                                 | left out                                                           |
 | hooks of install or upgrade                 | kept with their annotations: the agent makes stages of them        |
 | hooks of deletion or rollback alone         | left out, with a note: they never run                              |
 | hooks of tests alone                        | left out                                                           |
 | hooks that Helm does not know               | left out, with a note, as Helm does; `crd-install` is no hook      |
+| `kubeVersion`, `type: library`              | refused where `helm install` refuses                               |
 | values that differ with each render         | refused, unless the bundle keeps its first result (`stable`)       |
 
 Next: `build`.
@@ -19,17 +20,19 @@ Next: `build`.
 import json
 import os
 import posixpath
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hub.render import objects, plain, stable, variables
-from hub.repo import yaml_reader
+from hub.repo import versions, yaml_reader
 from proto.errors import InvalidInput, Permanent
 
 DEFAULT_KUBERNETES = "1.36"
@@ -38,8 +41,20 @@ TIME_LIMIT_S = 60.0
 _HOOK = "helm.sh/hook"
 _STAGES = frozenset({"pre-install", "post-install", "pre-upgrade", "post-upgrade"})
 _NEVER_HERE = frozenset({"pre-delete", "post-delete", "pre-rollback", "post-rollback"})
+_TESTS = frozenset({"test", "test-success"})
 _OLD_DEFINITION = "crd-install"
+_SEPARATOR = re.compile(r"\A\s+|^---\s*", re.ASCII | re.MULTILINE)
+"""White space before the first manifest, and what Helm takes for the line between two, wherever it ends."""
 _ERROR_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What one render made: `(where, text)` of each file of `crds/` and of each template. Helm looks for hooks in
+    templates alone; by command both come as one text, of templates."""
+
+    definitions: tuple[tuple[str, str], ...] = ()
+    templates: tuple[tuple[str, str], ...]
 
 
 def load(
@@ -86,17 +101,32 @@ def load(
     return manifests, notes
 
 
-def _manifests(texts: list[tuple[str, str]]) -> tuple[list[plain.Manifest], tuple[str, ...]]:
+def _manifests(made: _Made) -> tuple[list[plain.Manifest], tuple[str, ...]]:
     manifests: list[plain.Manifest] = []
     notes: list[str] = []
-    for where, text in texts:
-        for manifest in plain.read(text.encode(), where=where, strict=False, lines=False):
+    for where, text in made.definitions:
+        # A chart that is there twice, by aliases, has its definitions twice.
+        manifests += [one for one in _read(text, where=where) if one.value not in [it.value for it in manifests]]
+    for where, text in made.templates:
+        for manifest in _read(text, where=where):
             kept, warning = _hook(manifest)
             if kept:
                 manifests.append(manifest)
             if warning:
                 notes.append(warning)
     return manifests, tuple(notes)
+
+
+def _read(text: str, *, where: str) -> list[plain.Manifest]:
+    """Manifests cut as Helm does it, which takes `---apiVersion: v1` for two lines and passes over white space before
+    the first word of each."""
+    cut = _SEPARATOR.sub(_separator, text)
+    return plain.read(cut.encode(), where=where, strict=False, lines=False)
+
+
+def _separator(found: re.Match[str]) -> str:
+    lines = found[0].count("\n")
+    return "---" + "\n" * max(lines, 1) if found[0].startswith("---") else "\n" * lines
 
 
 def _unstable(found: list[tuple[plain.Manifest, str]]) -> InvalidInput:
@@ -171,8 +201,8 @@ def _in_process(
     version: str,
     times: int,
     apart: Callable[[], None],
-) -> list[list[tuple[str, str]]]:
-    """`(where, text)` of each template and CRD file, rendered so many `times`, with a call of `apart` between.
+) -> list[_Made]:
+    """The chart rendered so many `times`, with a call of `apart` between.
 
     Raises ImportError when `helm_python` is not here.
     """
@@ -182,25 +212,48 @@ def _in_process(
 
     options = {"name": release, "namespace": namespace, "is_install": True, "kube_version": version}
 
-    def render(loaded: Any) -> list[tuple[str, str]]:
+    def render(loaded: Any) -> _Made:
         # Not `loaded.render(...)`: it cannot pass on `kube_version`, which the library below it takes.
         made = json.loads(_native.call_string("helm_render", loaded._raw(), json.dumps(values), json.dumps(options)))
         wanted = (file for file in sorted(made) if not file.endswith("NOTES.txt") and made[file].strip())
-        return [(f"{name}/{_inside(file)}", made[file]) for file in wanted]
+        return _Made(
+            # After the render: it has taken out the charts that are off, and their definitions with them.
+            definitions=tuple((f"{name}/{_inside(crd['filename'])}", crd["data"]) for crd in loaded.crds),
+            templates=tuple((f"{name}/{_inside(file)}", made[file]) for file in wanted),
+        )
 
     try:
         with Chart.load(chart) as loaded:
+            _check_chart(loaded.metadata, name=name, version=version)
             _check_dependencies(loaded.metadata, loaded.dependencies, name=name)
-            definitions = [(f"{name}/{_inside(crd['filename'])}", crd["data"]) for crd in loaded.crds]
-            renders = [[*definitions, *render(loaded)]]
+            renders = [render(loaded)]
             while len(renders) < times:
                 apart()
-                renders.append([*definitions, *render(loaded)])
+                renders.append(render(loaded))
     except HelmLibraryError as error:
         raise ImportError(str(error)) from error
     except HelmError as error:
         raise _failed(name, str(error), chart) from error
     return renders
+
+
+def _check_chart(metadata: Mapping[str, Any], *, name: str, version: str) -> None:
+    """As `helm install` does, and a render alone does not. Raises InvalidInput."""
+    where = f"{name}/Chart.yaml"
+    if metadata.get("apiVersion") not in (None, "v1", "v2"):
+        raise InvalidInput(where, f"has the apiVersion {metadata['apiVersion']!r}", "charts have v1 or v2")
+    if metadata.get("type") not in (None, "", "application"):
+        remedy = "make it a dependency of a chart, or set spec.source.path to another"
+        raise InvalidInput(where, f"is of type {metadata['type']}, which renders nothing by itself", remedy)
+    if wanted := metadata.get("kubeVersion"):
+        try:
+            fits = versions.newest(wanted, [version]) is not None
+        except InvalidInput:
+            fits = False
+        if not fits:
+            cause = f"is for Kubernetes {wanted!r}, and the cluster has {version}"
+            remedy = "take another version of the chart, or correct spec.kubernetes of the Cluster"
+            raise InvalidInput(where, cause, remedy)
 
 
 def _check_dependencies(metadata: Mapping[str, Any], loaded: list[Mapping[str, Any]], *, name: str) -> None:
@@ -222,7 +275,7 @@ def _inside(file: str) -> str:
 
 def _by_command(
     chart: Path, *, name: str, release: str, namespace: str, values: Mapping[str, Any], version: str
-) -> list[tuple[str, str]]:
+) -> _Made:
     """The same by `helm template`. Raises Permanent when there is no helm either."""
     helm = shutil.which("helm")
     if helm is None:
@@ -245,7 +298,7 @@ def _by_command(
             raise InvalidInput(name, f"took longer than {TIME_LIMIT_S:g} s to render", "simplify the chart") from error
     if done.returncode != 0:
         raise _failed(name, done.stderr.decode(errors="replace"), chart)
-    return [(f"{name} (rendered)", done.stdout.decode())]
+    return _Made(templates=((f"{name} (rendered)", done.stdout.decode()),))
 
 
 def _failed(name: str, text: str, chart: Path) -> InvalidInput:
@@ -260,12 +313,13 @@ def _hook(manifest: plain.Manifest) -> tuple[bool, str]:
     hooks = annotations.get(_HOOK) if isinstance(annotations, Mapping) else None
     if not isinstance(hooks, str):
         return True, ""
-    events = {event.strip().lower() for event in hooks.split(",") if event.strip()}
-    events -= {event for event in events if event.startswith("test")}
+    events = {event.strip().lower() for event in hooks.split(",")}
+    if all(event.startswith("test") for event in events):
+        return False, ""
     assert isinstance(metadata, Mapping)
     what = f"{manifest.where}: the hook {manifest.value.get('kind')}/{metadata.get('name')} ({hooks})"
-    if unknown := sorted(events - _STAGES - _NEVER_HERE - {_OLD_DEFINITION}):
-        return False, f"{what} is left out, as Helm does: it knows no hook {', '.join(unknown)}"
-    if events and events <= _NEVER_HERE:
+    if unknown := sorted(events - _STAGES - _NEVER_HERE - _TESTS - {_OLD_DEFINITION}):
+        return False, f"{what} is left out, as Helm does: it knows no hook {', '.join(map(repr, unknown))}"
+    if events <= _NEVER_HERE | _TESTS:
         return False, f"{what} is left out: hooks of deletion and rollback never run"
-    return bool(events), ""
+    return True, ""

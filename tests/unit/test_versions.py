@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.external import versions
+from hub.repo import versions
 from proto.errors import InvalidInput
 
 ALL = (

@@ -12,7 +12,8 @@
 | pre-releases                | count only where a part of the range, between `||`, names one                    |
 
 No library for Python has these rules: npm's, which look alike, differ for pre-releases, `>1` and zeros. Tests compare
-each row with Helm itself. Next: `helm_repo`, `oci`, `git` and `dependencies` ask for the newest version.
+each row with Helm itself. Next: `external` asks for the newest version, `render.helm` whether a
+chart is for a cluster's Kubernetes.
 """
 
 import re
