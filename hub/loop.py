@@ -444,6 +444,7 @@ class Loop:
             frozen=turn.frozen,
             held=partial(around.why, state.rollout),
             busy=around.busy,
+            everybody=partial(turn.views.roster, turn.states.values()),
         )
         around.decided(effects)
         turn.told.setdefault(rollout, []).extend(events)

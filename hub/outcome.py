@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from hub import notices, record
+from hub.agents.live import Views
 from hub.desired import Desired
 from hub.inputs import Input, PutOnHold, Release, ToRollout
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, MoveRow, SliceRow, Word
@@ -24,7 +25,6 @@ from hub.rollout.held import Around
 from hub.slices import compose
 from hub.state import (
     ABSENT,
-    ClusterView,
     Effect,
     Event,
     Evidence,
@@ -70,7 +70,7 @@ class Outcome:
     """Why nothing may start in the whole fleet."""
     around: Around | None = None
     """What holds single clusters, once somebody asked."""
-    views: Mapping[ClusterName, ClusterView] | None = None
+    views: Views | None = None
     """What is known of each cluster, once somebody asked."""
     events: list[EventRow] = field(default_factory=list)
     effects: dict[RolloutId, list[Effect]] = field(default_factory=dict)

@@ -161,12 +161,14 @@ class GateState:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
     """How many members of a wave are in which phase; `excused` of the failed count against nothing, `beyond` of those
-    in flight count against no limit; before the place `first` in the wave nobody is pending."""
+    in flight count against no limit; before the place `first` in the wave nobody is pending; `suspended` are those on
+    which a bundle is."""
 
     phases: Mapping[MemberPhase, int]
     excused: int = 0
     beyond: int = 0
     first: int = 0
+    suspended: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +204,17 @@ class ClusterView:
     suspended: Mapping[BundleName, str] = field(default_factory=dict)
     cordoned: str = ""
     """Who took the cluster out of all rollouts, and why; "" as a rule."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roster:
+    """What all `ClusterView`s say at a glance, for all rollouts together, so that a tick looks at whom it may concern
+    and not at everybody. `seen` are (last_seen, cluster), the longest silent first; who is never silent may be left
+    out. `cordoned` names who is, `suspended` where any bundle is."""
+
+    seen: tuple[tuple[float, ClusterName], ...]
+    cordoned: tuple[ClusterName, ...] = ()
+    suspended: tuple[ClusterName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

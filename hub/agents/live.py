@@ -5,11 +5,11 @@ clusters × bundles, each bundle's problem objects by the agent's own limit. Tim
 (decides with it) and `api` (shows it).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from hub.state import ClusterView
+from hub.state import ClusterView, Roster, State
 from proto.ids import BundleName, ClusterName
 from proto.messages import BundleReport, Report
 
@@ -96,9 +96,27 @@ class Views(dict[ClusterName, ClusterView]):
         self._live = live
         self._next_seq = next_seq
         self._suspended = suspended
+        self._roster: Roster | None = None
 
     def __contains__(self, cluster: object) -> bool:
         return True
+
+    def roster(self, states: Iterable[State]) -> Roster:
+        """All members of `states` at a glance; made when it is asked for first."""
+        if self._roster is None:
+            names = frozenset[ClusterName]().union(*(state.members for state in states))
+            never = LiveCluster()
+            seen, there = [], names & self._suspended.keys()
+            for cluster in names:
+                live = self._live.get(cluster, never)
+                seen.append((live.last_seen, cluster))
+                if live.suspended:
+                    there |= {cluster}
+            seen.sort()
+            self._roster = Roster(
+                seen=tuple(seen), cordoned=tuple(sorted(names & self._cordoned.keys())), suspended=tuple(sorted(there))
+            )
+        return self._roster
 
     def __missing__(self, cluster: ClusterName) -> ClusterView:
         live, here = self._live.get(cluster), self._suspended.get(cluster, {})

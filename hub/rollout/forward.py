@@ -9,7 +9,7 @@ import math
 from hub.repo import windows
 from hub.rollout import gates, presence, reports, suspension, transitions
 from hub.rollout.proof import sick
-from hub.rollout.transitions import CORDONED, IN_FLIGHT, UNMOVED
+from hub.rollout.transitions import CORDONED, IN_FLIGHT
 from hub.rollout.turn import Turn
 from hub.state import MemberPhase, Move, Phase
 from proto.ids import ClusterName
@@ -200,30 +200,26 @@ def _move(turn: Turn, cluster: ClusterName, index: int, *, beyond: bool) -> None
 
 def overdue(turn: Turn) -> None:
     """Pure: who is past its deadline fails, all others say when they would (rules 4, 13)."""
-    deadline_s, late = turn.rollout.deadline_s, []
+    deadline_s, late, first = turn.rollout.deadline_s, [], math.inf
     for index in range(len(turn.rollout.waves) if turn.phase is P.COMPLETED else min(_opened(turn), len(turn.tallies))):
-        if not turn.count(index, *IN_FLIGHT):
-            continue
-        for cluster in turn.rollout.waves[index].clusters:
+        for cluster in transitions.those(turn.members, turn.rollout.waves[index], turn.tallies[index], IN_FLIGHT):
             member = turn.members[cluster]
-            if member.phase not in IN_FLIGHT or member.suspended:
+            if member.suspended:
                 continue
             since = max(member.last_current_at or member.moved_at, member.resumed_at)
             if not turn.settled or turn.now - since <= deadline_s:
-                turn.wake_past(max(since + deadline_s, turn.settle_until))
+                first = min(first, since)
                 continue
             late.append(cluster)
             silent = "" if turn.view[cluster].last_seen > since else ", silent all the time"
             reports.fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
+    turn.wake_past(max(first + deadline_s, turn.settle_until))
     reports.act(turn, late)
 
 
 def look_around(turn: Turn) -> bool:
     """Pure: look at everybody whose turn has come and who was not moved; True if somebody's state changed by it."""
     before = len(turn.changed), turn.count_all(M.PENDING), turn.count_all(M.OFFLINE)
-    for index in range(_opened(turn) if turn.wave < len(turn.tallies) else len(turn.tallies)):
-        if (index < turn.wave or turn.wave_opened_at) and turn.count(index, *UNMOVED):
-            for cluster in turn.rollout.waves[index].clusters:
-                if turn.members[cluster].phase in UNMOVED:
-                    presence.look(turn, cluster)
+    opened = range(_opened(turn) if turn.wave < len(turn.tallies) else len(turn.tallies))
+    presence.look_all(turn, [index for index in opened if index < turn.wave or turn.wave_opened_at])
     return before != (len(turn.changed), turn.count_all(M.PENDING), turn.count_all(M.OFFLINE))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from hub.model import Fleet, Freeze, Selector, Window
 from hub.repo import targets, windows
-from hub.rollout import queue, rollouts
+from hub.rollout import queue, rollouts, transitions
 from hub.rollout.transitions import IN_FLIGHT
 from hub.state import Effect, MemberPhase, Move, Rollout, State
 from proto.ids import BundleName, ClusterName, Oid
@@ -29,6 +29,7 @@ VANISHED_LEAST = 5
 """In a small fleet a fifth is one cluster, whose absence is bad luck and no pattern."""
 _SILENT_HEARTBEATS = 3
 """Who missed so many is silent, not late."""
+_BUSY = frozenset({*IN_FLIGHT, MemberPhase.REVERTING})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,12 +103,8 @@ def in_flight(states: Iterable[State]) -> dict[ClusterName, int]:
     found: dict[ClusterName, int] = {}
     for state in states:
         for wave, tally in zip(state.rollout.waves, state.tallies, strict=True):
-            if not any(tally.phases.get(phase) for phase in (*IN_FLIGHT, MemberPhase.REVERTING)):
-                continue
-            for cluster in wave.clusters:
-                phase = state.members[cluster].phase
-                if phase in IN_FLIGHT or phase is MemberPhase.REVERTING:
-                    found[cluster] = found.get(cluster, 0) + 1
+            for cluster in transitions.those(state.members, wave, tally, _BUSY):
+                found[cluster] = found.get(cluster, 0) + 1
     return found
 
 

@@ -1,6 +1,8 @@
 """Who is there: whom rule 8 of `rollouts` calls offline or back, and whom a person took out (rule 14)."""
 
-from hub.rollout import suspension
+from collections.abc import Collection
+
+from hub.rollout import suspension, transitions
 from hub.rollout.transitions import CORDONED
 from hub.rollout.turn import Turn
 from hub.state import MemberPhase
@@ -23,6 +25,30 @@ def look(turn: Turn, cluster: ClusterName) -> None:
         offline(turn, cluster, f"silent for more than {turn.rollout.offline_after_s:.0f} s")
     else:
         turn.wake_past(turn.silent_since(cluster) + turn.rollout.offline_after_s)
+
+
+def look_all(turn: Turn, waves: Collection[int]) -> None:
+    """Pure: `look` at whom of these waves it may concern: the offline, the cordoned, and who is silent for too long.
+    The others say together when the first of them would be."""
+    for index in waves:
+        for cluster in transitions.those(turn.members, turn.rollout.waves[index], turn.tallies[index], (M.OFFLINE,)):
+            look(turn, cluster)
+    if not any(turn.count(index, M.PENDING) for index in waves):
+        return
+    for cluster in turn.roster.cordoned:
+        _look_at_pending(turn, cluster, waves)
+    for last_seen, cluster in turn.roster.seen:
+        silent_since = max(last_seen, turn.settle_until)
+        if not turn.settled or turn.now - silent_since <= turn.rollout.offline_after_s:
+            turn.wake_past(silent_since + turn.rollout.offline_after_s)
+            return
+        _look_at_pending(turn, cluster, waves)
+
+
+def _look_at_pending(turn: Turn, cluster: ClusterName, waves: Collection[int]) -> None:
+    member = turn.members.get(cluster)
+    if member is not None and member.phase is M.PENDING and member.wave in waves:
+        look(turn, cluster)
 
 
 def offline(turn: Turn, cluster: ClusterName, reason: str) -> None:

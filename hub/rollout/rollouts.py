@@ -68,6 +68,7 @@ from hub.state import (
     Phase,
     Reported,
     Rollout,
+    Roster,
     State,
     Tick,
     WakeAt,
@@ -106,14 +107,16 @@ def decide(
     frozen: str = "",
     held: Callable[[ClusterName], str] = lambda cluster: "",
     busy: Callable[[ClusterName], bool] = lambda cluster: False,
+    everybody: Callable[[], Roster] | None = None,
 ) -> tuple[State, tuple[Effect, ...]]:
     """Pure: what `events`, in their order, make of `state`. When nothing changes, the very same `state` comes back.
 
     Room that reports give is filled once, after all of them: a thousand together cost one look at the waves, and of
     what checks found together the bad counts before the good opens anything. `view` holds every member that has not
     left; `settle_until` is two heartbeats after the hub's start; `frozen` is why nothing may start in the whole fleet,
-    `held` why nothing may on one cluster, or "", and `busy` whether a cluster is in flight in any rollout. Reports,
-    ticks, evidence and leavers change nothing in a rollout that is not `alive`.
+    `held` why nothing may on one cluster, or "", and `busy` whether a cluster is in flight in any rollout; `everybody`
+    gives `view` at a glance, for who decides for many rollouts at once. Reports, ticks, evidence and leavers change
+    nothing in a rollout that is not `alive`.
     Raises IllegalEvent for a command that does not fit the phase and for a cluster that is no member, BrokenInvariant
     for a bug; nothing was changed then.
     """
@@ -126,6 +129,7 @@ def decide(
         frozen=frozen,
         held=held,
         busy=busy,
+        everybody=everybody,
     )
     for event in events:
         if isinstance(event, Reported | Left) and event.cluster not in state.members:
@@ -219,7 +223,7 @@ def frees(before: State, after: State) -> bool:
 
 
 def _soaks(state: State) -> bool:
-    return any(member.phase is M.SOAKING for member in state.members.values())
+    return any(tally.phases.get(M.SOAKING) for tally in state.tallies)
 
 
 def empty_wave_reason(rollout: Rollout) -> str:
@@ -232,9 +236,7 @@ def empty_wave_reason(rollout: Rollout) -> str:
 
 
 def _tick(turn: Turn) -> None:
-    for index in range(len(turn.rollout.waves)):
-        if turn.count(index, M.PENDING, *IN_FLIGHT):
-            suspension.heed(turn, turn.rollout.waves[index].clusters)
+    suspension.heed_all(turn)
     if turn.phase is P.ROLLING_BACK:
         rollback.tick(turn)
         return

@@ -39,8 +39,11 @@ def from_json(data: bytes) -> State:
             known = state.members.get(cluster)
             # A state from before waves were counted has members that do not know theirs.
             members[cluster] = replace(known, wave=index) if known else Member(wave=index)
-    counted = len(state.tallies) == len(state.rollout.waves)
-    return replace(state, members=members, tallies=state.tallies if counted else turn.tallies(state.rollout, members))
+    tallies = turn.tallies(state.rollout, members)
+    if len(state.tallies) == len(tallies):  # how far a wave has come is all that its members do not tell
+        pairs = zip(tallies, state.tallies, strict=True)
+        tallies = tuple(replace(tally, first=was.first) for tally, was in pairs)
+    return replace(state, members=members, tallies=tallies)
 
 
 def _read(data: bytes) -> State:

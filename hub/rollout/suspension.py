@@ -26,11 +26,21 @@ def heed(turn: Turn, clusters: Iterable[ClusterName]) -> None:
             turn.note("cluster-resumed", f"{cluster} in rollout {turn.rollout.id} is resumed", cluster=cluster)
 
 
+def heed_all(turn: Turn) -> None:
+    """Pure: `heed` everybody whom it may concern: nobody, while nothing is suspended."""
+    heed(turn, [cluster for cluster in turn.roster.suspended if cluster in turn.members])
+    for wave, tally in zip(turn.rollout.waves, list(turn.tallies), strict=True):
+        if tally.suspended:
+            heed(turn, [cluster for cluster in wave.clusters if turn.members[cluster].suspended])
+
+
 def stands_still(state: State) -> bool:
     """Pure: is every cluster of the open waves done, offline, suspended, or waiting for the room of one that is?"""
     for wave, tally in zip(state.rollout.waves[: state.wave + 1], state.tallies, strict=False):
         if not any(tally.phases.get(phase) for phase in (M.PENDING, *IN_FLIGHT)):
             continue
+        if not tally.suspended:
+            return False
         members = [state.members[cluster] for cluster in wave.clusters]
         flying = [member for member in members if member.phase in IN_FLIGHT]
         waiting = any(member.phase is M.PENDING and not member.suspended for member in members)

@@ -5,7 +5,7 @@ of rules are those of `rollouts`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hub.state import (
     FINAL,
@@ -70,6 +70,20 @@ NAMED = 100
 def flying(tally: Tally) -> int:
     """Pure: how many are in flight and count against `max_concurrent`."""
     return tally.phases.get(M.MOVING, 0) + tally.phases.get(M.SOAKING, 0) - tally.beyond
+
+
+def those(
+    members: Mapping[ClusterName, Member], wave: Wave, tally: Tally, phases: Collection[MemberPhase]
+) -> list[ClusterName]:
+    """Pure: the members of a wave in one of `phases`, in its order. Who comes after the last of them costs nothing."""
+    left = sum(tally.phases.get(phase, 0) for phase in phases)
+    found: list[ClusterName] = []
+    for cluster in wave.clusters if left else ():
+        if members[cluster].phase in phases:
+            found.append(cluster)
+            if len(found) == left:
+                break
+    return found
 
 
 def waits_for(members: Mapping[ClusterName, Member], wave: Wave, tally: Tally) -> str:
@@ -170,7 +184,10 @@ def _check_all(state: State) -> None:
     for index, wave in enumerate(rollout.waves):
         those = [members[cluster] for cluster in wave.clusters]
         counted = {phase: n for phase in M if (n := sum(member.phase is phase for member in those))}
-        if counted != state.tallies[index].phases or any(member.wave != index for member in those):
+        tally = state.tallies[index]
+        if (counted, sum(member.suspended for member in those)) != (tally.phases, tally.suspended) or any(
+            member.wave != index for member in those
+        ):
             raise _broken(state, "a", f"wave {wave.name} is miscounted")
 
 

@@ -21,6 +21,7 @@ from hub.state import (
     Notice,
     Phase,
     Rollout,
+    Roster,
     State,
     Tally,
     Wave,
@@ -32,7 +33,7 @@ from proto.ids import ClusterName
 class Turn:
     """`state` is what the turn began with; `phase` and what follows are what becomes of it. `view` holds every member
     that has not left; `frozen` is why no move may start anywhere now, `held` why none may on one cluster, or "", `busy`
-    whether a cluster is in flight in any rollout."""
+    whether a cluster is in flight in any rollout; `everybody` gives all members, and perhaps others, at a glance."""
 
     state: State
     view: Mapping[ClusterName, ClusterView]
@@ -42,6 +43,7 @@ class Turn:
     frozen: str
     held: Callable[[ClusterName], str]
     busy: Callable[[ClusterName], bool]
+    everybody: Callable[[], Roster] | None
     phase: Phase
     wave: int
     wave_opened_at: float
@@ -56,6 +58,8 @@ class Turn:
     has_room: bool = False
     """A report came that others may have waited for."""
     effects: list[Effect] = field(default_factory=list)
+    known: Roster | None = None
+    """`roster`, once somebody asked."""
 
     @classmethod
     def of(
@@ -69,6 +73,7 @@ class Turn:
         frozen: str = "",
         held: Callable[[ClusterName], str] = lambda cluster: "",
         busy: Callable[[ClusterName], bool] = lambda cluster: False,
+        everybody: Callable[[], Roster] | None = None,
     ) -> "Turn":
         return cls(
             state=state,
@@ -79,6 +84,7 @@ class Turn:
             frozen=frozen,
             held=held,
             busy=busy,
+            everybody=everybody,
             phase=state.phase,
             wave=state.wave,
             wave_opened_at=state.wave_opened_at,
@@ -186,6 +192,14 @@ class Turn:
     def count_all(self, *phases: MemberPhase) -> int:
         return sum(self.count(index, *phases) for index in range(len(self.tallies)))
 
+    @property
+    def roster(self) -> Roster:
+        """All members that have not left at a glance, and perhaps others."""
+        if self.known is None:
+            there = (cluster for cluster, member in self.members.items() if member.phase is not MemberPhase.LEFT)
+            self.known = self.everybody() if self.everybody else roster({name: self.view[name] for name in there})
+        return self.known
+
     def suspended(self, cluster: ClusterName) -> str:
         """Who suspended a bundle of the rollout on the cluster, and why; "" when none is."""
         told = self.view[cluster].suspended
@@ -206,6 +220,15 @@ class Turn:
         return max(self.view[cluster].last_seen, self.settle_until)
 
 
+def roster(views: Mapping[ClusterName, ClusterView]) -> Roster:
+    """Pure: all of `views` at a glance."""
+    return Roster(
+        seen=tuple(sorted((seen.last_seen, cluster) for cluster, seen in views.items())),
+        cordoned=tuple(sorted(cluster for cluster, seen in views.items() if seen.cordoned)),
+        suspended=tuple(sorted(cluster for cluster, seen in views.items() if any(seen.suspended.values()))),
+    )
+
+
 def tallies(rollout: Rollout, members: Mapping[ClusterName, Member]) -> tuple[Tally, ...]:
     """Pure: every wave counted from its members."""
     found = []
@@ -216,6 +239,7 @@ def tallies(rollout: Rollout, members: Mapping[ClusterName, Member]) -> tuple[Ta
                 phases=dict(Counter(member.phase for member in those)),
                 excused=sum(_is_excused(member) for member in those),
                 beyond=sum(_is_beyond(member) for member in those),
+                suspended=sum(member.suspended for member in those),
             )
         )
     return tuple(found)
@@ -230,6 +254,7 @@ def counted(tally: Tally, before: Member, after: Member) -> Tally:
         phases={phase: n for phase, n in phases.items() if n},
         excused=tally.excused + _is_excused(after) - _is_excused(before),
         beyond=tally.beyond + _is_beyond(after) - _is_beyond(before),
+        suspended=tally.suspended + after.suspended - before.suspended,
         first=0 if after.phase is MemberPhase.PENDING and before.phase is not MemberPhase.PENDING else tally.first,
     )
 

@@ -15,6 +15,7 @@ from hub.repo import windows
 from hub.rollout import held, rollouts, transitions, waves
 from hub.rollout.forward import HELD_S
 from hub.rollout.held import Around
+from hub.rollout.turn import roster
 from hub.simulate import ledger
 from hub.simulate.clock import Clock, Turn
 from hub.simulate.ledger import Commit, Entry
@@ -33,6 +34,7 @@ from hub.state import (
     Phase,
     Reported,
     Rollout,
+    Roster,
     State,
     Tick,
     WakeAt,
@@ -147,6 +149,7 @@ class Hub:
             frozen=held.frozen(self._fleet, now),
             held=partial(self._around.why, state.rollout),
             busy=self._around.busy,
+            everybody=self._silent,
         )
         self._around.decided(effects)
         self.decisions += 1
@@ -156,6 +159,10 @@ class Hub:
         self.met.setdefault(id_, {}).update((event.cluster, None) for event in events if isinstance(event, Reported))
         self._keep(after, effects, before=state)
         self._wake(state, after, effects, ticked=any(isinstance(event, Tick) for event in events))
+
+    def _silent(self) -> Roster:
+        """Those of whom a tick may bring news: here nobody is cordoned or suspended."""
+        return roster({name: seen for name, seen in self._views.items() if seen.last_seen < math.inf})
 
     def _keep(self, after: State, effects: Sequence[Effect], *, before: State | None) -> None:
         """What the journal would hold."""

@@ -1,8 +1,9 @@
 """The pure engine against random rollouts and random sequences of events, commands and silence.
 
 At every step: the same arguments give the same decision, also for a state that went through the journal's bytes; an
-illegal event raises and changes nothing; every invariant holds, counted anew; a report of a cluster that does not
-concern the rollout changes nothing; and no tick changes anything before the time at which the engine asked for one.
+illegal event raises and changes nothing; every invariant holds, counted anew; neither a report of a cluster that does
+not concern the rollout nor what is known of other clusters changes anything; and no tick changes anything before the
+time at which the engine asked for one.
 """
 
 import math
@@ -46,6 +47,14 @@ SHOP = BundleName("shop")
 OLD, NEW = Oid("a" * 40), Oid("b" * 40)
 START = 1_774_746_000.0
 """2026-03-29 01:00 UTC, when clocks in Europe jump."""
+
+STRANGERS = {
+    ClusterName("d-silent"): ClusterView(next_seq=1),
+    ClusterName("d-seen"): ClusterView(next_seq=1, last_seen=START),
+    ClusterName("d-suspended"): ClusterView(next_seq=1, last_seen=START, suspended={SHOP: "ann: a migration"}),
+    ClusterName("d-cordoned"): ClusterView(next_seq=1, last_seen=START, cordoned="ann: broken"),
+}
+"""Clusters of other rollouts."""
 
 some_gates = st.lists(
     st.sampled_from(
@@ -287,6 +296,9 @@ class Rollouts(RuleBasedStateMachine):
         assert rollouts_json.to_json(self.state) == before, "the old state was changed"
         again = _decide(rollouts_json.from_json(before), events, self.view, self.now, self._around())
         assert again == made, "the journal's bytes have another future"
+        crowd = turn.roster({**self.view, **STRANGERS})
+        among = _decide(self.state, events, self.view, self.now, {**self._around(), "everybody": lambda: crowd})
+        assert _lasting(among) == _lasting(made), "clusters that are no members changed the decision"
         self.told.append(Told(events=events, view=dict(self.view), now=self.now, around=self._around(), made=made))
         was, (self.state, effects) = self.state, made
         transitions.check(self.state, self.view)
@@ -330,6 +342,10 @@ def _decide(
     around: dict[str, Any],
 ) -> tuple[State, tuple[Effect, ...]]:
     return rollouts.decide(state, events, dict(view), now, heartbeat_s=HEARTBEAT_S, **around)
+
+
+def _lasting(made: tuple[State, tuple[Effect, ...]]) -> tuple[State, list[Effect]]:
+    return made[0], [effect for effect in made[1] if not isinstance(effect, WakeAt)]
 
 
 def _difference(before: State, after: State) -> list[str]:

@@ -117,7 +117,7 @@ MUTATIONS = (
        "if _lost_everybody(turn, wave, index) and turn.phase is P.RUNNING:", "if False:"),
     _m(13, "suspended clusters are moved", "rollout/turn.py", "        if not told:\n", "        if True:\n"),
     _m(13, "clocks of the suspended run", "rollout/forward.py",
-       "if member.phase not in IN_FLIGHT or member.suspended:", "if member.phase not in IN_FLIGHT:"),
+       "            if member.suspended:\n", "            if False:\n"),
     _m(14, "freezes of the whole fleet bind nobody", "rollout/forward.py",
        "    if turn.frozen:\n", "    if False:\n"),
     _m(14, "windows are always open", "repo/windows.py",

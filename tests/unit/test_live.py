@@ -1,9 +1,11 @@
 """What agents said lately, and what rollouts may know of it."""
 
 from hub.agents.live import Live
-from hub.state import ClusterView
+from hub.rollout import rollouts
+from hub.state import ClusterView, Roster
 from proto.ids import BundleName, ClusterName
 from proto.messages import BundleReport, Health, Report
+from tests.rollout_hub import rollout, wave
 
 EU, US = ClusterName("eu-1"), ClusterName("us-1")
 SHOP, NOTES = BundleName("shop"), BundleName("notes")
@@ -50,3 +52,27 @@ def test_who_is_resumed_in_its_cluster_is_suspended_no_more() -> None:
     assert views(live)[EU].suspended == {SHOP: "there"}
     live.report(EU, report(3, shop=word()), 30.0)
     assert views(live)[EU].suspended == {}
+
+
+def test_the_members_of_rollouts_are_known_at_a_glance_the_longest_silent_first() -> None:
+    live = Live()
+    live.report(ClusterName("c1"), report(1, full=True, shop=word()), 30.0)
+    live.report(ClusterName("c2"), report(1, full=True, shop=word("there")), 20.0)
+    live.report(ClusterName("c3"), report(1, full=True, shop=word()), 25.0)
+    live.report(ClusterName("stranger"), report(1, full=True, shop=word("there")), 10.0)
+    here = {ClusterName("c1"): {SHOP: "here"}, ClusterName("stranger"): {SHOP: "here"}}
+    found = live.views(lambda _: 1, here, cordoned={ClusterName("c4"): "ann: broken"})
+    states = [
+        rollouts.start(rollout(wave("one", "c1", "c2")), 30.0),
+        rollouts.start(rollout(wave("one", "c2", "c3", "c4")), 30.0),
+    ]
+    assert found.roster(states) == Roster(
+        seen=(
+            (0.0, ClusterName("c4")),
+            (20.0, ClusterName("c2")),
+            (25.0, ClusterName("c3")),
+            (30.0, ClusterName("c1")),
+        ),
+        cordoned=(ClusterName("c4"),),
+        suspended=(ClusterName("c1"), ClusterName("c2")),
+    )
