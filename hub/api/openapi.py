@@ -275,8 +275,36 @@ OPERATIONS: Sequence[Operation] = (
         "Who did what, when, why and to what: the newest, oldest first",
         _object(audit=_list(_ref("Word"))),
         query={
-            **{"since": {"type": "string", "description": "RFC 3339."}, "before": _number(2**62)},
-            **{"limit": _number(1000), "actor": _TEXT, "cluster": _TEXT, "bundle": _TEXT, "rollout": _TEXT},
+            **{name: {"type": "string", "description": "RFC 3339."} for name in ("since", "until")},
+            **{
+                "before": _number(2**62),
+                "limit": _number(1000),
+                "actor": _TEXT,
+                "cluster": _TEXT,
+                "bundle": _TEXT,
+                "rollout": _TEXT,
+            },
+        },
+        wrong=(400,),
+    ),
+    _get(
+        "/api/v1/history",
+        "What ran where, since when, until when, by whose commit and words: the newest, oldest first; or what ran then",
+        _object(
+            history=_list(
+                _object(
+                    **dict.fromkeys(("cluster", "bundle", "subtree", "revision", "rollout", "wave"), _TEXT),
+                    since=_TIME,
+                    until=_TEXT,
+                    seq=_COUNT,
+                    back=_YES,
+                )
+            ),
+            rollouts=_map(_object(revision=_TEXT, author=_TEXT, subject=_TEXT, words=_list(_ref("Word")))),
+        ),
+        query={
+            "at": {"type": "string", "description": "RFC 3339."},
+            **{"limit": _number(1000), "cluster": _TEXT, "bundle": _TEXT},
         },
         wrong=(400,),
     ),

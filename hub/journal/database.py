@@ -6,7 +6,7 @@ Opening it takes the next epoch: an older process on the same file can no longer
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ class Database:
     def _read(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         with ours(self._path), self._lock:
             return self._db.execute(query, arguments).fetchall()
+
+    def _read_aside(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+        """A read that may take long, for a thread: on a connection of its own, so that no decision waits for it."""
+        with ours(self._path), closing(sqlite3.connect(self._path, isolation_level=None, timeout=10)) as db:
+            db.execute("PRAGMA query_only=1")
+            return db.execute(query, arguments).fetchall()
 
     def _get(self, db: sqlite3.Connection, key: str, default: str) -> str:
         row = db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()

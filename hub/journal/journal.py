@@ -8,6 +8,7 @@ import orjson
 
 from hub.journal.database import ours
 from hub.journal.identities import Identities
+from hub.journal.moves import Moves
 from hub.journal.outbox import Outbox
 from hub.journal.renders import Renders
 from hub.journal.rollouts import Rollouts
@@ -33,7 +34,7 @@ _decode_manifest = msgspec.json.Decoder(type=SliceManifest).decode
 _decode_keep: Callable[[str], Keep | None] = msgspec.json.Decoder(type=Keep | None).decode
 
 
-class Journal(Renders, Rollouts, Identities, Outbox):
+class Journal(Renders, Rollouts, Identities, Outbox, Moves):
     """All tables of one file, which only the newest process that opened it may write."""
 
     # --- the decision ---------------------------------------------------------------------------------------------

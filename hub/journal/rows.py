@@ -65,6 +65,24 @@ class StoredRollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RanRow:
+    """What one move brought of one bundle, from `since_s` until `until_s` (Unix seconds; 0: still); `subtree` "" took
+    it away. `back`: on the way back of its rollout; `work_of` is then the earlier one that had brought the same there,
+    "" when nobody knows."""
+
+    cluster: ClusterName
+    seq: int
+    since_s: int
+    until_s: int
+    bundle: BundleName
+    subtree: Oid
+    rollout: RolloutId
+    wave: str
+    back: bool
+    work_of: RolloutId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionRow:
     """One of the rollouts of a bundle: what it brought, and how it stands."""
 
@@ -97,6 +115,16 @@ class AuditRow:
     word: Word
     rollout: str
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginRow:
+    """Whose word a rollout was: who wrote its commit and what they said of it, and what people said to the rollout."""
+
+    revision: Oid
+    author: str
+    subject: str
+    words: tuple[AuditRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

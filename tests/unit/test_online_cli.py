@@ -489,7 +489,29 @@ async def test_who_did_what_why_and_with_whose_token_is_one_table(run: Run, tmp_
     [word] = json.loads((await run("audit", "--bundle", "shop", "-o", "json")).stdout)["audit"]
     assert (word["verb"], word["rollout"], word["reason"]) == ("pause", "shop-1", "lunch")
     assert "nobody did anything" in (await run("audit", "--since", "2999-01-01T00:00:00Z")).stdout
+    assert "nobody did anything" in (await run("audit", "--until", "1h")).stdout
+    assert len((await run("audit", "--until", "0s", "--limit", "1")).stdout.splitlines()) == 2
     assert "write 7d" in (await run("audit", "--since", "soon")).stderr
+
+
+async def test_what_ran_where_since_when_and_by_whose_word_is_one_table(run: Run) -> None:
+    assert (await run("pause", "shop-1", "--reason", "lunch")).exit_code == 0
+    for about in (("--cluster", "eu-1"), ("--bundle", "shop"), ("--at", "0s"), ()):
+        header, row = (await run("history", *about)).stdout.splitlines()
+        assert header.split() == ["SINCE", "(UTC)", "UNTIL", "CLUSTER", "BUNDLE", "REVISION", "ROLLOUT", "WAVE", "WHY"]
+        day, clock, *cells = row.split()
+        assert (len(day), len(clock)) == (10, 8)
+        assert (cells[:3], cells[4:6]) == (["now", "eu-1", "shop"], ["shop-1", "rest"])
+        assert " ".join(cells[6:]) == "Dana: First; pause by dana: lunch"
+    assert "nothing ran there" in (await run("history", "--cluster", "eu-1", "--at", "9999d")).stdout
+    assert "nothing ever ran there" in (await run("history", "--cluster", "mars")).stdout
+    assert "write 7d" in (await run("history", "--at", "soon")).stderr
+    found = json.loads((await run("history", "--bundle", "shop", "-o", "json")).stdout)
+    [ran] = found["history"]
+    assert (ran["rollout"], ran["until"], ran["back"], ran["seq"]) == ("shop-1", "", False, 1)
+    assert ran["revision"] == found["rollouts"]["shop-1"]["revision"] != ""
+    cut = await run("history", "--limit", "1")
+    assert "the newest 1; there may be more" in cut.stderr
 
 
 async def test_what_the_operator_may_not_is_named_with_the_token_to_use(run: Run, tmp_path: Path) -> None:
