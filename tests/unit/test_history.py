@@ -58,8 +58,9 @@ async def test_what_ran_at_a_moment_is_what_had_come_by_then_and_was_not_taken_a
         await hub.turn(hub.desired("c", {SHOP: one}))
         await hear_all(hub)
 
-        def ran(at_s: float, **about: str) -> set[tuple[str, str, str]]:
-            return {(row.cluster, row.bundle, row.subtree) for row in hub.journal.ran(at_s=at_s, **about)}
+        def ran(at_s: float, *, cluster: str = "", bundle: str = "") -> set[tuple[str, str, str]]:
+            rows = hub.journal.ran(at_s=at_s, cluster=cluster, bundle=bundle)
+            return {(row.cluster, row.bundle, row.subtree) for row in rows}
 
         assert ran(first_s) == {(c, *of) for c in (CANARY, EU) for of in ((SHOP, one), (NOTES, notes))}
         assert ran(first_s, cluster=EU, bundle=NOTES) == {(EU, NOTES, notes)}
