@@ -42,7 +42,7 @@ log = logging.getLogger("flotilla.hub")
 TOLD_EACH_S = 5.0
 BATCH = 50
 """Requests of one bundle that one worker renders: they share its build."""
-STORED_BYTES = 16 << 20
+STORED_BYTES = 64 << 20
 """So much is stored together, as one pack in one transaction: three fsyncs for each request were most of a first
 render's time, and thousands of packs slow down every look into the store. A hub that dies renders that much again."""
 
@@ -383,7 +383,7 @@ def _render(
     started_s = time.time()
     made: dict[str, tuple[Oid, Notes]] = {}
     refused: dict[str, FlotillaError] = {}
-    objects: dict[tuple[str, bytes], None] = {}
+    objects: dict[Oid, tuple[str, bytes]] = {}
     for request in batch:
         bundle = request.bundle
         try:
@@ -393,7 +393,9 @@ def _render(
         except FlotillaError as error:
             refused[request.key] = error
             continue
-        subtree, new = trees.subtree(rendered.files)
+        subtree, new = trees.tree_of(rendered.blobs)
         made[request.key] = subtree, rendered.notes
-        objects |= dict.fromkeys(new)
-    return _Rendered(made=made, refused=refused, objects=tuple(objects), started_s=started_s, ended_s=time.time())
+        objects |= {oid: ("blob", rendered.files[path]) for path, oid in rendered.blobs.items() if oid not in objects}
+        objects |= new
+    ended_s = time.time()
+    return _Rendered(made=made, refused=refused, objects=tuple(objects.values()), started_s=started_s, ended_s=ended_s)

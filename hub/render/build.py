@@ -6,11 +6,11 @@ one Kustomize build (kept per process, for the last few folders). Next: `packs` 
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import orjson
@@ -35,11 +35,12 @@ _kept: OrderedDict[tuple[str, Oid, bytes], "_Built"] = OrderedDict()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """`files` maps a path inside the subtree to its bytes: one file per object, and `bundle.json`. `warnings` are those
-    of the `notes` that the policies let through. `origins` says of each object where it came from: `file:line`, a
-    chart's template, or a folder that was built."""
+    """`files` maps a path inside the subtree to its bytes: one file per object, and `bundle.json`; `blobs` to the id of
+    its blob. `warnings` are those of the `notes` that the policies let through. `origins` says of each object where it
+    came from: `file:line`, a chart's template, or a folder that was built."""
 
     files: Mapping[str, bytes]
+    blobs: Mapping[str, Oid]
     warnings: tuple[str, ...] = ()
     notes: Notes = field(default_factory=Notes)
     origins: Mapping[ObjectKey, str] = field(default_factory=dict)
@@ -59,16 +60,7 @@ class _Built:
     helm: bool = False
     shielded: bool = False
     constant: set[int] = field(default_factory=set)
-    whole: dict[Hashable, dict[int, "_Whole"]] = field(default_factory=dict)
-
-
-class _Whole(NamedTuple):
-    """One object as it goes into the slice, and what is to be said of how it was written."""
-
-    key: ObjectKey
-    obj: Mapping[str, Any]
-    data: bytes
-    notes: tuple[str, ...]
+    whole: dict[Hashable, dict[int, checks.Made]] = field(default_factory=dict)
 
 
 Definitions = Mapping[Oid, bytes]
@@ -185,30 +177,25 @@ def _finished(built: _Built, inputs: Mapping[str, Any], definitions: Definitions
         manifests = [replace(one, value=variables.unshielded(one.value)) for one in manifests]
     namespace = str(inputs.get("namespace") or "default")
     check_name("namespace", namespace)
-    theirs = [(orjson.loads(data), data) for data in _definitions(inputs, definitions)]
+    theirs = [(orjson.loads(definitions[oid]), oid) for oid in _definitions(inputs, definitions)]
     scopes = {**objects.scopes_of(value for value, _ in theirs), **objects.scopes_of(m.value for m in manifests)}
     origins: dict[ObjectKey, str] = {}
-    files = {POLICY_FILE: canonical(inputs["policy"])}
     made: list[checks.Made] = []
     rights = msgspec.convert(inputs["rights"], Rights) if "rights" in inputs else None
-    whole = built.whole.setdefault((bundle, namespace, frozenset(scopes.items())), {})
+    whole = built.whole.setdefault((bundle, namespace, rights, frozenset(scopes.items())), {})
     for index, manifest in enumerate(manifests):
         one = whole.get(index)
         if one is None:
-            one = _whole(manifest, bundle=bundle, namespace=namespace, scopes=scopes)
+            one = _whole(manifest, bundle=bundle, namespace=namespace, scopes=scopes, rights=rights)
             if index in built.constant:
                 whole[index] = one
-        key, obj, data, notes = one
-        if key in origins:
-            raise InvalidInput(f"{manifest.where}: {key}", f"is also in {origins[key]}", "remove one of the two")
-        origins[key] = manifest.where
-        if rights is not None:
-            scoped = objects.cluster_scoped(key, scopes)
-            if refusal := tenants.refusal(rights, key, cluster_scoped=scoped):
-                raise InvalidInput(f"{manifest.where}: {key}", *refusal)
-        files[key.path] = data
-        made.append(checks.Made(manifest=manifest, key=key, obj=obj, data=data))
-        warnings.extend(notes)
+        if one.key in origins:
+            raise InvalidInput(
+                f"{manifest.where}: {one.key}", f"is also in {origins[one.key]}", "remove one of the two"
+            )
+        origins[one.key] = manifest.where
+        made.append(one)
+        warnings += one.notes
     if not origins and not inputs["policy"].get("allowEmpty"):
         # Everything of the bundle would be pruned, on every cluster: nobody may get there by a mistaken condition.
         remedy = (
@@ -219,29 +206,42 @@ def _finished(built: _Built, inputs: Mapping[str, Any], definitions: Definitions
     found = checks.check(
         made,
         words,
-        custom=validate.defined((*theirs, *((one.obj, one.data) for one in made))),
+        custom=validate.defined((*theirs, *((one.obj, one.oid) for one in _defining(made)))),
         kubernetes=str(inputs.get("kubernetes") or ""),
     )
     told = {**({"": _bounded(warnings)} if warnings else {}), **found}
     said = replace(_customs(made), warnings=told)
-    return Rendered(files=dict(sorted(files.items())), warnings=said.told(words), notes=said, origins=origins)
+    policy = canonical(inputs["policy"])
+    files = sorted([(POLICY_FILE, policy, blob_id(policy)), *((one.path, one.data, one.oid) for one in made)])
+    return Rendered(
+        files={path: data for path, data, _ in files},
+        blobs={path: oid for path, _, oid in files},
+        warnings=said.told(words),
+        notes=said,
+        origins=origins,
+    )
 
 
-def _definitions(inputs: Mapping[str, Any], known: Definitions) -> list[bytes]:
+def _definitions(inputs: Mapping[str, Any], known: Definitions) -> list[Oid]:
     """Raises Permanent for one that is not known: to render without it would give other objects."""
     wanted = sorted(set((inputs.get("definitions") or {}).values()))
     if missing := [oid for oid in wanted if oid not in known]:
         raise Permanent(f"definition {missing[0]}", "is not there", "report this as a bug")
-    return [known[oid] for oid in wanted]
+    return wanted
+
+
+def _defining(made: Iterable[checks.Made]) -> list[checks.Made]:
+    """Those of the objects that are definitions of custom kinds."""
+    return [one for one in made if one.key.kind == "CustomResourceDefinition"]
 
 
 def _customs(made: Sequence[checks.Made]) -> Notes:
     """Which custom kinds the objects define, and which they only use."""
     defines: dict[str, Oid] = {}
-    for one in made:
-        defined = objects.scopes_of([one.obj])
-        defines |= {f"{kind}.{group}": blob_id(one.data) for group, kind in defined}
-    used = {one.key.gk for one in made if not validate.is_builtin(one.key.group, one.key.kind)}
+    for one in _defining(made):
+        defines |= {f"{kind}.{group}": one.oid for group, kind in objects.scopes_of([one.obj])}
+    kinds = {one.key[:2]: one.key for one in made}
+    used = {key.gk for key in kinds.values() if not validate.is_builtin(key.group, key.kind)}
     return Notes(defines=defines, uses=tuple(sorted(used - defines.keys())))
 
 
@@ -250,9 +250,22 @@ def _bounded(warnings: Sequence[str]) -> tuple[str, ...]:
     return (*warnings[: checks.MAX_TOLD], *([f"and {more} more warnings"] if more > 0 else []))
 
 
-def _whole(manifest: plain.Manifest, *, bundle: str, namespace: str, scopes: Mapping[tuple[str, str], bool]) -> _Whole:
+def _whole(
+    manifest: plain.Manifest,
+    *,
+    bundle: str,
+    namespace: str,
+    scopes: Mapping[tuple[str, str], bool],
+    rights: Rights | None,
+) -> checks.Made:
+    """Raises InvalidInput, for what the bundle's tenant may not have too."""
     key, obj, notes = objects.complete(manifest, namespace=namespace, scopes=scopes)
+    if rights is not None:
+        scoped = objects.cluster_scoped(key, scopes)
+        if refusal := tenants.refusal(rights, key, cluster_scoped=scoped):
+            raise InvalidInput(f"{manifest.where}: {key}", *refusal)
     try:
-        return _Whole(key, obj, canonical(with_membership(obj, bundle)), notes)
+        data = canonical(with_membership(obj, bundle))
     except InvalidInput as error:
         raise InvalidInput(f"{manifest.where}: {key}", error.cause, "correct the value") from error
+    return checks.Made(manifest=manifest, key=key, path=key.path, obj=obj, data=data, oid=blob_id(data), notes=notes)

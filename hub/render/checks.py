@@ -23,6 +23,7 @@ from typing import Any
 from hub.render import validate
 from hub.render.plain import Manifest
 from proto.errors import InvalidInput
+from proto.ids import Oid
 from proto.objects import ObjectKey
 
 HIDDEN = "(hidden)"
@@ -35,12 +36,16 @@ MAX_TOLD = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """One object as it goes into the slice, the bytes of its file, and the manifest that it was made of."""
+    """One object as it goes into the slice, the path of its file, the bytes and their blob id, and the manifest that it
+    was made of; `notes` are what is to be said of how that was written."""
 
     manifest: Manifest
     key: ObjectKey
+    path: str
     obj: Mapping[str, Any]
     data: bytes
+    oid: Oid
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +69,7 @@ def check(
 
     Raises InvalidInput for what a policy refuses.
     """
-    secrets = [_plain_secret(one) for one in made if is_plain_secret(one.obj)]
+    secrets = [_plain_secret(one) for one in made if one.key.kind == "Secret" and is_plain_secret(one.obj)]
     found = {
         "secrets": _told(secrets, refuse=words.get("secrets") == "refuse"),
         "validation": _told(_unfit(made, custom, kubernetes), refuse=words.get("validation") == "error"),
@@ -76,7 +81,7 @@ def _unfit(made: Iterable[Made], custom: validate.Types, kubernetes: str) -> lis
     return [
         _Found(made=one, cause=str(problem), remedy=problem.remedy, path=problem.path)
         for one in made
-        for problem in validate.problems(one.obj, one.data, custom=custom, kubernetes=kubernetes)
+        for problem in validate.problems(one.obj, one.oid, custom=custom, kubernetes=kubernetes)
     ]
 
 

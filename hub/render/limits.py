@@ -15,7 +15,9 @@ from pathlib import Path
 
 MEMORY_BYTES = 2 << 30
 CPU_S = 120
-_STATUS = Path("/proc/self/status")
+_SIZES = Path("/proc/self/statm")
+_DATA = 5
+"""Which of them is that of data and stack, in pages. A file that takes a hundredth of a render's time to read."""
 
 
 @contextmanager
@@ -40,10 +42,10 @@ def _set(kind: int, value: int, before: dict[int, tuple[int, int]]) -> None:
 
 
 def _data_bytes() -> int | None:
-    """Of this process: what counts against the limit of data. None where nothing tells."""
+    """Of this process: what counts against the limit of data, and its stack, so that it is a little more. None where
+    nothing tells."""
     try:
-        lines = _STATUS.read_text().splitlines()
+        with open(_SIZES, "rb", buffering=0) as file:
+            return int(file.read().split()[_DATA]) * resource.getpagesize()
     except OSError:
         return None
-    found = (line.split() for line in lines if line.startswith("VmData:"))
-    return next((int(fields[1]) << 10 for fields in found), None)

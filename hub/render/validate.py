@@ -18,7 +18,6 @@ first wave says them); fields on clusters newer, versions on clusters older than
 the values. Pure, but that results are kept. Next: `checks` makes findings of it.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,12 +27,13 @@ from typing import Any
 
 from hub.openapi.schema import Node, Schemas, fits, schemas
 from hub.repo.schema import nearest
+from proto.ids import Oid
 from proto.objects import group_of
 
 MAX_PROBLEMS = 20
 """Of one object."""
 _MAX_KEPT = 50_000
-"""Results kept by the hash of an object: most objects are the same on every cluster, and mostly nothing is wrong."""
+"""Results kept by the blob id of an object: most objects are the same on every cluster, and mostly nothing is wrong."""
 _MAX_KEPT_DEFINITIONS = 100
 _DEFINITION = ("apiextensions.k8s.io", "CustomResourceDefinition")
 _VERSION = re.compile(r"v?1\.(\d{1,3})(?:[.+-].*)?", re.ASCII)
@@ -45,8 +45,8 @@ _UNQUOTED = {"integer": _NUMBER, "number": _NUMBER, "boolean": re.compile("true|
 Path = tuple[str | int, ...]
 Types = Mapping[tuple[str, str, str], Node]
 """By group, version and kind."""
-_kept: dict[tuple[bytes, str], tuple["Problem", ...]] = {}
-_definitions: dict[bytes, Types] = {}
+_kept: dict[tuple[Oid, str], tuple["Problem", ...]] = {}
+_definitions: dict[Oid, Types] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +70,18 @@ def dotted(path: Path) -> str:
     return "".join(parts).lstrip(".")
 
 
-def problems(obj: Mapping[str, Any], data: bytes, *, custom: Types, kubernetes: str = "") -> tuple[Problem, ...]:
-    """What does not fit in `obj`, whose bytes are `data`. `custom` is what `defined` found; `kubernetes` the version of
+def problems(obj: Mapping[str, Any], oid: Oid, *, custom: Types, kubernetes: str = "") -> tuple[Problem, ...]:
+    """What does not fit in `obj`, whose blob id is `oid`. `custom` is what `defined` found; `kubernetes` the version of
     the cluster that the object is for, "" if it is not known."""
-    group, version, kind = group_of(obj["apiVersion"]), obj["apiVersion"].rpartition("/")[2], obj["kind"]
-    if (node := custom.get((group, version, kind))) is not None:
-        return tuple(islice(_walk(obj, node, (), defaulted=True), MAX_PROBLEMS))
-    if served := sorted(v for g, v, k in custom if (g, k) == (group, kind)):
-        remedy = f"write {' or '.join(f'{group}/{each}' for each in served)}"
-        return (Problem(path=("apiVersion",), cause=f"is not one that the definition of {kind} serves", remedy=remedy),)
-    key = hashlib.blake2b(data, digest_size=16).digest(), kubernetes
+    if custom:
+        group, version, kind = group_of(obj["apiVersion"]), obj["apiVersion"].rpartition("/")[2], obj["kind"]
+        if (node := custom.get((group, version, kind))) is not None:
+            return tuple(islice(_walk(obj, node, (), defaulted=True), MAX_PROBLEMS))
+        if served := sorted(v for g, v, k in custom if (g, k) == (group, kind)):
+            remedy = f"write {' or '.join(f'{group}/{each}' for each in served)}"
+            cause = f"is not one that the definition of {kind} serves"
+            return (Problem(path=("apiVersion",), cause=cause, remedy=remedy),)
+    key = oid, kubernetes
     found = _kept.get(key)
     if found is None:
         if len(_kept) >= _MAX_KEPT:
@@ -88,17 +90,17 @@ def problems(obj: Mapping[str, Any], data: bytes, *, custom: Types, kubernetes: 
     return found
 
 
-def defined(objects: Iterable[tuple[Mapping[str, Any], bytes]]) -> Types:
-    """The type of each (group, version, kind) that a CustomResourceDefinition among `objects` defines."""
+def defined(objects: Iterable[tuple[Mapping[str, Any], Oid]]) -> Types:
+    """The type of each (group, version, kind) that a CustomResourceDefinition among `objects`, which come with their
+    blob ids, defines."""
     found: dict[tuple[str, str, str], Node] = {}
-    for obj, data in objects:
+    for obj, oid in objects:
         if (group_of(obj["apiVersion"]), obj["kind"]) == _DEFINITION:
-            key = hashlib.blake2b(data, digest_size=16).digest()
-            if key not in _definitions:
+            if oid not in _definitions:
                 if len(_definitions) >= _MAX_KEPT_DEFINITIONS:
                     _definitions.clear()
-                _definitions[key] = _defined(obj)
-            found |= _definitions[key]
+                _definitions[oid] = _defined(obj)
+            found |= _definitions[oid]
     return found
 
 

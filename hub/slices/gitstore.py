@@ -32,7 +32,7 @@ from proto.errors import FlotillaError, Permanent
 from proto.ids import ClusterName, Oid, check_name, slice_ref
 from proto.messages import GitObject
 from proto.objects import ObjectKey, git_id
-from proto.slices import POLICY_FILE, SLICE_FILE, SliceManifest, predecessor, read_manifest
+from proto.slices import SLICE_FILE, SliceManifest, predecessor, read_manifest
 
 MAX_PACKS = 50
 """From here on `repack` merges: every lookup that fails asks each pack."""
@@ -109,7 +109,9 @@ class GitStore:
         """
         ids = tuple(git_id(kind, data) for kind, data in objects)
         with self._exclusive():
-            new = {oid: pair for oid, pair in zip(ids, objects, strict=True) if not self.has(oid)}
+            # The repository itself looks into the folder once more for each object that is nowhere, as most are here.
+            there = pygit2.OdbBackendPack(str(self._packs.parent))
+            new = {oid: pair for oid, pair in zip(ids, objects, strict=True) if not there.exists(oid)}
             if new:
                 entries = ((oid, packs.entry(kind, data)) for oid, (kind, data) in new.items())
                 packs.write(self._packs, entries, count=len(new))
@@ -198,7 +200,7 @@ class GitStore:
         return self._keys.get(subtree, self._parse_keys)
 
     def _parse_keys(self, subtree: Oid) -> frozenset[ObjectKey]:
-        return frozenset(ObjectKey.from_path(path) for path, _ in self._files(subtree) if path != POLICY_FILE)
+        return trees.keys_of(tuple(path for path, _ in self._files(subtree)))
 
     def _files(self, tree: Oid, prefix: str = "") -> Iterator[tuple[str, Oid]]:
         """Without the cache: very many trees are looked at once."""
