@@ -26,6 +26,10 @@ class Input:
     done: anyio.Event = field(default_factory=anyio.Event)
     error: FlotillaError | None = None
 
+    def refuse(self, why: FlotillaError) -> None:
+        """Nothing comes of it; the first reason counts."""
+        self.error = self.error or why
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromAgent:

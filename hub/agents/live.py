@@ -96,27 +96,24 @@ class Views(dict[ClusterName, ClusterView]):
         self._live = live
         self._next_seq = next_seq
         self._suspended = suspended
-        self._roster: Roster | None = None
 
     def __contains__(self, cluster: object) -> bool:
         return True
 
     def roster(self, states: Iterable[State]) -> Roster:
-        """All members of `states` at a glance; made when it is asked for first."""
-        if self._roster is None:
-            names = frozenset[ClusterName]().union(*(state.members for state in states))
-            never = LiveCluster()
-            seen, there = [], names & self._suspended.keys()
-            for cluster in names:
-                live = self._live.get(cluster, never)
-                seen.append((live.last_seen, cluster))
-                if live.suspended:
-                    there |= {cluster}
-            seen.sort()
-            self._roster = Roster(
-                seen=tuple(seen), cordoned=tuple(sorted(names & self._cordoned.keys())), suspended=tuple(sorted(there))
-            )
-        return self._roster
+        """All members of `states` at a glance."""
+        names = frozenset[ClusterName]().union(*(state.members for state in states))
+        never = LiveCluster()
+        seen, there = [], names & self._suspended.keys()
+        for cluster in names:
+            live = self._live.get(cluster, never)
+            seen.append((live.last_seen, cluster))
+            if live.suspended:
+                there |= {cluster}
+        seen.sort()
+        return Roster(
+            seen=tuple(seen), cordoned=tuple(sorted(names & self._cordoned.keys())), suspended=tuple(sorted(there))
+        )
 
     def __missing__(self, cluster: ClusterName) -> ClusterView:
         live, here = self._live.get(cluster), self._suspended.get(cluster, {})

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hub.rollout import gates
+from hub.rollout.rounds import Said
 from hub.state import VERBS, Command, Evidence, MemberPhase, Phase
 from proto.ids import RolloutId
 from tests.sim import fleets
@@ -127,7 +128,7 @@ class Faults:
         verb = self.pick.choices(VERBS, [_WEIGHTS.get(verb, 3) for verb in VERBS])[0]
         cluster = self.pick.choice(sorted(states[name].members))
         command = Command(verb=verb, actor=self.pick.choice(PEOPLE), reason="it is right", cluster=cluster)
-        self.world.said += [(name, command)] * self.pick.choice([1, 1, 1, 2])
+        self.world.said += [Said(rollout=name, command=command)] * self.pick.choice([1, 1, 1, 2])
 
     def people_help(self) -> None:
         """With the faults over they resume what is paused, or end what failed, release what is on hold, push what waits
@@ -145,7 +146,7 @@ class Faults:
                 words = [("abort" if failed else "emergency", "ann", "")]
             for verb, actor, gate in words:
                 command = Command(verb=verb, actor=actor, reason="it is right", gate=gate)  # type: ignore[arg-type]
-                self.world.said.append((name, command))
+                self.world.said.append(Said(rollout=name, command=command))
 
     # --- checks ---
 

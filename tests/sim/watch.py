@@ -90,15 +90,16 @@ class Watch:
 
     def turn(self, turn: Turn) -> None:
         """One turn of the hub that was stored."""
-        for name, state in turn.states.items():
+        for name, state in turn.made.states.items():
             self.tracks.setdefault(name, Track(rollout=state.rollout))
         for letter in {letter.cluster: letter for letter in turn.letters}.values():
             self._hear(letter)
         for rollout, evidence in turn.evidence:
             if rollout in self.tracks:
                 self.tracks[rollout].answers[evidence.gate].append(evidence)
-        promoted = {name for name, command in turn.obeyed if command.verb in ("promote", "emergency")}
-        for name, command in turn.obeyed:
+        promoted = {said.rollout for said in turn.made.obeyed if said.command.verb in ("promote", "emergency")}
+        for said in turn.made.obeyed:
+            name, command = said.rollout, said.command
             self.world.seen[command.verb] += 1
             if command.verb == "emergency":
                 self.tracks[name].emergency = True
@@ -108,8 +109,8 @@ class Watch:
                 for wave in self.tracks[name].rollout.waves:
                     self.tracks[name].votes[f"{wave.name}/word"][command.actor] = self.now
         self.on_hold = dict(self.world.hub.stored.revisions)
-        for name, effect in turn.effects:
-            track, state = self.tracks[name], turn.states[name]
+        for name, effect in turn.made.effects:
+            track, state = self.tracks[name], turn.made.states[name]
             match effect:
                 case Move(back=True):
                     self._go_back(track, effect)
@@ -123,7 +124,7 @@ class Watch:
                     self._note(track, effect)
                 case Hold(bundle=bundle):
                     self.on_hold[bundle] = track.rollout.revision
-        for name, state in turn.states.items():
+        for name, state in turn.made.states.items():
             self._look(self.tracks[name], state, turn)
 
     # --- what the hub heard ---
@@ -249,7 +250,7 @@ class Watch:
                 self._must_be_done(track, earlier, cluster)
             if not track.lenient and not track.completed:
                 self._must_have_budget(track, cluster)
-        track.moved[cluster] = turn.view[cluster].next_seq
+        track.moved[cluster] = turn.made.view[cluster].next_seq
         track.flying.add(cluster)
 
     # --- rules of a move forward ---
@@ -402,7 +403,7 @@ class Watch:
 
     def _look(self, track: Track, state: State, turn: Turn) -> None:
         track.sick |= {c for c, m in state.members.items() if m.sick_before and not m.last_current_at}
-        if turn.planned and state.phase in (Phase.RUNNING, Phase.PAUSED):
+        if turn.made.planned and state.phase in (Phase.RUNNING, Phase.PAUSED):
             for cluster, member in state.members.items():
                 known = cluster in self.world.hub.desired.fleet.clusters
                 assert known or member.phase is MemberPhase.LEFT, f"{cluster} is gone and {member.phase}"

@@ -5,17 +5,17 @@ what goes wrong and what people and gates say, `watch` what must hold. After the
 and whatever was begun has to end. `FLOTILLA_SIM_SEED=7 pytest tests/property/test_rollouts_sim.py` plays one seed.
 """
 
-import math
 import random
 from collections import Counter
 from dataclasses import replace
 
+from hub.rollout.rounds import Said
 from proto.ids import BundleName, ClusterName, Oid
 from tests.sim import fleets
 from tests.sim.agents import Agent, Letter, Slice
 from tests.sim.faults import Faults
 from tests.sim.fleets import BUNDLES
-from tests.sim.hub import Desired, Found, Hub, Said, Stored, Turn
+from tests.sim.hub import Desired, Found, Hub, Stored, Turn
 from tests.sim.watch import Watch
 
 STEP_S = 10.0
@@ -131,7 +131,7 @@ class World:
             self.now,
             letters=sorted(heard, key=lambda letter: letter.number),
             evidence=told,
-            commands=said,
+            said=said,
             suspended={name: words for name, words in self.suspended.items() if words},
             cordoned=self.cordoned,
         )
@@ -172,7 +172,7 @@ class World:
     # --- the end ---
 
     def _is_done(self) -> bool:
-        return not self.hub.states and self.hub.plan_at == math.inf
+        return not self.hub.states and not self.hub.waits
 
     def _all_is_well(self) -> None:
         left = {name: (state.phase, state.reason) for name, state in self.hub.states.items()}

@@ -21,6 +21,7 @@ from hub.model import (
     Gate,
     MetricCheck,
 )
+from hub.rollout.rounds import Memory
 from hub.slices.gitstore import GitStore
 from hub.state import Phase, Rollout, State
 from hub.tracing import Tracing
@@ -100,6 +101,7 @@ def test_clusters_are_counted_by_health_and_only_those_of_the_fleet(loop: Loop) 
 
 
 def test_what_somebody_has_to_look_at_is_counted(loop: Loop) -> None:
+    states = {}
     for number, phase in enumerate((Phase.PAUSED, Phase.PAUSED, Phase.RUNNING)):
         rollout = Rollout(
             id=RolloutId(f"shop-{number}"),
@@ -113,7 +115,8 @@ def test_what_somebody_has_to_look_at_is_counted(loop: Loop) -> None:
             action="pause",
             offline_after_s=1.0,
         )
-        loop.states[rollout.id] = State(rollout=rollout, phase=phase)
+        states[rollout.id] = State(rollout=rollout, phase=phase)
+    loop.memory = Memory(states=states)
     shop = BundleName("shop")
     loop.holds[shop] = HoldRow(bundle=shop, rollout=RolloutId("shop-0"), reason="x", time_s=NOW, refused={})
     suspended = directives.suspend("shop", [EU, US], why="ann: x", now=NOW)
@@ -135,12 +138,14 @@ def test_what_somebody_has_to_look_at_is_counted(loop: Loop) -> None:
 
 def test_what_keeps_rollouts_and_how_long_gates_wait_is_counted(loop: Loop) -> None:
     approval, errors = Gate(name="a", approval=Approval()), Gate(name="m", metric=MetricCheck(query="up", above=0.0))
+    states = {}
     for number, gates in enumerate(((approval,), (approval, errors))):
         hub = Hub(rollout(wave("canary", "c1"), wave("eu", "c2", gates=gates)))
         hub.now = NOW - 100.0 * (number + 1)
         hub.tick()
         hub.report("c1")
-        loop.states[RolloutId(f"shop-{number}")] = hub.state
+        states[RolloutId(f"shop-{number}")] = hub.state
+    loop.memory = Memory(states=states)
     freeze = Freeze(name="holidays", start_s=NOW - 1, end_s=NOW + 1)
     loop.desired = Desired(
         commit=Oid("a" * 40), fleet=Fleet(freezes=(freeze,)), subtrees={}, failed=frozenset(), findings=()

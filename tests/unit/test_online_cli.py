@@ -19,6 +19,7 @@ from hub import isolation, worker
 from hub.cli import commanding, directing, main, notifying, offline, online, past
 from hub.inputs import Direct, FromAgent
 from hub.journal import EventRow
+from hub.rollout.rounds import Memory
 from hub.wiring import Hub
 from proto.ids import ClusterName
 from proto.messages import BundleReport, DriftDetail, DriftReport, FieldValue, Health, ObjectProblem, Report
@@ -198,7 +199,8 @@ async def test_why_tells_what_a_rollout_waits_for_and_what_it_did(run: Run, hub:
 
 async def test_a_record_that_does_not_replay_to_what_the_hub_has_is_told(run: Run, hub: Hub) -> None:
     [state] = hub.loop.states.values()
-    hub.loop.states[state.rollout.id] = replace(state, members={EU: replace(state.members[EU], seq=7)})
+    other = replace(state, members={EU: replace(state.members[EU], seq=7)})
+    hub.loop.memory = Memory(states={state.rollout.id: other})
     told = (await run("why", "shop-1")).stdout
     assert "does not replay to what the hub has: of 1 clusters, the first is eu-1; report this as a bug" in told
 
