@@ -104,12 +104,14 @@ def _counts(state: State, index: int, *phases: MemberPhase) -> int:
 
 
 def _shut(state: State) -> str:
-    """The gates at which it waits. One whose time has begun is shut; so is one that nobody came to yet."""
-    if state.emergency or not state.reason.partition(" waits at gate ")[1]:
+    """The gates that keep the rollout where it is, as they stood then: before a wave, or after one that is done."""
+    waiting = {} if state.emergency else {**gates.asked(state), **gates.awaits_people(state)}
+    told = [key for key, gate in waiting.items() if not gates.passed(gate, state.gates[key], state.updated_at)]
+    if not told:
         return ""
-    waiting = (*gates.asked(state), *gates.awaits_people(state))
-    told = [key for key in waiting if f"gate {key}:" in state.reason]
-    return f"gate {', '.join(told)}" if told else ""
+    wave, tally = state.rollout.waves[state.wave], state.tallies[state.wave]
+    under_way = state.wave_opened_at and transitions.waits_for(state.members, wave, tally)
+    return "" if under_way else f"gate {', '.join(told)}"
 
 
 def hold(state: State) -> str:

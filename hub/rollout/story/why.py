@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hub.rollout import steps
+from hub.rollout import gates, steps
 from hub.rollout.steps import Cause, Step
 from hub.rollout.story import members, waiting
 from hub.rollout.story import now as at_present
 from hub.rollout.story.words import Line, counted, many
 from hub.rollout.transitions import some
-from hub.state import FINAL, ClusterView, GateState, Phase, State
+from hub.state import FINAL, ClusterView, GateState, Phase, Rollout, State
 from proto.ids import ClusterName
 
 P = Phase
@@ -154,7 +154,7 @@ def _gates(before: State, after: State, step: Step) -> Iterator[Line]:
         if gate is None:
             yield Line(at=step.at, kind="gate", what=f"gate {key} begins anew")
         elif old is None and not (gate.waived or gate.failed):
-            yield Line(at=step.at, kind="gate", what=f"waits at gate {key}", why=_wanted(after, key) or gate.text)
+            yield Line(at=step.at, kind="gate", what=f"waits at gate {key}", why=_wanted(after.rollout, key))
         elif gate.failed and not (old and old.failed):
             yield Line(at=step.at, kind="failed", what=f"gate {key} has failed", why=gate.text)
         elif gate.waived and not (old and old.waived):
@@ -168,9 +168,9 @@ def _voted(key: str, old: GateState, gate: GateState, at: float) -> Iterator[Lin
         yield Line(at=at, kind="gate", what=f"{vote.actor} agrees at gate {key}", why=vote.reason)
 
 
-def _wanted(state: State, key: str) -> str:
-    """What the rollout said that the gate asks for."""
-    return state.reason.partition(f"gate {key}: ")[2].partition("; gate ")[0]
+def _wanted(rollout: Rollout, key: str) -> str:
+    """What the gate of that name asks for."""
+    return next(gates.wanted(gate) for wave in rollout.waves for gate in wave.gates if gates.key(wave, gate) == key)
 
 
 def _closed(before: State, after: State, step: Step) -> Iterator[Line]:
