@@ -21,7 +21,7 @@ from hub.model import Fleet, Freeze, Selector, Window
 from hub.repo import targets, windows
 from hub.rollout import queue, rollouts, transitions
 from hub.rollout.transitions import IN_FLIGHT
-from hub.state import Effect, MemberPhase, Move, Rollout, State
+from hub.state import Effect, Hold, MemberPhase, Move, Rollout, State
 from proto.ids import BundleName, ClusterName, Oid
 
 VANISH_S = 120.0
@@ -64,8 +64,15 @@ class Around:
         return self._flying(cluster) > 0
 
     def decided(self, effects: Iterable[Effect]) -> None:
-        """Clusters that were moved in this very turn are in flight for those that are decided after it."""
-        self._moved.update(effect.cluster for effect in effects if isinstance(effect, Move))
+        """What was decided in this very turn holds those that are decided after it: clusters that were moved are in
+        flight, bundles that were put on hold are not there."""
+        for effect in effects:
+            match effect:
+                case Move(cluster=cluster):
+                    self._moved[cluster] += 1
+                case Hold(bundle=bundle, rollout=name):
+                    given_up = next(state.rollout for state in self.states if state.rollout.id == name)
+                    self.on_hold = {**self.on_hold, bundle: given_up.revision}
 
     def _flying(self, cluster: ClusterName) -> int:
         if self._in_flight is None:

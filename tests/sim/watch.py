@@ -403,6 +403,7 @@ class Watch:
 
     def _look(self, track: Track, state: State, turn: Turn) -> None:
         track.sick |= {c for c, m in state.members.items() if m.sick_before and not m.last_current_at}
+        track.left |= {c for c, m in state.members.items() if m.skipped}
         if turn.made.planned and state.phase in (Phase.RUNNING, Phase.PAUSED):
             for cluster, member in state.members.items():
                 known = cluster in self.world.hub.desired.fleet.clusters

@@ -8,7 +8,7 @@ from hub.model import Cluster, Fleet, Freeze, Selector
 from hub.repo import windows
 from hub.rollout import held, rollouts
 from hub.rollout.held import Around
-from hub.state import MemberPhase, Phase, State, Target
+from hub.state import Hold, MemberPhase, Phase, State, Target
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from tests.rollout_hub import NEW, OLD, Hub, rollout, wave
 
@@ -107,6 +107,14 @@ def test_a_dependency_that_was_rolled_back_blocks_what_the_same_commit_brings_an
     same = Around(fleet=fleet, now=0.0, on_hold={DB: SHOP.revision})
     assert same.why(SHOP, C1) == "blocked: bundle db of the same commit is on hold"
     assert Around(fleet=fleet, now=0.0, on_hold={DB: Oid("e" * 40)}).why(SHOP, C1) == ""
+
+
+def test_a_dependency_that_is_put_on_hold_in_this_very_turn_blocks_where_its_rollout_skipped_the_cluster_too() -> None:
+    db = of_db(MemberPhase.LEFT)
+    around = Around(fleet=Fleet(clusters=CLUSTERS), now=0.0, states=(db,))
+    assert around.why(SHOP, C1) == ""
+    around.decided([Hold(bundle=DB, rollout=db.rollout.id, reason="c2 failed")])
+    assert around.why(SHOP, C1) == "blocked: bundle db of the same commit is on hold"
 
 
 @pytest.mark.parametrize(
