@@ -206,14 +206,14 @@ def overdue(turn: Turn) -> None:
             member = turn.members[cluster]
             if member.suspended:
                 continue
-            since = max(member.last_current_at or member.moved_at, member.resumed_at)
-            if not turn.settled or turn.now - since <= deadline_s:
+            since = max(member.last_current_at or member.moved_at, member.resumed_at, turn.settle_until)
+            if turn.now - since <= deadline_s:
                 first = min(first, since)
                 continue
             late.append(cluster)
             silent = "" if turn.view[cluster].last_seen > since else ", silent all the time"
             reports.fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
-    turn.wake_past(max(first + deadline_s, turn.settle_until))
+    turn.wake_past(first + deadline_s)
     reports.act(turn, late)
 
 

@@ -45,8 +45,9 @@ def tick(turn: Turn) -> None:
     for cluster, member in list(turn.members.items()):
         if member.phase is not M.REVERTING:
             continue
-        if not turn.settled or turn.now - member.moved_at <= deadline_s:
-            turn.wake_past(max(member.moved_at + deadline_s, turn.settle_until))
+        since = max(member.moved_at, turn.settle_until)
+        if turn.now - since <= deadline_s:
+            turn.wake_past(since + deadline_s)
         else:
             why = turn.suspended(cluster)
             reason = f"not back after {deadline_s:.0f} s" + (f", suspended: {why}" if why else "")

@@ -25,8 +25,9 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
     the before-subtrees; nobody waits for a soak. Who was not moved never gets the commit. A cluster not back by
     the deadline is REVERT_FAILED; the others are finished, and the whole is ROLLBACK_FAILED, which says so.
 10. A rollback, whole or failed, and an abort put the bundles on hold: planning again would start the same anew.
-11. Until `settle_until` nothing is called failed, offline or soaked, silence before it does not count, and a soak that
-    was cut by it starts again without counting as a reset. Proof without a soak guesses nothing and counts at once.
+11. Until `settle_until` nothing is called failed, offline or soaked, silence before it does not count, deadlines count
+    from it (who was moved as the hub died may hear of it only now), and a soak that was cut by it starts again without
+    counting as a reset. Proof without a soak guesses nothing and counts at once.
 12. A leaver drops out of every count, and so does who is skipped by a person. A wave that loses its last member before
     it was done is as good as an empty one: the rollout pauses, unless the wave may be empty or is the last.
 13. Where a bundle of it is suspended, from here or in the cluster, nothing counts: no move, proof, failure or deadline;

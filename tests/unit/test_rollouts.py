@@ -548,6 +548,24 @@ def test_until_agents_had_their_time_after_a_start_nothing_is_called_failed_or_o
     assert hub.whole() is Phase.ROLLING_BACK
 
 
+def test_a_hub_that_was_away_for_a_day_gives_those_in_flight_their_whole_deadline() -> None:
+    hub = Hub(rollout(wave("one", "c1"), wave("two", "c2")))
+    hub.tick()
+    hub.now += 24 * 3600.0
+    hub.settle_until = hub.now + 2 * HEARTBEAT_S
+    hub.tick(after_s=2 * HEARTBEAT_S + 600.0)
+    assert hub.phase("c1") is MemberPhase.MOVING
+    hub.tick(after_s=1.0)
+    assert hub.whole() is Phase.ROLLING_BACK
+    assert hub.phase("c1") is MemberPhase.REVERTING
+    hub.now += 24 * 3600.0
+    hub.settle_until = hub.now + 2 * HEARTBEAT_S
+    hub.tick(after_s=2 * HEARTBEAT_S + 600.0)
+    assert hub.phase("c1") is MemberPhase.REVERTING
+    hub.tick(after_s=1.0)
+    assert hub.whole() is Phase.ROLLBACK_FAILED
+
+
 def test_silence_while_the_hub_was_away_makes_nobody_offline() -> None:
     hub = Hub(rollout(wave("one", "c1")))
     hub.now += 10_000.0
