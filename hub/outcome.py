@@ -11,9 +11,10 @@ from hub import notices, record
 from hub.journal import Decision, EventRow, MoveRow, SliceRow, Word
 from hub.news import News
 from hub.record import Tail
+from hub.rollout import rollouts
 from hub.rollout.rounds import Round, Said
 from hub.slices import compose
-from hub.state import ABSENT, MarkGood, Move, Notice, Phase, State
+from hub.state import ABSENT, MarkGood, Move, Notice
 from proto.errors import Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.objects import ObjectKey
@@ -129,13 +130,7 @@ def decision(
         ],
         moves=[_move_row(made, cluster, slices.get(cluster), moves[cluster]) for cluster, made in composed.items()],
         good=[(good.cluster, name, oid) for good in decided.all_of(MarkGood) for name, oid in good.subtrees.items()],
-        completed=[
-            (bundle, cluster, subtree)
-            for state in changed
-            if state.phase is Phase.COMPLETED and not _was_completed(before.get(state.rollout.id))
-            for cluster, target in state.rollout.targets.items()
-            for bundle, subtree in target.after.items()
-        ],
+        completed=[item for state in changed for item in rollouts.completed(before.get(state.rollout.id), state)],
         holds=list(decided.put_on_hold().values()),
         released=sorted(decided.released),
         events=events,
@@ -154,10 +149,6 @@ def _events(news: News, decided: Round) -> list[EventRow]:
         *(commanded(said, now, bundles=decided.states[said.rollout].rollout.bundles) for said in decided.obeyed),
         *(noticed(notice, now) for notice in decided.all_of(Notice)),
     ]
-
-
-def _was_completed(before: State | None) -> bool:
-    return before is not None and before.phase is Phase.COMPLETED
 
 
 def _move_row(made: compose.Composed, cluster: ClusterName, before: SliceRow | None, moves: Iterable[Move]) -> MoveRow:

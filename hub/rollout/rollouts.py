@@ -50,7 +50,7 @@ the fleet: members are copied when they change, waves counted as they do, and `W
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hub.rollout import commands, forward, gates, reports, rollback, suspension, transitions
 from hub.rollout import turn as turns
@@ -74,7 +74,7 @@ from hub.state import (
     Tick,
     WakeAt,
 )
-from proto.ids import ClusterName, RolloutId
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
 
 P, M = Phase, MemberPhase
 
@@ -225,6 +225,16 @@ def frees(before: State, after: State) -> bool:
 
 def _soaks(state: State) -> bool:
     return any(tally.phases.get(M.SOAKING) for tally in state.tallies)
+
+
+def completed(before: State | None, after: State) -> Iterator[tuple[BundleName, ClusterName, Oid]]:
+    """Pure: what a rollout that is completed by this turn made of its bundles, but for clusters that left it: it never
+    was to stay there."""
+    if after.phase is P.COMPLETED and (before is None or before.phase is not P.COMPLETED):
+        for cluster, target in after.rollout.targets.items():
+            if after.members[cluster].phase is not M.LEFT:
+                for bundle, subtree in target.after.items():
+                    yield bundle, cluster, subtree
 
 
 def empty_wave_reason(rollout: Rollout) -> str:

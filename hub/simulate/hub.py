@@ -178,10 +178,8 @@ class Hub:
                     self._last_good.update({(cluster, bundle): subtree for bundle, subtree in subtrees.items()})
                 case Hold(bundle=bundle):
                     self.holds[bundle] = (id_, waves.refused(rollout)[bundle])
-        if after.phase is P.COMPLETED and (before is None or before.phase is not P.COMPLETED):
-            for cluster, target in rollout.targets.items():
-                for bundle, subtree in target.after.items():
-                    self._completed.setdefault(bundle, {})[cluster] = subtree
+        for bundle, cluster, subtree in rollouts.completed(before, after):
+            self._completed.setdefault(bundle, {})[cluster] = subtree
         frozen = held.frozen(self._fleet, now)
         ledger.record(self.entries[id_], after, now, frozen=frozen, silent=self.is_silent)
 

@@ -13,7 +13,7 @@ from hub.journal import HoldRow
 from hub.model import Fleet
 from hub.rollout import gates, rollouts, rollouts_json, transitions, waves
 from hub.rollout.rounds import AT_ONCE, Memory, Round, Said
-from hub.state import ClusterView, Evidence, Hold, MarkGood, MemberPhase, Move, Phase, State
+from hub.state import ClusterView, Evidence, Hold, MarkGood, MemberPhase, Move, State
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from tests.sim.agents import Letter, Slice
 
@@ -222,10 +222,8 @@ class Hub:
             if state is before:
                 continue
             after.number = max(after.number, state.rollout.number + 1)
-            if state.phase is Phase.COMPLETED and (before is None or before.phase is not Phase.COMPLETED):
-                for cluster, target in state.rollout.targets.items():
-                    for bundle, subtree in target.after.items():
-                        after.completed.setdefault(bundle, {})[cluster] = subtree
+            for bundle, cluster, subtree in rollouts.completed(before, state):
+                after.completed.setdefault(bundle, {})[cluster] = subtree
             if rollouts.alive(state):
                 after.states[name] = rollouts_json.to_json(state)
             else:

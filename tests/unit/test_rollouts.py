@@ -878,6 +878,20 @@ def test_a_skipped_cluster_drops_out_and_the_rollout_goes_on() -> None:
     assert hub.phase("c3") is M.MOVING
 
 
+def test_what_a_rollout_completed_is_told_once_and_not_of_who_was_skipped() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", "c3", min_proof=1)))
+    hub.tick()
+    hub.report("c1")
+    hub.say_to("skip", cluster="c2")
+    before = hub.state
+    hub.report("c3")
+    told = {(SHOP, ClusterName("c1"), NEW), (SHOP, ClusterName("c3"), NEW)}
+    assert set(rollouts.completed(before, hub.state)) == told
+    assert set(rollouts.completed(None, hub.state)) == told
+    assert list(rollouts.completed(hub.state, hub.state)) == []
+    assert list(rollouts.completed(None, before)) == []
+
+
 def test_skipping_the_only_canary_pauses_instead_of_going_on_unproven() -> None:
     hub = Hub(rollout(wave("canary", "c1"), wave("rest", "c2")))
     hub.tick()
