@@ -171,7 +171,7 @@ def _deployment(obj: Mapping[str, Any], status: Mapping[str, Any]) -> Verdict:
         if condition["type"] == "Progressing":
             if condition["reason"] == "ProgressDeadlineExceeded":
                 message = condition["message"] or "its Pods did not become ready in time"
-                return Health.FAILED, "ProgressDeadlineExceeded", f"{message}; look at its Pods"
+                return Health.FAILED, "ProgressDeadlineExceeded", f"{message.rstrip('.')}; look at its Pods"
             progressing |= condition["status"] == "True" and condition["reason"] == "NewReplicaSetAvailable"
         elif condition["type"] == "Available":
             available |= condition["status"] == "True"

@@ -256,7 +256,7 @@ async def on_screen(show: Show, console: Console, work: Callable[[], Awaitable[A
 
         async def draw() -> None:
             while True:
-                live.update(screen.draw(show.view, height=console.height), refresh=True)
+                live.update(screen.draw(show.view, height=console.height, width=console.width), refresh=True)
                 await anyio.sleep(DRAW_S)
 
         async def keys() -> None:
@@ -294,5 +294,5 @@ def picture(shown: View, *, width: int = PICTURE_WIDTH, height: int = PICTURE_HE
     """The screen as SVG."""
     with open(os.devnull, "w") as nowhere:
         console = Console(record=True, width=width, height=height, file=nowhere, force_terminal=True)
-        console.print(screen.draw(shown, height=height))
+        console.print(screen.draw(shown, height=height, width=width))
         return _FONTS.sub("", console.export_svg(title="flotilla demo"))

@@ -1,5 +1,7 @@
 """Pure: draws a `View` for a terminal of any size. Next: `live` refreshes it."""
 
+import textwrap
+
 from rich import box
 from rich.align import Align
 from rich.console import Group, RenderableType
@@ -10,9 +12,16 @@ from rich.text import Text
 
 from hub.demo.view import Bar, ClusterRow, RolloutRow, Told, View
 
-BAR_CELLS = 18
-LEAST_ROWS = 8
-"""Of the upper half: two rollouts with three waves each."""
+LEAST_WIDTH = 80
+BAR_CELLS, NARROW_BAR_CELLS = 18, 6
+WIDE = 100
+"""From so many columns on bars are long."""
+CLUSTERS_WIDTH = 36
+"""What the clusters' panel needs so that no word of it is cut."""
+REASON_LINES = 2
+"""Why a rollout waits, or goes back, is what one looks for; more is in the lines below."""
+LEAST_ROWS = 9
+"""Of the upper half: two rollouts with three waves each, and why one of them waits."""
 _BORDER = "bright_black"
 _HEALTH = {
     "Current": ("●", "green"),
@@ -36,21 +45,24 @@ _STYLES = {"completed": "green", "running": "cyan", "rolling-back": "bold red", 
 _STATES = {"": (" ", "bright_black"), "now": ("▸", "bold cyan"), "ok": ("✔", "green"), "failed": ("✘", "bold red")}
 
 
-def draw(view: View, *, height: int) -> RenderableType:
-    """Pure: the whole screen."""
+def draw(view: View, *, height: int, width: int = LEAST_WIDTH) -> RenderableType:
+    """Pure: the whole screen, of so many lines and columns."""
+    keys = _keys(view, width)
     top_rows = min(max(len(view.clusters), LEAST_ROWS), max(6, height // 2 - 6))
     body = Layout()
     top = top_rows + 3
     parts = [Layout(_title(view), size=3), Layout(name="top", size=top)]
     if view.story:
         parts.append(Layout(_story(view.story), size=len(view.story) + 2))
-    parts += [Layout(_events(view, rows=max(1, height - 4 - top - (len(view.story) + 2 if view.story else 0) - 2)))]
-    if view.keys:
-        parts.append(Layout(_keys(view), size=1))
+    told_rows = height - 3 - top - (len(view.story) + 2 if view.story else 0) - len(keys) - 2
+    parts.append(Layout(_events(view, rows=max(1, told_rows))))
+    if keys:
+        parts.append(Layout(Group(*keys), size=len(keys)))
     body.split_column(*parts)
+    left = max(CLUSTERS_WIDTH, width * 4 // 10)
     body["top"].split_row(
-        Layout(_clusters(view, rows=top_rows), ratio=4),
-        Layout(_rollouts(view, rows=top_rows), ratio=6),
+        Layout(_clusters(view, rows=top_rows), size=min(left, width // 2)),
+        Layout(_rollouts(view, rows=top_rows, width=width - min(left, width // 2) - 4)),
     )
     return body
 
@@ -74,7 +86,7 @@ def _title(view: View) -> RenderableType:
 def _clusters(view: View, *, rows: int) -> RenderableType:
     table = Table(box=None, expand=True, pad_edge=False, header_style="bright_black", show_edge=False)
     table.add_column("CLUSTER", no_wrap=True)
-    table.add_column("HEALTH", no_wrap=True, ratio=1)
+    table.add_column("HEALTH", no_wrap=True, ratio=1, min_width=12)
     table.add_column("SLICE", justify="right", no_wrap=True)
     table.add_column("DRIFT", justify="right", no_wrap=True)
     # Whoever has trouble comes first when there is no room for all.
@@ -105,18 +117,16 @@ def _cluster(row: ClusterRow) -> tuple[RenderableType, ...]:
     )
 
 
-def _rollouts(view: View, *, rows: int) -> RenderableType:
-    table = Table.grid(padding=(0, 1), expand=True)
-    for ratio in (None, None, None, 1):
-        table.add_column(ratio=ratio, no_wrap=True)
+def _rollouts(view: View, *, rows: int, width: int) -> RenderableType:
     parts: list[RenderableType] = []
     room = rows
     for row in view.rollouts:
-        need = 1 + len(row.bars)
-        if room < need:
+        reason = _reason(row, width)
+        need = 1 + len(reason) + len(row.bars)
+        if room < need and parts:
             break
         room -= need
-        parts.append(_rollout(row))
+        parts.append(_rollout(row, reason, cells=BAR_CELLS if width >= WIDE // 2 else NARROW_BAR_CELLS))
     if not parts:
         parts.append(Align.center(Text("no rollout yet", style="bright_black")))
     title = Text("rollouts")
@@ -125,32 +135,34 @@ def _rollouts(view: View, *, rows: int) -> RenderableType:
     return Panel(Group(*parts), title=title, title_align="left", border_style=_BORDER, box=box.ROUNDED)
 
 
-def _rollout(row: RolloutRow) -> RenderableType:
+def _reason(row: RolloutRow, width: int) -> list[str]:
+    """Why it waits or goes back, in as many lines as there are for it."""
+    return textwrap.wrap(row.reason, max(10, width - 2), max_lines=REASON_LINES, placeholder="…")
+
+
+def _rollout(row: RolloutRow, reason: list[str], *, cells: int) -> RenderableType:
     head = Text.assemble((row.id, "bold"), " ", (row.phase, _STYLES.get(row.phase, "yellow")), no_wrap=True)
-    if row.reason:
-        head.append(f"  {row.reason}", style="bright_black")
-    head.truncate(200, overflow="ellipsis")
-    head.overflow = "ellipsis"
+    told = [Text(f"  {line}", style="yellow", no_wrap=True, overflow="ellipsis") for line in reason]
     table = Table.grid(padding=(0, 1))
     table.add_column(min_width=8, no_wrap=True)
-    table.add_column(no_wrap=True)
+    table.add_column(min_width=cells, no_wrap=True)
     table.add_column(no_wrap=True)
     for bar in row.bars:
         table.add_row(
-            Text(f"  {bar.name}", style="" if bar.state == "open" else "bright_black"), _bar(bar), _counts(bar)
+            Text(f"  {bar.name}", style="" if bar.state == "open" else "bright_black"), _bar(bar, cells), _counts(bar)
         )
-    return Group(head, table)
+    return Group(head, *told, table)
 
 
-def _bar(bar: Bar) -> Text:
+def _bar(bar: Bar, cells: int) -> Text:
     text = Text()
     total, filled, seen = max(1, bar.clusters), 0, 0
     for phase, style in _PHASES:
         seen += bar.phases.get(phase, 0)
-        cells = round(BAR_CELLS * seen / total) - filled
-        text.append("━" * cells, style=style)
-        filled += cells
-    text.append("━" * (BAR_CELLS - filled), style="grey23")
+        more = round(cells * seen / total) - filled
+        text.append("━" * more, style=style)
+        filled += more
+    text.append("━" * (cells - filled), style="grey23")
     return text
 
 
@@ -183,9 +195,12 @@ def _events(view: View, *, rows: int) -> RenderableType:
     return Panel(table, title="what happens (UTC)", title_align="left", border_style=_BORDER, box=box.ROUNDED)
 
 
-def _keys(view: View) -> RenderableType:
-    text = Text("", no_wrap=True, overflow="ellipsis")
+def _keys(view: View, width: int) -> list[Text]:
+    """The keys, in as many lines as they need."""
+    lines: list[Text] = []
     for key, what in view.keys:
-        text.append(f" {key} ", style="bold black on cyan")
-        text.append(f" {what} ")
-    return text
+        told = Text.assemble((f" {key} ", "bold black on cyan"), f" {what} ")
+        if not lines or lines[-1].cell_len + told.cell_len > width:
+            lines.append(Text("", no_wrap=True, overflow="ellipsis"))
+        lines[-1].append_text(told)
+    return lines

@@ -336,7 +336,7 @@ def shown(count: int, *, hub: bool = True) -> view.View:
 def drawn(what: view.View, *, width: int = 110, height: int = 36) -> str:
     console = Console(width=width, height=height, record=True, quiet=False, file=None, force_terminal=False)
     with console.capture() as text:
-        console.print(screen.draw(what, height=height))
+        console.print(screen.draw(what, height=height, width=width))
     return text.get()
 
 
@@ -365,6 +365,50 @@ def test_the_screen_fits_any_terminal(width: int, height: int) -> None:
     lines = drawn(shown(6), width=width, height=height).splitlines()
     assert len(lines) == height
     assert all(len(line) <= width for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason", "said"),
+    [
+        pytest.param(
+            "running",
+            "wave eu waits at gate eu/approval: needs the word of a person",
+            ("wave eu waits at gate eu/approval:", "needs the word of a person"),
+            id="a gate",
+        ),
+        pytest.param(
+            "running",
+            "wave canary waits for canary (pending); frozen by stocktaking: the shops count",
+            ("wave canary waits for canary", "(pending); frozen by stocktaking: the…"),
+            id="a freeze",
+        ),
+        pytest.param(
+            "rolling-back",
+            "us-2 failed in wave us: Failed: Deployment/shop/web",
+            ("us-2 failed in wave us: Failed:", "Deployment/shop/web"),
+            id="a rollback",
+        ),
+    ],
+)
+def test_in_eighty_columns_no_word_of_health_and_of_why_a_rollout_waits_is_cut(
+    phase: str, reason: str, said: tuple[str, ...]
+) -> None:
+    what = shown(6)
+    rollouts = tuple(replace(row, phase=phase, reason=reason) for row in what.rollouts[:1])
+    text = drawn(replace(what, rollouts=rollouts), width=80, height=24)
+    for wanted in (*said, f"shop-4 {phase}", "● Current", "○ Offline", "1 proven, 1 moving"):
+        assert wanted in text, text
+
+
+@pytest.mark.parametrize(("width", "lines"), [(80, 2), (110, 1)])
+def test_no_key_is_cut_off(width: int, lines: int) -> None:
+    show = live.Show(Watched())  # type: ignore[arg-type]
+    show.playing_along()
+    text = drawn(show.view, width=width, height=24).splitlines()
+    assert len(text) == 24
+    told = " ".join(text[-lines:]).split()
+    assert told == [word for key, what in show.view.keys for word in (key, *what.split())]
+    assert "╯" in text[-lines - 1]
 
 
 def test_in_a_large_fleet_troubled_clusters_are_shown_first() -> None:
