@@ -39,11 +39,11 @@ from hub.model import Fleet, RolloutPolicy
 from hub.news import News
 from hub.noteworthy import Receiver
 from hub.outcome import Clash
-from hub.rollout import rounds, waves
+from hub.rollout import results, rounds, waves
 from hub.rollout.rounds import Memory, Round
 from hub.slices import compose
 from hub.slices.gitstore import GitStore
-from hub.state import ABSENT, State
+from hub.state import ABSENT, MarkGood, Move, State
 from hub.tracing import Tracing
 from proto.errors import FlotillaError, InvalidInput, Permanent, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
@@ -343,9 +343,9 @@ class Loop:
                 fleet=desired.fleet,
                 desired=desired.subtrees,
                 failed=desired.failed,
-                current=made.running(self.composition()),
-                last_good=self.journal.last_good(),
-                completed=self.journal.completed(),
+                current=results.running(self.composition(), made.all_of(Move)),
+                last_good=results.last_good(self.journal.last_good(), made.all_of(MarkGood)),
+                completed=results.completed(self.journal.completed(), made.completed()),
                 holds={name: hold.refused for name, hold in holds.items()},
                 keeps={name: hold.keep for name, hold in holds.items() if hold.keep is not None},
                 active=made.alive(),

@@ -11,7 +11,6 @@ from hub import notices, record
 from hub.journal import Decision, EventRow, MoveRow, SliceRow, Word
 from hub.news import News
 from hub.record import Tail
-from hub.rollout import rollouts
 from hub.rollout.rounds import Round, Said
 from hub.slices import compose
 from hub.state import ABSENT, MarkGood, Move, Notice
@@ -130,7 +129,7 @@ def decision(
         ],
         moves=[_move_row(made, cluster, slices.get(cluster), moves[cluster]) for cluster, made in composed.items()],
         good=[(good.cluster, name, oid) for good in decided.all_of(MarkGood) for name, oid in good.subtrees.items()],
-        completed=[item for state in changed for item in rollouts.completed(before.get(state.rollout.id), state)],
+        completed=decided.completed(),
         holds=list(decided.put_on_hold().values()),
         released=sorted(decided.released),
         events=events,

@@ -26,10 +26,9 @@ from typing import TypeVar
 
 from hub.journal import HoldRow
 from hub.model import Fleet
-from hub.rollout import held, keeping, rollouts, waves
+from hub.rollout import held, keeping, results, rollouts, waves
 from hub.rollout.held import Around
 from hub.state import (
-    ABSENT,
     FINAL,
     ClusterView,
     Command,
@@ -38,7 +37,6 @@ from hub.state import (
     Evidence,
     Hold,
     Left,
-    Move,
     Notice,
     Phase,
     Reported,
@@ -170,37 +168,19 @@ class Round:
         return [effect for _, effect in self.effects if isinstance(effect, kind)]
 
     def put_on_hold(self) -> dict[BundleName, HoldRow]:
-        """The holds of this round, with the subtrees that must not be tried again. What a person brought back, and what
-        then failed, stays on hold as it was: the newer revision must not come by itself."""
-        made = {
-            hold.bundle: HoldRow(
-                bundle=hold.bundle,
-                rollout=hold.rollout,
-                reason=hold.reason,
-                time_s=self.now,
-                refused=before.refused
-                if (before := self.holds.get(hold.bundle)) is not None and before.keep is not None
-                else waves.refused(self.states[hold.rollout].rollout)[hold.bundle],
-            )
-            for hold in self.all_of(Hold)
-            if hold.bundle not in self._released
-        }
-        return {**made, **self.kept}
+        """The holds of this round."""
+        holds = [hold for hold in self.all_of(Hold) if hold.bundle not in self._released]
+        return {**results.put_on_hold(self.holds, holds, self.states, self.now), **self.kept}
 
     def on_hold(self) -> dict[BundleName, HoldRow]:
         """Each bundle on hold as of this round."""
         holds = {**self.holds, **self.put_on_hold()}
         return {bundle: hold for bundle, hold in holds.items() if bundle not in self.released}
 
-    def running(
-        self, current: Mapping[ClusterName, Mapping[BundleName, Oid]]
-    ) -> dict[ClusterName, Mapping[BundleName, Oid]]:
-        """Each cluster's composition, which is `current` before the round, with what is moved in it."""
-        found = dict(current)
-        for move in self.all_of(Move):
-            bundles = {**found.get(move.cluster, {}), **move.subtrees}
-            found[move.cluster] = {bundle: subtree for bundle, subtree in bundles.items() if subtree != ABSENT}
-        return found
+    def completed(self) -> list[tuple[BundleName, ClusterName, Oid]]:
+        """What the rollouts brought that were completed in this round."""
+        before = self.before.states
+        return [item for id_, state in self.states.items() for item in rollouts.completed(before.get(id_), state)]
 
     def alive(self) -> list[State]:
         return [state for state in self.states.values() if rollouts.alive(state)]

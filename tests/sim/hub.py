@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from hub.journal import HoldRow
 from hub.model import Fleet
-from hub.rollout import gates, rollouts, rollouts_json, transitions, waves
+from hub.rollout import gates, results, rollouts, rollouts_json, transitions, waves
 from hub.rollout.rounds import AT_ONCE, Memory, Round, Said
 from hub.state import ClusterView, Evidence, Hold, MarkGood, MemberPhase, Move, State
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
@@ -38,8 +38,8 @@ class Stored:
         return Stored(
             states=dict(self.states),
             slices=dict(self.slices),
-            last_good=dict(self.last_good),
-            completed={bundle: dict(subtrees) for bundle, subtrees in self.completed.items()},
+            last_good=self.last_good,
+            completed=self.completed,
             holds=dict(self.holds),
             revisions=dict(self.revisions),
             number=self.number,
@@ -179,9 +179,9 @@ class Hub:
             fleet=self.desired.fleet,
             desired=self.desired.subtrees,
             failed=frozenset(),
-            current=made.running(running),
-            last_good=self.stored.last_good,
-            completed=self.stored.completed,
+            current=results.running(running, made.all_of(Move)),
+            last_good=results.last_good(self.stored.last_good, made.all_of(MarkGood)),
+            completed=results.completed(self.stored.completed, made.completed()),
             holds={bundle: row.refused for bundle, row in made.on_hold().items()},
             active=made.alive(),
             keys=lambda subtree: frozenset(),
@@ -194,6 +194,8 @@ class Hub:
     def _carried_out(self, made: Round) -> Stored:
         """The one transaction: slices, last good, holds, completed subtrees, states."""
         after = self.stored.copy()
+        after.last_good = results.last_good(after.last_good, made.all_of(MarkGood))
+        after.completed = results.completed(after.completed, made.completed())
         due: dict[ClusterName, dict[BundleName, Oid]] = {}
         by: dict[tuple[ClusterName, BundleName], RolloutId] = {}
         for name, effect in made.effects:
@@ -205,8 +207,6 @@ class Hub:
                         gone = made.states[other].members[cluster].phase is MemberPhase.LEFT
                         assert other == name or over or gone, f"{other} and {name} both move {cluster}"
                         due.setdefault(cluster, {})[bundle] = subtree
-                case MarkGood(cluster=cluster, subtrees=subtrees):
-                    after.last_good.update({(cluster, bundle): subtree for bundle, subtree in subtrees.items()})
                 case Hold(bundle=bundle):
                     after.revisions[bundle] = made.states[name].rollout.revision
         for bundle in made.released:
@@ -218,12 +218,9 @@ class Hub:
             bundles = {name: subtree for name, subtree in {**row.bundles, **subtrees}.items() if subtree}
             after.slices[cluster] = Slice(seq=row.seq + 1, bundles=bundles)
         for name, state in made.states.items():
-            before = self.states.get(name)
-            if state is before:
+            if state is self.states.get(name):
                 continue
             after.number = max(after.number, state.rollout.number + 1)
-            for bundle, cluster, subtree in rollouts.completed(before, state):
-                after.completed.setdefault(bundle, {})[cluster] = subtree
             if rollouts.alive(state):
                 after.states[name] = rollouts_json.to_json(state)
             else:

@@ -90,8 +90,8 @@ class Watch:
 
     def turn(self, turn: Turn) -> None:
         """One turn of the hub that was stored."""
-        for name, state in turn.made.states.items():
-            self.tracks.setdefault(name, Track(rollout=state.rollout))
+        begun = turn.made.states.keys() - self.tracks.keys()
+        self.tracks |= {name: Track(rollout=turn.made.states[name].rollout) for name in sorted(begun)}
         for letter in {letter.cluster: letter for letter in turn.letters}.values():
             self._hear(letter)
         for rollout, evidence in turn.evidence:
@@ -124,6 +124,8 @@ class Watch:
                     self._note(track, effect)
                 case Hold(bundle=bundle):
                     self.on_hold[bundle] = track.rollout.revision
+        for name in begun:
+            self._goes_back_to_last_good(self.tracks[name].rollout)
         for name, state in turn.made.states.items():
             self._look(self.tracks[name], state, turn)
 
@@ -156,6 +158,13 @@ class Watch:
         return any(word.health is not Health.CURRENT for name, word in words if not wanted or name in wanted)
 
     # --- effects ---
+
+    def _goes_back_to_last_good(self, rollout: Rollout) -> None:
+        """Also what proved itself in the very turn in which the rollout began counts."""
+        for cluster, target in rollout.targets.items():
+            for bundle, subtree in target.before.items():
+                good = self.good.get((cluster, bundle), subtree)
+                assert subtree == good, f"{rollout.id} would take {cluster} back to {subtree}, not to {good}"
 
     def _prove(self, track: Track, cluster: ClusterName, *, promoted: bool) -> None:
         self.world.seen["proven"] += 1

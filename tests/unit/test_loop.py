@@ -260,6 +260,23 @@ def names(hub: Hub) -> dict[ClusterName, list[str]]:
     return {cluster: list(row.manifest.bundles) for cluster, row in hub.loop.slices.items()}
 
 
+async def test_what_proved_itself_in_the_turn_in_which_a_newer_rollout_begins_is_where_that_goes_back_to(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as hub:
+        one, two = hub.subtree("shop", "one"), hub.subtree("shop", "two")
+        await hub.turn(hub.says(CANARY), hub.says(EU), hub.desired("a", {SHOP: one}))
+        await hub.turn(hub.says(CANARY))
+        await hub.turn(hub.desired("b", {SHOP: two}))
+        await hub.turn(hub.says(EU))
+        assert hub.phases() == {"shop-1": "completed", "shop-2": "running"}
+        newer = hub.loop.states[RolloutId("shop-2")].rollout
+        assert {cluster: target.before for cluster, target in newer.targets.items()} == {
+            CANARY: {SHOP: one},
+            EU: {SHOP: one},
+        }
+
+
 async def test_a_renamed_bundle_takes_over_on_each_cluster_in_one_commit(tmp_path: Path) -> None:
     async with running(tmp_path) as hub:
         await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})

@@ -8,7 +8,7 @@ import pytest
 
 from hub.journal import HoldRow
 from hub.model import Cluster, Fleet
-from hub.rollout import rollouts, rounds
+from hub.rollout import results, rollouts, rounds
 from hub.rollout.rounds import Memory, Round, Said
 from hub.rollout.waves import Planned
 from hub.state import (
@@ -18,6 +18,7 @@ from hub.state import (
     Evidence,
     Hold,
     Left,
+    MarkGood,
     Move,
     Phase,
     Reported,
@@ -29,6 +30,7 @@ from hub.state import (
 )
 from proto.errors import FlotillaError, InvalidInput, Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
+from proto.messages import BundleReport, Health
 from tests.rollout_hub import HEARTBEAT_S, NEW, OLD, SHOP, rollout, wave
 
 C1, C2 = ClusterName("c1"), ClusterName("c2")
@@ -159,12 +161,21 @@ def test_nothing_moves_before_the_fleet_repo_was_read() -> None:
     assert made.all_of(Move) == []
 
 
-def test_what_moves_in_a_round_is_running_for_what_is_planned_in_it() -> None:
+def test_what_a_round_brings_about_is_known_to_what_is_planned_in_it() -> None:
     made = decide(a_round(memory(shop)), look=True)
-    assert made.running({C1: {SHOP: OLD, NOTES: OLD}, C2: {SHOP: OLD}}) == {
+    assert results.running({C1: {SHOP: OLD, NOTES: OLD}, C2: {SHOP: OLD}}, made.all_of(Move)) == {
         C1: {SHOP: NEW, NOTES: OLD},
         C2: {SHOP: OLD},
     }
+    proven = BundleReport(subtree=NEW, health=Health.CURRENT, converged=True)
+    view = {C1: ClusterView(next_seq=9, last_seen=NOW, seq=8, bundles={NOTES: proven})}
+    made = decide(a_round(decide(a_round(memory(notes)), look=True).after(), view=view), heard=[C1])
+    assert results.last_good({(C1, NOTES): OLD, (C1, SHOP): OLD}, made.all_of(MarkGood)) == {
+        (C1, NOTES): NEW,
+        (C1, SHOP): OLD,
+    }
+    assert results.completed({NOTES: {C1: OLD, C2: OLD}}, made.completed()) == {NOTES: {C1: NEW, C2: OLD}}
+    assert made.after().states == {}
 
 
 # --- commands, and clusters that vanish ---------------------------------------------------------------------------

@@ -1,0 +1,62 @@
+"""What a round makes of what was stored before it: compositions, last good, completed subtrees, holds. Pure.
+
+Planning in the same round has to know all of it: what a cluster proved a moment ago is where the next rollout goes
+back to. Made by `rounds` and by what plans; stored by the loop's journal.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from hub.journal import HoldRow
+from hub.rollout import waves
+from hub.state import ABSENT, Hold, MarkGood, Move, State
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
+
+Bundles = Mapping[BundleName, Oid]
+
+
+def running(current: Mapping[ClusterName, Bundles], moves: Iterable[Move]) -> dict[ClusterName, Bundles]:
+    """Pure: each cluster's composition, which was `current` before `moves`."""
+    found = dict(current)
+    for move in moves:
+        bundles = {**found.get(move.cluster, {}), **move.subtrees}
+        found[move.cluster] = {bundle: subtree for bundle, subtree in bundles.items() if subtree != ABSENT}
+    return found
+
+
+def last_good(
+    before: Mapping[tuple[ClusterName, BundleName], Oid], marks: Iterable[MarkGood]
+) -> dict[tuple[ClusterName, BundleName], Oid]:
+    """Pure: the last subtree of each bundle that finished its soak on each cluster."""
+    return {
+        **before,
+        **{(mark.cluster, bundle): subtree for mark in marks for bundle, subtree in mark.subtrees.items()},
+    }
+
+
+def completed(
+    before: Mapping[BundleName, Mapping[ClusterName, Oid]], newly: Iterable[tuple[BundleName, ClusterName, Oid]]
+) -> dict[BundleName, dict[ClusterName, Oid]]:
+    """Pure: what the last completed rollout of each bundle brought to each cluster."""
+    found = {bundle: dict(subtrees) for bundle, subtrees in before.items()}
+    for bundle, cluster, subtree in newly:
+        found.setdefault(bundle, {})[cluster] = subtree
+    return found
+
+
+def put_on_hold(
+    before: Mapping[BundleName, HoldRow], holds: Iterable[Hold], states: Mapping[RolloutId, State], now: float
+) -> dict[BundleName, HoldRow]:
+    """Pure: what `holds` put on hold, with the subtrees that must not be tried again. What a person brought back, and
+    what then failed, stays on hold as it was: the newer revision must not come by itself."""
+    return {
+        hold.bundle: HoldRow(
+            bundle=hold.bundle,
+            rollout=hold.rollout,
+            reason=hold.reason,
+            time_s=now,
+            refused=was.refused
+            if (was := before.get(hold.bundle)) is not None and was.keep is not None
+            else waves.refused(states[hold.rollout].rollout)[hold.bundle],
+        )
+        for hold in holds
+    }
