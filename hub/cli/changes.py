@@ -131,7 +131,7 @@ def _hidden(fields: Iterable[FieldChange], *, secret: bool) -> Iterator[FieldCha
     for field in fields:
         top = field.path.partition(".")[0].partition("[")[0]
         said = top == "metadata" and (checks.LAST_APPLIED in field.path or field.path == "metadata.annotations")
-        if secret and (said or top in checks.SECRET_FIELDS):
+        if secret and (said or checks.hides(top)):
             yield FieldChange(path=field.path, before=_mask(field.before), after=_mask(field.after))
         else:
             yield field

@@ -27,7 +27,8 @@ from proto.ids import Oid
 from proto.objects import ObjectKey
 
 HIDDEN = "(hidden)"
-SECRET_FIELDS = ("data", "stringData", "binaryData")
+_OPEN_FIELDS = frozenset({"apiVersion", "kind", "metadata", "type", "immutable"})
+"""Of a Secret. All others are hidden: its data, and what somebody wrote who meant that (`stringdata`)."""
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation that holds a whole object as text, values of a Secret too."""
 MAX_TOLD = 20
@@ -89,12 +90,18 @@ def is_plain_secret(obj: Mapping[str, Any]) -> bool:
     """Pure: is it a Secret with a value in it that whoever reads it has?"""
     if not is_secret(obj):
         return False
-    return any(value for field in ("data", "stringData") for value in (obj.get(field) or {}).values())
+    hidden = (value for field, value in obj.items() if hides(field))
+    return any(any(value.values()) if isinstance(value, Mapping) else value for value in hidden)
 
 
 def is_secret(obj: Mapping[str, Any]) -> bool:
-    """Pure: has it values that nobody may see?"""
-    return (obj.get("apiVersion"), obj.get("kind")) == ("v1", "Secret")
+    """Pure: has it values that nobody may see? So has one that is misspelt (`secret`, `core/v1`)."""
+    return str(obj.get("kind")).casefold() == "secret" and "." not in str(obj.get("apiVersion"))
+
+
+def hides(field: str) -> bool:
+    """Pure: are the values in this field of a Secret (its first, where it is a path) not to be seen?"""
+    return field not in _OPEN_FIELDS
 
 
 def without_values(obj: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -102,7 +109,9 @@ def without_values(obj: Mapping[str, Any]) -> Mapping[str, Any]:
     if not is_secret(obj):
         return obj
     hidden: dict[str, Any] = {
-        field: dict.fromkeys(obj[field], HIDDEN) for field in SECRET_FIELDS if isinstance(obj.get(field), Mapping)
+        field: dict.fromkeys(value, HIDDEN) if isinstance(value, Mapping) else HIDDEN
+        for field, value in obj.items()
+        if hides(field)
     }
     annotations = obj["metadata"].get("annotations")
     if annotations and LAST_APPLIED in annotations:

@@ -34,6 +34,9 @@ _VALUES = (
     (re.compile(r"line \[[\d ]*\] has invalid utf8 bytes : .*", re.DOTALL), "a line is not UTF-8"),
     (re.compile(r": node contents:.*", re.DOTALL), ""),
     (re.compile(r"(out of bounds) for value .*", re.DOTALL), r"\1"),
+    (re.compile(r"evalsymlink failure on '[^']*[\n{].*", re.DOTALL), "a patch in place is neither a patch nor a file"),
+    (re.compile(r"(can't be set at the same time)\n.*", re.DOTALL), r"\1"),
+    (re.compile(r"(unknown anchor) '[^']*'"), r"\1"),
     (re.compile(r" ?&\{0x[0-9a-f]+[^}]*\}"), ""),
 )
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from hub.render import validate
+from hub.render import checks, validate
 from hub.repo import references
 from proto.errors import InvalidInput
 
@@ -61,7 +61,7 @@ def substitute(
     """
     if b"${" not in orjson.dumps(obj) or _is_disabled(obj):
         return obj, ()
-    filler = _Filler(variables, what=what, known=known)
+    filler = _Filler(variables, what=what, known=known, secret=checks.is_secret(obj))
     text_fields = {"apiVersion", "kind", "metadata"} | _TEXT_FIELDS.get(str(obj.get("kind")), frozenset())
     filled = {key: filler.walk(value, (key,), key=key, text=key in text_fields) for key, value in obj.items()}
     return filled, tuple(filler.warnings)
@@ -100,16 +100,24 @@ def _is_disabled(obj: Mapping[str, Any]) -> bool:
 
 
 class _Filler:
-    """Copies a JSON value with the variables filled in. Only a `manifest` has places that take nothing but text."""
+    """Copies a JSON value with the variables filled in. Only a `manifest` has places that take nothing but text; of a
+    `secret` no more is told than names."""
 
     def __init__(
-        self, variables: Mapping[str, Any], *, what: str, known: Collection[str], manifest: bool = True
+        self,
+        variables: Mapping[str, Any],
+        *,
+        what: str,
+        known: Collection[str],
+        manifest: bool = True,
+        secret: bool = False,
     ) -> None:
         self.warnings: list[str] = []
         self._variables = variables
         self._known = known
         self._what = what
         self._manifest = manifest
+        self._secret = secret
 
     def walk(self, value: Any, path: validate.Path, *, key: str = "", parent: str = "", text: bool = False) -> Any:
         """`key` is the mapping key that leads to `value` and `parent` the one before it, lists not counted; `text`
@@ -176,6 +184,8 @@ class _Filler:
     def _other_form(self, found: re.Match[str], path: validate.Path, *, script: bool) -> str:
         """What stays of the beginning of a form that is not filled in here."""
         shown = found.string[found.start() + len(found[1]) :].partition("\n")[0].partition("}")[0][:60] + "}"
+        if self._secret:
+            shown = f"${{{found['form'].strip()}…}}"
         if script:
             name = re.sub(r"^[\s#.]*|[^A-Za-z0-9_].*$", "", found["form"].strip())
             if name in self._variables or name in self._known:

@@ -278,7 +278,7 @@ class _Reader:
         if tag == "float" and type(raw) is int and raw in yaml_scalars.INT64:
             return float(raw)
         if found != tag:
-            self._refuse(line, f"{text[:80]!r} is a !!{found}, not the !!{tag} that its tag says")
+            self._refuse(line, f"the value is a !!{found}, not the !!{tag} that its tag says")
         return raw
 
     def _sequence(self, depth: int) -> list[Any]:
@@ -334,9 +334,11 @@ class _Reader:
     def _alias(self, name: str, line: int, depth: int) -> Any:
         anchor = self._anchors.get(name)
         if anchor is None:
-            self._refuse(line, f"unknown anchor {name[:80]!r}", "an anchor is known after it, within its document")
+            # Not by its name: it may be somebody's password without its quotes.
+            remedy = "an anchor is known after it, within its document; quote a text that begins with '*'"
+            self._refuse(line, "unknown anchor", remedy)
         if anchor.open:
-            self._refuse(line, f"anchor {name[:80]!r} contains itself")
+            self._refuse(line, "an anchor contains itself")
         self._nodes += anchor.size
         self._decoded += anchor.size
         self._aliased += anchor.size

@@ -355,3 +355,17 @@ def test_what_kubectl_noted_of_a_secret_is_hidden_with_its_values_and_other_obje
     assert shown["metadata"]["annotations"]["b"] == "c"
     config = {"apiVersion": "v1", "kind": "ConfigMap", **noted, "data": {"a": "eA=="}}
     assert checks.without_values(config) == config
+
+
+@pytest.mark.parametrize(
+    "misspelt",
+    [
+        pytest.param({"apiVersion": "v1", "kind": "Secret", "stringdata": {"a": "hunter2"}}, id="a field"),
+        pytest.param({"apiVersion": "v1", "kind": "Secret", "dta": "hunter2"}, id="a field that is no mapping"),
+        pytest.param({"apiVersion": "v1", "kind": "secret", "data": {"a": "hunter2"}}, id="the kind"),
+        pytest.param({"apiVersion": "core/v1", "kind": "Secret", "data": {"a": "hunter2"}}, id="the version"),
+    ],
+)
+def test_values_of_a_secret_that_is_misspelt_are_hidden_and_told(misspelt: dict[str, Any]) -> None:
+    assert "hunter2" not in repr(checks.without_values({**misspelt, "metadata": {"name": "s"}}))
+    assert checks.is_plain_secret(misspelt)

@@ -362,10 +362,22 @@ def test_what_is_too_large_for_the_api_server_is_refused(
     assert "xxx" not in str(raised.value)
 
 
-def test_a_secrets_value_is_never_shown(tmp_path: Path) -> None:
-    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {password: hunter2!}\n"
-    with pytest.raises(InvalidInput, match=r"data.password is not base64") as caught:
-        render(tmp_path, {"s.yaml": text})
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param("data: {password: hunter2!}", "data.password is not base64", id="no base64"),
+        pytest.param("stringData: {password: *hunter2}", "a.yaml:4: unknown anchor", id="a star without quotes"),
+        pytest.param("stringData: {password: !!int hunter2}", "is a !!str, not the !!int", id="a tag"),
+        pytest.param(
+            "stringData: {password: '${x%%hunter2}'}", r"has \$\{x%…\} in stringData.pass", id="a shell's form"
+        ),
+        pytest.param("stringData: {password: '${x:?hunter2}'}", r"has \$\{x:\?…\} in stringData.pass", id="a message"),
+    ],
+)
+def test_a_secrets_value_is_never_shown(tmp_path: Path, data: str, message: str) -> None:
+    text = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{data}\n"
+    with pytest.raises(InvalidInput, match=message) as caught:
+        render(tmp_path, {"a.yaml": text})
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in str(caught.value.__cause__)
 

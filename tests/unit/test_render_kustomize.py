@@ -355,6 +355,73 @@ def test_a_build_that_goes_wrong_is_named(
         build.render(root, inputs(""), bundle="x", at="bundles/x")
 
 
+@pytest.mark.parametrize(
+    ("kustomization", "message"),
+    [
+        pytest.param(
+            {"patches": [{"target": {"kind": "Secret"}, "patch": "stringData: [hunter2]"}]},
+            "unable to parse SM or JSON patch from a patch in place",
+            id="a patch of another type",
+        ),
+        pytest.param(
+            {"patches": [{"target": {"kind": "Secret"}, "patch": "# long\n" * 400 + "stringData: [hunter2]"}]},
+            "PatchTransformer",
+            id="a patch longer than what is read of the error",
+        ),
+        pytest.param({"patchesStrategicMerge": ["a: {x: hunter2 : }\n"]}, "a patch in place", id="a patch in place"),
+        pytest.param(
+            {"secretGenerator": [{"name": "q", "literals": ["a=hunter2", "hunter2"]}]},
+            "a literal is not key=value",
+            id="a literal",
+        ),
+        pytest.param(
+            {"secretGenerator": [{"name": "q", "envs": ["q.env"]}]}, "a line is not UTF-8", id="a line of env"
+        ),
+        pytest.param(
+            {
+                "replacements": [
+                    {
+                        "source": {
+                            "kind": "Secret",
+                            "fieldPath": "stringData.p",
+                            "options": {"delimiter": "-", "index": 9},
+                        },
+                        "targets": [{"select": {"kind": "Secret"}, "fieldPaths": ["stringData.p"]}],
+                    }
+                ]
+            },
+            "out of bounds",
+            id="a replacement",
+        ),
+        pytest.param(
+            {"patches": [{"path": "s.yaml", "patch": "stringData: {p: hunter2}"}]},
+            "can't be set at the same time",
+            id="two patches in one",
+        ),
+        pytest.param({"resources": ["star.yaml"]}, "unknown anchor", id="an alias"),
+        pytest.param(
+            {"resources": ["list.yaml"], "commonAnnotations": {"a": "b"}},
+            "expected MappingNode but got SequenceNode",
+            id="annotations of another type",
+        ),
+    ],
+)
+def test_values_of_a_secret_are_in_no_error(tmp_path: Path, kustomization: dict[str, Any], message: str) -> None:
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {p: hunter2}\n"
+    files = {
+        "s.yaml": secret,
+        "star.yaml": secret.replace("p: h", "p: *h"),
+        "list.yaml": secret.replace("name: a", "name: b, annotations: [hunter2]"),
+        "kustomization.yaml": json.dumps({"resources": ["s.yaml"], **kustomization}),
+    }
+    root = written(tmp_path, files)
+    (root / "q.env").write_bytes(b"\xffhunter2\n")
+    with pytest.raises(InvalidInput, match=message) as caught:
+        build.render(root, inputs(""), bundle="x")
+    assert "hunter2" not in str(caught.value)
+    assert "104 117 110" not in str(caught.value)
+
+
 def test_without_any_kustomize_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def missing() -> Path:
         raise FileNotFoundError
