@@ -41,7 +41,7 @@ from hub.noteworthy import Receiver
 from hub.outcome import Clash
 from hub.rollout import results, rounds, waves
 from hub.rollout.rounds import Memory, Round
-from hub.slices import compose
+from hub.slices.compose import Composed
 from hub.slices.gitstore import GitStore
 from hub.state import ABSENT, MarkGood, Move, State
 from hub.tracing import Tracing
@@ -58,6 +58,8 @@ MOST_GATHERED_S = 0.5
 """How long an input waits at most for others to share its turn."""
 INPUTS_KEPT = 1000
 """A full queue makes agents wait for their acknowledgement, which slows them down to what the hub can take."""
+TOLD_AT_ONCE = 200
+"""Clusters whose wake-ups are made together; between them others have their turn on the event loop."""
 
 LOOK_S = 60.0
 """Each rollout is looked at so often, though nothing says that time alone can change it: a belt beside the braces."""
@@ -239,7 +241,7 @@ class Loop:
             await self._commit(decision)
         self._keep(news, made, decision, policies=policies)
         try:
-            await self._publish(decision)
+            await self._publish(decision, composed)
         except Exception:  # what is stored is stored, and who told it is told so
             log.exception("not everything is published")
         return problem
@@ -373,7 +375,7 @@ class Loop:
 
     # --- from a decision to what is stored ------------------------------------------------------------------------
 
-    async def _compose(self, made: Round) -> dict[ClusterName, compose.Composed]:
+    async def _compose(self, made: Round) -> dict[ClusterName, Composed]:
         """The next slice commit of each cluster that moves. A rollout whose move clashes takes no step this turn."""
         work = partial(
             outcome.compositions,
@@ -425,7 +427,7 @@ class Loop:
             except Exception:  # spans may be lost, decisions not
                 log.exception("no spans of rollout %s", id_)
 
-    async def _publish(self, decision: Decision) -> None:
+    async def _publish(self, decision: Decision, composed: Mapping[ClusterName, Composed]) -> None:
         """Copies of what is stored already: each can be made again, so none may fail the turn."""
         for event in decision.events:
             log.info("%s: %s", event.kind, event.text)
@@ -434,24 +436,33 @@ class Loop:
         moved = {move.cluster: move for move in decision.moves}
         unpublished = sorted(self._unpublished)
         refused = await self._copied(self._tips(unpublished)) if unpublished else {}
-        for cluster in unpublished:
-            row, move = self.slices[cluster], moved.get(cluster)
-            parent = move.old if move else None
-            objects: tuple[GitObject, ...] = ()
-            try:
-                if cluster in refused:
-                    raise refused[cluster]
-                self._unpublished.discard(cluster)
-                if move and self._hears(cluster):
-                    objects = await self._in_git(partial(self.store.new_objects, row.commit, parent))
-            except FlotillaError as error:
-                level = logging.ERROR if move else logging.DEBUG
-                log.log(level, "slice of %s is decided, and not published yet: %s", cluster, error)
-            if move or cluster not in self._unpublished:
-                self._wake(cluster, WakeUp(seq=row.seq, commit=row.commit, parent=parent or "", objects=objects))
+        for name, error in refused.items():
+            level = logging.ERROR if name in moved else logging.DEBUG
+            log.log(level, "slice of %s is decided, and not published yet: %s", name, error)
+        told = [cluster for cluster in unpublished if cluster in moved or cluster not in refused]
+        for first in range(0, len(told), TOLD_AT_ONCE):
+            some = told[first : first + TOLD_AT_ONCE]
+            fresh = [c for c in some if c in composed and c not in refused and self._hears(c)]
+            carried = await self._in_git(partial(self._carried, {c: composed[c] for c in fresh}))
+            self._unpublished.difference_update(cluster for cluster in some if cluster not in refused)
+            for cluster in some:
+                row, move = self.slices[cluster], moved.get(cluster)
+                parent = move.old or "" if move else ""
+                objects = carried.get(cluster, ())
+                self._wake(cluster, WakeUp(seq=row.seq, commit=row.commit, parent=parent, objects=objects))
         if decision:
             changed, self.changed = self.changed, anyio.Event()
             changed.set()
+
+    def _carried(self, composed: Mapping[ClusterName, Composed]) -> dict[ClusterName, tuple[GitObject, ...]]:
+        """The objects that wake-ups carry; whose cannot be read is told of its slice alone."""
+        found: dict[ClusterName, tuple[GitObject, ...]] = {}
+        for cluster, made in composed.items():
+            try:
+                found[cluster] = self.store.carried(made)
+            except FlotillaError as error:
+                log.error("cluster %s has to fetch its slice: %s", cluster, error)
+        return found
 
     def _tips(self, clusters: Iterable[ClusterName]) -> dict[str, Oid]:
         return {cluster: self.slices[cluster].commit for cluster in clusters}

@@ -40,6 +40,7 @@ class Composed:
     """A slice commit that is not stored yet.
 
     `objects` are what is new beside the subtrees, as (kind, data), each after what it refers to: the commit is last.
+    `moved` are the subtrees that the parent has not, each with the one in whose place it comes, if there is one.
     """
 
     commit: Oid
@@ -47,6 +48,7 @@ class Composed:
     time_s: int
     manifest: SliceManifest
     objects: tuple[tuple[str, bytes], ...]
+    moved: tuple[tuple[Oid, Oid | None], ...]
 
 
 def compose(
@@ -100,7 +102,12 @@ def compose(
     message = commit_message(cluster=cluster, seq=seq, bundles=_subjects(changed), trailers=every_trailer)
     unsigned = _commit_bytes(tree, None if checkpoint else parent, time_s=made_s, message=message)
     commit = put("commit", sign(unsigned))
-    return Composed(commit=commit, seq=seq, time_s=made_s, manifest=manifest, objects=tuple(objects))
+    moved = tuple(
+        (Oid(entry.subtree), Oid(before[name].subtree) if name in before else None)
+        for name, entry in changed.items()
+        if entry is not None and entry.subtree != _subtree(before, name)
+    )
+    return Composed(commit=commit, seq=seq, time_s=made_s, manifest=manifest, objects=tuple(objects), moved=moved)
 
 
 @lru_cache(maxsize=1024)

@@ -25,6 +25,7 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from hub.slices import packs, refs, trees
+from hub.slices.compose import Composed
 from hub.slices.lru import Lru
 from hub.slices.trees import KeySets, TreeEntry
 from proto import wire
@@ -42,6 +43,8 @@ _ENTRY_BYTES_CACHED = 64 << 20
 """Of compressed pack entries, a few hundred bytes each: the subtrees that a wave is fetching right now."""
 _SMALL_BYTES_CACHED, _GIT_BYTES_CACHED = 16 << 20, 16 << 20
 """Of objects that wake-ups carry, most to every cluster of a wave; of those that libgit2 keeps, by default 256 MB."""
+_DIFFERENCES_CACHED = 200_000
+"""Objects that one subtree has and another has not: clusters alike are carried the same."""
 
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
@@ -62,6 +65,9 @@ class GitStore:
         self._compressed: Lru[Oid, bytes] = Lru(_ENTRY_BYTES_CACHED, len)
         self._small: Lru[Oid, GitObject | None] = Lru(
             _SMALL_BYTES_CACHED, lambda found: len(found.data) if found else 0
+        )
+        self._differences: Lru[tuple[Oid, Oid | None], tuple[GitObject, ...] | None] = Lru(
+            _DIFFERENCES_CACHED, lambda found: len(found or ()) + 1
         )
         self._repo = self._opened()
 
@@ -299,18 +305,37 @@ class GitStore:
             if is_tree:
                 todo.extend((item.is_tree, item.oid) for item in self._tree(oid))
 
-    def new_objects(self, commit: Oid, parent: Oid | None) -> tuple[GitObject, ...]:
-        """All objects that `commit` has and `parent` has not, as a wake-up carries them: commits, trees, blobs.
+    # --- what a wake-up carries ---------------------------------------------------------------------------------------
 
-        Empty when they are more than a wake-up may carry; no object is read that is too large alone. Raises Permanent.
-        """
+    def carried(self, made: Composed) -> tuple[GitObject, ...]:
+        """The objects by which an agent that has the slice before `made` has this one: those of `made`, and of each new
+        subtree what is not at the same place of the one before. Empty when they are more than a wake-up may carry.
+        Raises Permanent."""
+        objects = [GitObject(kind=kind, data=data) for kind, data in made.objects]
+        for moved in made.moved:
+            more = self._differences.get(moved, self._difference)
+            if more is None:
+                return ()
+            objects += more
+        return tuple(objects) if sum(len(item.data) for item in objects) <= wire.MAX_CARRIED_BYTES else ()
+
+    def _difference(self, moved: tuple[Oid, Oid | None]) -> tuple[GitObject, ...] | None:
+        """None when it is more than a wake-up may carry; no object is read that is too large alone."""
         objects, room = list[GitObject](), wire.MAX_CARRIED_BYTES
-        for oid in self.missing((commit,), () if parent is None else (parent,)):
+        for oid in dict.fromkeys(self._differing(*moved)):
             found = self._small.get(oid, self._read_small)
             if found is None or (room := room - len(found.data)) < 0:
-                return ()
+                return None
             objects.append(found)
         return tuple(objects)
+
+    def _differing(self, tree: Oid, before: Oid | None) -> Iterator[Oid]:
+        yield tree
+        known = {(name, is_tree): oid for name, is_tree, oid in self._tree(before)} if before else {}
+        for name, is_tree, oid in self._tree(tree):
+            was = known.get((name, is_tree))
+            if was != oid:
+                yield from self._differing(oid, was) if is_tree else (oid,)
 
     def _read_small(self, oid: Oid) -> GitObject | None:
         """None when it is larger than all that a wake-up may carry."""

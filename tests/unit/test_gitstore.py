@@ -17,10 +17,11 @@ from hub.slices.trees import KeySets, subtree
 from proto import wire
 from proto.errors import Permanent, ProtocolError, Transient
 from proto.ids import NO_OID, BundleName, ClusterName, Oid
+from proto.messages import GitObject
 from proto.objects import ObjectKey, git_id
 from proto.slices import BundleEntry, SliceManifest
 
-EU = ClusterName("eu-1")
+EU, US = ClusterName("eu-1"), ClusterName("us-1")
 SHOP = {
     "bundle.json": b'{"name": "shop"}\n',
     "shop/Deployment.apps/web.json": b'{"kind": "Deployment"}\n',
@@ -54,6 +55,12 @@ def put_slice(
     store: GitStore, seq: int, subtrees: dict[str, Oid], *, parent: Oid | None = None, cluster: ClusterName = EU
 ) -> Oid:
     """A slice commit with exactly `subtrees`, stored, not named."""
+    return put_move(store, seq, subtrees, parent=parent, cluster=cluster).commit
+
+
+def put_move(
+    store: GitStore, seq: int, subtrees: dict[str, Oid], *, parent: Oid | None = None, cluster: ClusterName = EU
+) -> compose.Composed:
     current = None if parent is None else store.manifest(parent)
     wanted = {
         BundleName(name): BundleEntry(subtree=oid, revision=f"{seq:040x}", rollout=f"{name}-{seq}")
@@ -72,7 +79,7 @@ def put_slice(
     )
     assert made is not None
     store.write(made.objects)
-    return made.commit
+    return made
 
 
 def test_a_tree_of_files_has_the_id_that_git_gives_it(store: GitStore) -> None:
@@ -288,33 +295,46 @@ def objects_by_git(store: GitStore, *revisions: str) -> set[str]:
     return {line.split()[0] for line in git(store, "rev-list", "--objects", *revisions).splitlines()}
 
 
-def ids(store: GitStore, commit: Oid, parent: Oid | None) -> list[Oid]:
-    return [git_id(item.kind, item.data) for item in store.new_objects(commit, parent)]
+WEB = {"a/B/c.json": b"1"}
 
 
-def test_new_objects_are_those_that_git_would_send(store: GitStore) -> None:
-    one = put_slice(store, 1, {"shop": put_bundle(store, SHOP), "web": put_bundle(store, {"a/B/c.json": b"1"})})
-    changed = put_bundle(store, {**SHOP, "shop/Service/web.json": b"2"})
-    two = put_slice(store, 2, {"shop": changed, "web": put_bundle(store, {"a/B/c.json": b"1"})}, parent=one)
-    assert set(ids(store, one, None)) == objects_by_git(store, one)
-    assert set(ids(store, two, one)) == objects_by_git(store, two, f"^{one}")
-    assert [item.kind for item in store.new_objects(two, one)] == ["commit", *["tree"] * 5, *["blob"] * 2]
-    assert store.new_objects(one, one) == ()
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({}, {"shop": SHOP, "web": WEB}, id="the first slice"),
+        pytest.param(
+            {"shop": SHOP, "web": WEB}, {"shop": {**SHOP, "shop/Service/web.json": b"2"}, "web": WEB}, id="file"
+        ),
+        pytest.param({"shop": SHOP}, {"shop": {**SHOP, "other/Service/web.json": b"3"}}, id="a folder that is new"),
+        pytest.param({"shop": SHOP}, {"shop": WEB}, id="nothing is left of it"),
+        pytest.param({"shop": SHOP, "web": WEB}, {"web": WEB}, id="a bundle goes"),
+        pytest.param({"shop": SHOP}, {"shop": SHOP, "web": WEB}, id="a bundle comes"),
+    ],
+)
+def test_a_wake_up_carries_what_git_would_send(
+    store: GitStore, before: dict[str, dict[str, bytes]], after: dict[str, dict[str, bytes]]
+) -> None:
+    one = put_slice(store, 1, {name: put_bundle(store, files) for name, files in before.items()}) if before else None
+    two = put_move(store, 2, {name: put_bundle(store, files) for name, files in after.items()}, parent=one)
+    found = [git_id(item.kind, item.data) for item in store.carried(two)]
+    assert len(set(found)) == len(found)
+    assert objects_by_git(store, two.commit, *([f"^{one}"] if one else [])) <= set(found)
 
 
-def test_new_objects_over_several_commits_hold_all_of_them(store: GitStore) -> None:
-    one = put_slice(store, 1, {"a": put_bundle(store, {"n/K/1.json": b"1"})})
-    two = put_slice(store, 2, {"a": put_bundle(store, {"n/K/1.json": b"2"})}, parent=one)
-    three = put_slice(store, 3, {"a": put_bundle(store, {"n/K/1.json": b"3"})}, parent=two)
-    assert set(ids(store, three, one)) == objects_by_git(store, three, f"^{one}")
-    assert two in ids(store, three, one)
-
-
-def test_an_object_that_only_moved_to_another_bundle_is_not_sent(store: GitStore) -> None:
-    files = {"n/K/1.json": b"1"}
-    one = put_slice(store, 1, {"a": put_bundle(store, files)})
-    two = put_slice(store, 2, {"b": put_bundle(store, files)}, parent=one)
-    assert [item.kind for item in store.new_objects(two, one)] == ["commit", "tree", "tree", "blob"]
+def test_clusters_alike_are_carried_the_same_objects_which_are_read_once(
+    store: GitStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, changed = put_bundle(store, SHOP), put_bundle(store, {**SHOP, "shop/Service/web.json": b"2"})
+    ones = [put_slice(store, 1, {"shop": shop}, cluster=name) for name in (EU, US)]
+    first, second = (
+        put_move(store, 2, {"shop": changed}, parent=one, cluster=name)
+        for one, name in zip(ones, (EU, US), strict=True)
+    )
+    carried = store.carried(first)
+    monkeypatch.setattr(store, "_read", lambda oid: pytest.fail(f"{oid} is read again"))
+    alone = [pair for pair in second.objects if pair not in first.objects]
+    assert [kind for kind, _ in alone] == ["blob", "tree", "commit"]
+    assert set(store.carried(second)) - set(carried) == {GitObject(kind=kind, data=data) for kind, data in alone}
 
 
 @pytest.mark.parametrize(
@@ -340,9 +360,14 @@ def test_a_fetch_gets_what_git_would_send(store: GitStore, wants: list[int], hav
 
 def test_too_many_new_bytes_are_left_to_a_fetch(store: GitStore) -> None:
     fits = put_bundle(store, {"n/K/1.json": b"x" * (wire.MAX_CARRIED_BYTES - 2000)})
-    assert store.new_objects(put_slice(store, 1, {"a": fits}), None)
+    assert store.carried(put_move(store, 1, {"a": fits}))
     over = put_bundle(store, {"n/K/1.json": b"x" * wire.MAX_CARRIED_BYTES})
-    assert store.new_objects(put_slice(store, 1, {"a": over}), None) == ()
+    assert store.carried(put_move(store, 1, {"a": over})) == ()
+    half = {
+        name: put_bundle(store, {f"n/K/{name}.json": name.encode() * (wire.MAX_CARRIED_BYTES // 2)})
+        for name in ("a", "b")
+    }
+    assert store.carried(put_move(store, 1, half)) == ()
 
 
 # --- many packs, and kills --------------------------------------------------------------------------------------------

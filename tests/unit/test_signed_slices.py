@@ -54,13 +54,11 @@ class SignedHub:
         return made
 
     def move(self, key: CommitSigner | None, *, after_s: int = 60) -> WakeUp:
-        before = self.made[-1] if self.made else None
         made = self.compose(key, after_s=after_s)
         self.store.write(made.objects)
         self.store.set_ref("eu-1", made.commit)
         self.made.append(made)
-        carried = self.store.new_objects(made.commit, before.commit if before else None)
-        return WakeUp(seq=made.seq, commit=made.commit, objects=carried)
+        return WakeUp(seq=made.seq, commit=made.commit, objects=self.store.carried(made))
 
 
 def _subtree(n: int) -> tuple[Oid, Any]:
@@ -219,21 +217,17 @@ async def test_a_first_slice_that_is_not_signed_is_no_first_slice(
 async def test_another_tree_under_a_stolen_signature_is_refused(
     hub: SignedHub, receiver: Receiver, signer: CommitSigner
 ) -> None:
-    hub.move(signer)
+    first = hub.move(signer)
     wake = hub.move(None)
     signed = hub.store.read(hub.made[0].commit)
     header = signed[signed.index(b"\ngpgsig") : signed.index(b"\n\n")]
     head, blank, message = hub.store.read(Oid(wake.commit)).partition(b"\n\n")
     forged = head + header + blank + message
-    assert await receiver.offer(WakeUp(seq=1, commit=hub.made[0].commit, objects=_all(hub, hub.made[0].commit)))
+    assert await receiver.offer(first)
     [commit] = hub.store.write([("commit", forged)])
     objects = (GitObject(kind="commit", data=forged), *wake.objects)
     with pytest.raises(Unsigned, match="does not fit its signature"):
         await receiver.offer(WakeUp(seq=2, commit=commit, objects=objects))
-
-
-def _all(hub: SignedHub, commit: Oid) -> tuple[GitObject, ...]:
-    return hub.store.new_objects(commit, None)
 
 
 # --- over time ------------------------------------------------------------------------------------------------------
