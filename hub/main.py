@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import click
 
-from hub import gatekeeper
+from hub import collector, gatekeeper
 from hub.repo import signers
 from hub.repo.remote import Ssh
 from hub.repo.verification import Mode, Verification
@@ -195,6 +195,7 @@ def main(
             prometheus=gatekeeper.servers(prometheus, prometheus_token_file),
             public_url=public_url,
         )
+        collector.seldom()
         anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
     except FlotillaError as error:
         raise click.ClickException(str(error)) from error

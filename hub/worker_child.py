@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from hub import isolation
+from hub import collector, isolation
 from proto.errors import FlotillaError, Permanent
 
 
@@ -29,6 +29,7 @@ def main() -> None:
         module, room = confined
         importlib.import_module(module)
         isolation.enter(room)
+    collector.seldom()
     pickle.dump(True, answers)
     answers.flush()
     while calls.peek(1):

@@ -26,7 +26,7 @@ import anyio.to_thread
 import pygit2
 from aiohttp import web
 
-from hub import desired, housekeeping
+from hub import collector, desired, housekeeping
 from hub.journal import Journal
 from hub.pins import Pins
 from hub.slices import compose, garbage, git_http, trees
@@ -292,6 +292,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, type=int, metavar=("CLUSTERS", "SETS"), help="one fleet, in this process")
     options = parser.parse_args()
     if options.one:
+        collector.seldom()  # as a hub does
         with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as folder:
             print(json.dumps(anyio.run(measured, Path(folder), *options.one)))
         return
