@@ -6,7 +6,7 @@ Nothing here decides anything. Made by `repo` (from YAML), read by everything af
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hub.noteworthy import Receiver
 from proto.ids import BundleName, ClusterName, Oid
@@ -400,20 +400,27 @@ class Fleet:
 # --- what is to be rendered ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderRequest:
+class RenderRequest(NamedTuple):
     """One bundle with one distinct set of inputs, for all `clusters` that share it.
 
     `inputs` holds all that the result depends on beside the bundle's folder, as a JSON value: source path, namespace,
     kustomize path, helm options, variables, Kubernetes version where Helm needs it, and the agent's policy. `key` is a
     hash of it, of the folder's Git tree id and of the renderer's version: equal keys give equal subtrees.
+
+    A tuple, and inputs in two parts, those that many requests of the bundle have in common and its own: there are
+    hundreds of thousands of them, which come out of another process [m].
     """
 
     bundle: Bundle
     clusters: tuple[ClusterName, ...]
     folder_tree: Oid
-    inputs: Mapping[str, Any]
     key: str
+    shared: Mapping[str, Any]
+    own: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        return {**self.shared, **self.own}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ A *subtree* is the Git tree `bundles/<bundle>`. The agent needs nothing that is 
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -142,6 +143,7 @@ def _read(data: bytes, decoder: msgspec.json.Decoder[T], name: str) -> T:
         raise ProtocolError(name, f"is not valid: {error}") from error
 
 
+@lru_cache(maxsize=1024)
 def applyset_id(bundle: str) -> str:
     """The ApplySet id of a bundle, as kubectl computes it from the parent's name, namespace, kind and group.
 

@@ -17,7 +17,6 @@ Pure. Next: `render` again, what has definitions now.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from hub.model import Notes, RenderRequest
 from hub.repo import targets
@@ -67,7 +66,7 @@ def found(notes: Notes, files: Mapping[str, bytes]) -> dict[Oid, bytes]:
 
 def ids(request: RenderRequest) -> frozenset[Oid]:
     """Pure: the blobs of the definitions that a request is rendered with."""
-    return frozenset((request.inputs.get(FIELD) or {}).values())
+    return frozenset((request.own.get(FIELD) or {}).values())
 
 
 def _uses(request: RenderRequest, notes: Mapping[str, Notes]) -> tuple[str, ...]:
@@ -86,6 +85,8 @@ def _completed(
         yield request
         return
     for found, clusters in groups.items():
-        inputs = {**request.inputs, **({FIELD: dict(found)} if found else {})}
-        key = targets.render_key(request.folder_tree, inputs, renderer=renderer) if found else request.key
-        yield replace(request, clusters=tuple(clusters), inputs=inputs, key=key)
+        one = request._replace(clusters=tuple(clusters))
+        if found:
+            one = one._replace(own={**request.own, FIELD: dict(found)})
+            one = one._replace(key=targets.render_key(one.folder_tree, one.inputs, renderer=renderer))
+        yield one

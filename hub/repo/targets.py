@@ -30,7 +30,7 @@ from proto.objects import canonical
 
 def matches(selector: Selector, labels: Mapping[str, str]) -> bool:
     """Pure: does the selector match, as Kubernetes has it? NotIn and DoesNotExist match where the label is missing."""
-    return all(labels.get(key) == value for key, value in selector.match_labels.items()) and all(
+    return selector.match_labels.items() <= labels.items() and all(
         _holds(requirement, labels) for requirement in selector.match_expressions
     )
 
@@ -50,10 +50,9 @@ def _holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
 
 def wanted(fleet: Fleet) -> Mapping[BundleName, tuple[ClusterName, ...]]:
     """Pure: the clusters of each bundle, sorted. A bundle without any is there too."""
+    clusters = sorted(fleet.clusters.items())
     return {
-        name: tuple(
-            sorted(cluster.name for cluster in fleet.clusters.values() if matches(bundle.targets, cluster.labels))
-        )
+        name: tuple(one for one, cluster in clusters if matches(bundle.targets, cluster.labels))
         for name, bundle in sorted(fleet.bundles.items())
     }
 
@@ -69,28 +68,31 @@ def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer
             continue
         bundle = fleet.bundles[name]
         tree = folder_tree(bundle.folder)
+        # A new renderer would give a pinned chart new random values, so it is none of its inputs.
+        version = "" if bundle.pin_first_render else renderer
         shared: dict[tuple[bool, ...], Mapping[str, Any]] = {}
-        keys: dict[object, str] = {}
-        groups: dict[str, tuple[Mapping[str, Any], list[ClusterName]]] = {}
+        keys: dict[tuple[tuple[bool, ...], str], _Keys] = {}
+        groups: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], list[ClusterName]]] = {}
         for member in clusters:
             cluster = fleet.clusters[member]
-            chosen = tuple(matches(variant.when, cluster.labels) for variant in bundle.variants)
+            chosen = tuple([matches(variant.when, cluster.labels) for variant in bundle.variants])
             if chosen not in shared:
                 shared[chosen] = _shared_inputs(bundle, chosen, fleet)
             every = {**shared[chosen]["variables"], **cluster.variables}
             variables = _mentioned(bundle, every, cluster)
-            alike = chosen, cluster.kubernetes, tuple((name, type(value), value) for name, value in variables.items())
+            alike = chosen, cluster.kubernetes
             if alike not in keys:
-                inputs = {**shared[chosen], "variables": variables, "kubernetes": cluster.kubernetes}
-                # A new renderer would give a pinned chart new random values, so it is none of its inputs.
-                keys[alike] = render_key(tree, inputs, renderer="" if bundle.pin_first_render else renderer)
+                keys[alike] = _Keys(tree, {**shared[chosen], "kubernetes": cluster.kubernetes}, renderer=version)
+            key = keys[alike].of(variables)
+            if key not in groups:
+                own: dict[str, Any] = {"variables": variables, "kubernetes": cluster.kubernetes}
                 if others := sorted(every.keys() - variables.keys()):
-                    inputs["known"] = others
-                groups.setdefault(keys[alike], (inputs, []))
-            groups[keys[alike]][1].append(member)
+                    own["known"] = others
+                groups[key] = shared[chosen], own, []
+            groups[key][2].append(member)
         found.extend(
-            RenderRequest(bundle=bundle, clusters=tuple(members), folder_tree=tree, inputs=inputs, key=key)
-            for key, (inputs, members) in groups.items()
+            RenderRequest(bundle=bundle, clusters=tuple(members), folder_tree=tree, key=key, shared=common, own=own)
+            for key, (common, own, members) in groups.items()
         )
     return tuple(found)
 
@@ -98,11 +100,33 @@ def render_requests(fleet: Fleet, folder_tree: Callable[[str], Oid], *, renderer
 def render_key(folder_tree: Oid, inputs: Mapping[str, Any], *, renderer: str) -> str:
     """Pure: a hash of all that a subtree depends on. Checks count as far as they refuse: a warning changes nothing;
     `known`, the names of variables that the sources do not mention, is for messages."""
+    return hashlib.sha256(_hashed(folder_tree, inputs, renderer)).hexdigest()
+
+
+def _hashed(folder_tree: Oid, inputs: Mapping[str, Any], renderer: str) -> bytes:
     refusing = {what: word for what, word in inputs.get("checks", {}).items() if word in ("refuse", "error")}
     inputs = {key: value for key, value in inputs.items() if key not in ("checks", "known")}
     if refusing:
         inputs["checks"] = refusing
-    return hashlib.sha256(canonical({"tree": folder_tree, "inputs": inputs, "renderer": renderer})).hexdigest()
+    return canonical({"tree": folder_tree, "inputs": inputs, "renderer": renderer})
+
+
+class _Keys:
+    """Pure: `render_key` of inputs that differ in nothing but their variables: what comes before those is written and
+    hashed once for all clusters."""
+
+    def __init__(self, folder_tree: Oid, inputs: Mapping[str, Any], *, renderer: str) -> None:
+        place = (
+            b'\n    "variables": '  # a line break stands in JSON only between its parts, so nothing else looks alike
+        )
+        before, found, after = _hashed(folder_tree, {**inputs, "variables": 0}, renderer).rpartition(place + b"0")
+        self._before, self._after = hashlib.sha256(before + found[:-1]), after
+
+    def of(self, variables: Mapping[str, Any]) -> str:
+        inner = canonical(variables).rstrip(b"\n").replace(b"\n", b"\n    ")
+        digest = self._before.copy()
+        digest.update(inner + self._after)
+        return digest.hexdigest()
 
 
 def checks_for(bundle: Bundle, fleet: Fleet) -> Checks:
@@ -156,9 +180,16 @@ def _patch_files(bundle: Bundle) -> Mapping[str, Any]:
 
 def _mentioned(bundle: Bundle, every: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
     """Of the variables, and of what the cluster is called and labelled, what the bundle's files mention."""
-    own = {references.CLUSTER_NAME: cluster.name, **{references.LABEL + key: v for key, v in cluster.labels.items()}}
     names = bundle.mentions | every.keys() if references.EVERY in bundle.mentions else bundle.mentions
-    return {name: found[name] for name in sorted(names) for found in (every, own) if name in found}
+    found: dict[str, Any] = {}
+    for name in sorted(names):
+        if name == references.CLUSTER_NAME:
+            found[name] = cluster.name
+        elif name.startswith(references.LABEL) and (label := name.removeprefix(references.LABEL)) in cluster.labels:
+            found[name] = cluster.labels[label]
+        elif name in every:
+            found[name] = every[name]
+    return found
 
 
 def _merged(below: HelmOptions | None, above: HelmOptions | None) -> HelmOptions | None:

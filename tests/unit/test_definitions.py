@@ -22,7 +22,9 @@ def request(name: str, *clusters: ClusterName, key: str = "", pinned: bool = Fal
         policy=BundlePolicy(name=name),
         pin_first_render=pinned,
     )
-    return RenderRequest(bundle=bundle, clusters=clusters, folder_tree=Oid("f" * 40), inputs={}, key=key or name)
+    return RenderRequest(
+        bundle=bundle, clusters=clusters, folder_tree=Oid("f" * 40), key=key or name, shared={}, own={}
+    )
 
 
 def settled(

@@ -359,6 +359,26 @@ def test_inputs_have_what_is_mentioned_and_the_names_of_the_rest() -> None:
     assert found["known"] == ["size"]
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"domain": "a.org", "size": 3, "on": True, "none": None}, id="of several types"),
+        pytest.param({"text": 'two\nlines, "quoted": {}\n    "variables": 0', "é": "ü"}, id="text with line breaks"),
+        pytest.param({"deep": {"list": [1, {"variables": 0}, []], "empty": {}}}, id="nested"),
+    ],
+)
+@pytest.mark.parametrize("namespace", ["", 'x\n    "variables": 0', '"variables": 0'])
+def test_the_key_of_a_request_is_that_of_its_inputs(variables: dict[str, Any], namespace: str) -> None:
+    """Though what clusters have in common is hashed once for all of them."""
+    made = replace(bundle(mentions=frozenset({"*"})), namespace=namespace)
+    fleet_of_two = fleet([made], [cluster("a", variables=variables), cluster("b", kubernetes="1.35")])
+    requests = targets.render_requests(fleet_of_two, lambda folder: TREE, renderer="7")
+    assert len(requests) == 2
+    for request in requests:
+        assert request.key == targets.render_key(TREE, request.inputs, renderer="7")
+
+
 def test_a_variable_that_no_file_mentions_changes_no_key() -> None:
     made = bundle(mentions=frozenset({"domain"}))
 
