@@ -111,7 +111,7 @@ class Loop:
         self._settle_until = self._turned_at + 2 * heartbeat_s
         self.memory = Memory()
         self._tails: dict[RolloutId, record.Tail] = {}
-        self._revisions: dict[RolloutId, Oid] = {}
+        self._commits: dict[RolloutId, tuple[Oid, ...]] = {}
         self._unpublished: set[ClusterName] = set()
         self._policies: Mapping[BundleName, RolloutPolicy] = _decode_policies(journal.meta("policies", "{}"))
         """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
@@ -298,7 +298,7 @@ class Loop:
             roster=views.roster,
             holds=self.holds,
             released=news.released,
-            revision_of=self._revision,
+            commits_of=self._commits_of,
             heartbeat_s=self._heartbeat_s,
             settle_until=self._settle_until,
             look_s=LOOK_S,
@@ -322,12 +322,12 @@ class Loop:
     def _missing(self, subtrees: Iterable[Oid]) -> list[Oid]:
         return [oid for oid in subtrees if oid != ABSENT and not self.store.has(oid)]
 
-    def _revision(self, rollout: RolloutId) -> Oid:
-        """The commit that a rollout brought, which is over as a rule."""
-        if rollout not in self._revisions:
+    def _commits_of(self, rollout: RolloutId) -> tuple[Oid, ...]:
+        """The commits for which a rollout stood that is over."""
+        if rollout not in self._commits:
             row = self.journal.rollout(rollout)
-            self._revisions[rollout] = record.restored(row).rollout.revision if row else Oid("")
-        return self._revisions[rollout]
+            self._commits[rollout] = record.restored(row).rollout.commits if row else ()
+        return self._commits[rollout]
 
     def _next_seq(self, cluster: ClusterName) -> int:
         row = self.slices.get(cluster)
@@ -350,6 +350,7 @@ class Loop:
                 completed=results.completed(self.journal.completed(), made.completed()),
                 holds={name: hold.refused for name, hold in holds.items()},
                 keeps={name: hold.keep for name, hold in holds.items() if hold.keep is not None},
+                given_up=made.given_up(),
                 active=made.alive(),
                 keys=self.store.keys,
                 remembered=self._policies,

@@ -107,6 +107,11 @@ class Rollout:
     elsewhere: Mapping[BundleName, Mapping[ClusterName, Oid]] = field(default_factory=dict)
     """What its bundles were wanted as on clusters that had nothing to change: a hold needs it (`waves.refused`)."""
 
+    @property
+    def commits(self) -> tuple[Oid, ...]:
+        """Its own, and those for which it stands."""
+        return self.revision, *self.stands_for
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:

@@ -34,12 +34,12 @@ _BUSY = frozenset({*IN_FLIGHT, MemberPhase.REVERTING})
 
 @dataclass(slots=True, kw_only=True)
 class Around:
-    """What holds rollouts, at `now`. `on_hold`: bundle → the revision that was rolled back."""
+    """What holds rollouts, at `now`. `on_hold`: bundle → the commits that it was taken back from."""
 
     fleet: Fleet
     now: float
     states: Collection[State] = ()
-    on_hold: Mapping[BundleName, Oid] = field(default_factory=dict)
+    on_hold: Mapping[BundleName, Collection[Oid]] = field(default_factory=dict)
     _in_flight: dict[ClusterName, int] | None = None
     _moved: Counter[ClusterName] = field(default_factory=Counter)
     _shut: dict[tuple[Window, ...], str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Around:
                     self._moved[cluster] += 1
                 case Hold(bundle=bundle, rollout=name):
                     given_up = next(state.rollout for state in self.states if state.rollout.id == name)
-                    self.on_hold = {**self.on_hold, bundle: given_up.revision}
+                    self.on_hold = {**self.on_hold, bundle: given_up.commits}
 
     def _flying(self, cluster: ClusterName) -> int:
         if self._in_flight is None:
@@ -87,7 +87,7 @@ class Around:
 
     def _blocked(self, cluster: ClusterName, rollout: Rollout) -> str:
         for bundle in rollout.depends_on:
-            if self.on_hold.get(bundle) == rollout.revision:
+            if rollout.revision in self.on_hold.get(bundle, ()):
                 return f"blocked: bundle {bundle} of the same commit is on hold"
             for state in self.states:
                 other = state.rollout

@@ -53,17 +53,19 @@ def same(older: Rollout, newer: Rollout) -> bool:
 def goes_first(rollout: Rollout, other: Rollout) -> bool:
     """Pure: does `rollout` go before `other`, which depends on a bundle of it? It is older or of the same commit, or
     stands for one that was."""
-    return rollout.number < other.number or other.revision in (rollout.revision, *rollout.stands_for)
+    return rollout.number < other.number or other.revision in rollout.commits
 
 
-def stands_for(older: Sequence[State], active: Collection[State]) -> tuple[Oid, ...]:
-    """Pure: the commits of the active rollouts that wait for one of `older`: they wait for what replaces it."""
+def stands_for(
+    bundles: Collection[BundleName], older: Sequence[State], active: Collection[State], *, given_up: Collection[Oid]
+) -> tuple[Oid, ...]:
+    """Pure: the commits of the active rollouts that wait for one of `older`, or for the end of a hold after commits
+    that were `given_up`: they wait for the rollout of `bundles` that takes the place of these."""
     waiting = {
         state.rollout.revision
         for state in active
-        for each in older
-        if not set(each.rollout.bundles).isdisjoint(state.rollout.depends_on)
-        if goes_first(each.rollout, state.rollout)
+        if not set(bundles).isdisjoint(state.rollout.depends_on)
+        if state.rollout.revision in given_up or any(goes_first(each.rollout, state.rollout) for each in older)
     }
     return tuple(sorted(waiting))
 

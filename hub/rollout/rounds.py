@@ -19,7 +19,7 @@ Next: `rollouts` decides about each; what calls `after` stores it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -103,7 +103,7 @@ class Round:
     """What is known at `now`, and what the rules made of it so far; `before` is what the last round left.
 
     `fleet` is None until the fleet repo was read. `holds` and `released`: the bundles on hold before the round, and
-    those that a person lets go on in it. `revision_of`: the commit that a rollout brought, which is over as a rule.
+    those that a person lets go on in it. `commits_of`: those for which a rollout stands that is over.
     `last_seen`: when each cluster was heard last. `look_s`: each rollout is looked at so often, though nothing says
     that time alone can change it. `roster` gives `view` at a glance, as far as members of these rollouts go.
     """
@@ -113,7 +113,7 @@ class Round:
     fleet: Fleet | None
     view: Mapping[ClusterName, ClusterView]
     holds: Mapping[BundleName, HoldRow]
-    revision_of: Callable[[RolloutId], Oid]
+    commits_of: Callable[[RolloutId], Collection[Oid]]
     heartbeat_s: float
     settle_until: float = 0.0
     look_s: float = math.inf
@@ -176,6 +176,12 @@ class Round:
         """Each bundle on hold as of this round."""
         holds = {**self.holds, **self.put_on_hold()}
         return {bundle: hold for bundle, hold in holds.items() if bundle not in self.released}
+
+    def given_up(self) -> dict[BundleName, Collection[Oid]]:
+        """Each bundle on hold, and the commits that it was taken back from. Who is released in this round still counts:
+        what depends on the bundle has to wait until its new rollout is there."""
+        before = {bundle: self.commits_of(hold.rollout) for bundle, hold in self.holds.items()}
+        return before | {hold.bundle: self.states[hold.rollout].rollout.commits for hold in self.all_of(Hold)}
 
     def completed(self) -> list[tuple[BundleName, ClusterName, Oid]]:
         """What the rollouts brought that were completed in this round."""
@@ -323,16 +329,13 @@ class Round:
         self.wakes[rollout] = min([since, *(effect.at for effect in effects if isinstance(effect, WakeAt))])
 
     def _known_around(self) -> Around:
-        """What holds single clusters. Who is released in this round still counts as on hold: what depends on the bundle
-        has to wait until its new rollout is there."""
+        """What holds single clusters."""
         if self._around is None:
-            before = {bundle: self.revision_of(hold.rollout) for bundle, hold in self.holds.items()}
-            made = {hold.bundle: self.states[hold.rollout].rollout.revision for hold in self.all_of(Hold)}
             self._around = Around(
                 fleet=self.fleet or Fleet(),
                 now=self.now,
                 states=tuple(self.states.values()),
-                on_hold={**before, **made},
+                on_hold=self.given_up(),
             )
         return self._around
 

@@ -88,6 +88,7 @@ def plan_rollouts(
     completed: Subtrees,
     holds: Subtrees,
     keeps: Mapping[BundleName, Keep] = MappingProxyType({}),
+    given_up: Mapping[BundleName, Collection[Oid]] = MappingProxyType({}),
     active: Collection[State],
     keys: Callable[[Oid], frozenset[ObjectKey]],
     remembered: Mapping[BundleName, RolloutPolicy],
@@ -103,7 +104,8 @@ def plan_rollouts(
     that the fleet has but `desired` has not is treated like those in `failed`. `current`: each cluster's decided
     composition (its slice). `last_good`, then `completed`: where a rollback goes to. `holds`: for each bundle on hold
     the subtrees that must not be tried again (as `refused` gave them; none: nothing but a person releases it), and
-    `keeps`, for some of them, what they are to be meanwhile. `active`: every state that is `rollouts.alive`.
+    `keeps`, for some of them, what they are to be meanwhile; `given_up`: the commits that each was taken back from,
+    which its next rollout stands for. `active`: every state that is `rollouts.alive`.
     `keys`: the objects of a subtree. `remembered`: the policy that each bundle was last planned with, for bundles that
     are gone from the fleet; without one they are removed under the default policy. `number`: of the first new rollout.
     """
@@ -144,7 +146,9 @@ def plan_rollouts(
             _rollout(fleet, todo, policy, current=current, last_good=last_good, completed=completed),
             id=RolloutId(min(group.gainers or group.bundles)),
             revision=back or revision,
-            stands_for=queue.stands_for(older, active),
+            stands_for=queue.stands_for(
+                group.bundles, older, active, given_up={oid for b in group.bundles for oid in given_up.get(b, ())}
+            ),
             author="" if back else author,
             subject="" if back else subject,
             made_at=now,

@@ -138,7 +138,7 @@ class Hub:
                 fleet=self._fleet,
                 now=now,
                 states=tuple(self.states.values()),
-                on_hold={bundle: self.entries[rollout].revision for bundle, (rollout, _) in self.holds.items()},
+                on_hold=self._given_up(),
             )
         after, effects = rollouts.decide(
             state,
@@ -243,6 +243,10 @@ class Hub:
             found.append((state.rollout.id, state.phase, replaces, sick, begun, not flying and rollouts.stalled(state)))
         return tuple(found)
 
+    def _given_up(self) -> dict[BundleName, tuple[Oid, ...]]:
+        """Each bundle on hold, with the commit that it was taken back from."""
+        return {bundle: (self.entries[rollout].revision,) for bundle, (rollout, _) in self.holds.items()}
+
     def _plan(self) -> None:
         current: Mapping[ClusterName, Bundles] = self._current
         if self._moves:
@@ -256,6 +260,7 @@ class Hub:
             last_good=self._last_good,
             completed=self._completed,
             holds={bundle: refused for bundle, (_, refused) in self.holds.items()},
+            given_up=self._given_up(),
             active=[state for state in self.states.values() if rollouts.alive(state)],
             keys=lambda subtree: frozenset(),
             remembered={},

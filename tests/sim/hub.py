@@ -30,8 +30,8 @@ class Stored:
     last_good: dict[tuple[ClusterName, BundleName], Oid] = field(default_factory=dict)
     completed: dict[BundleName, dict[ClusterName, Oid]] = field(default_factory=dict)
     holds: dict[BundleName, HoldRow] = field(default_factory=dict)
-    revisions: dict[BundleName, Oid] = field(default_factory=dict)
-    """Of the commit that each bundle on hold was rolled back from."""
+    commits: dict[BundleName, tuple[Oid, ...]] = field(default_factory=dict)
+    """Those that each bundle on hold was taken back from."""
     number: int = 1
 
     def copy(self) -> "Stored":
@@ -41,7 +41,7 @@ class Stored:
             last_good=self.last_good,
             completed=self.completed,
             holds=dict(self.holds),
-            revisions=dict(self.revisions),
+            commits=dict(self.commits),
             number=self.number,
         )
 
@@ -126,7 +126,7 @@ class Hub:
             self.views[letter.cluster] = ClusterView(
                 next_seq=0, last_seen=now, seq=letter.seq, bundles=dict(letter.words)
             )
-        revisions = {hold.rollout: self.stored.revisions[bundle] for bundle, hold in self.stored.holds.items()}
+        commits = {hold.rollout: self.stored.commits[bundle] for bundle, hold in self.stored.holds.items()}
         made = Round(
             now=now,
             before=self.memory,
@@ -134,7 +134,7 @@ class Hub:
             view=self._view(suspended, cordoned),
             holds=self.stored.holds,
             released=self.released & self.stored.holds.keys(),
-            revision_of=revisions.__getitem__,
+            commits_of=commits.__getitem__,
             heartbeat_s=HEARTBEAT_S,
             settle_until=self.settle_until,
             last_seen=[view.last_seen for view in self.views.values()],
@@ -183,6 +183,7 @@ class Hub:
             last_good=results.last_good(self.stored.last_good, made.all_of(MarkGood)),
             completed=results.completed(self.stored.completed, made.completed()),
             holds={bundle: row.refused for bundle, row in made.on_hold().items()},
+            given_up=made.given_up(),
             active=made.alive(),
             keys=lambda subtree: frozenset(),
             remembered={},
@@ -208,11 +209,11 @@ class Hub:
                         assert other == name or over or gone, f"{other} and {name} both move {cluster}"
                         due.setdefault(cluster, {})[bundle] = subtree
                 case Hold(bundle=bundle):
-                    after.revisions[bundle] = made.states[name].rollout.revision
+                    after.commits[bundle] = made.states[name].rollout.commits
         for bundle in made.released:
             after.holds.pop(bundle, None)
         after.holds.update(made.put_on_hold())
-        after.revisions = {bundle: at for bundle, at in after.revisions.items() if bundle in after.holds}
+        after.commits = {bundle: those for bundle, those in after.commits.items() if bundle in after.holds}
         for cluster, subtrees in due.items():
             row = after.slices.get(cluster, Slice())
             bundles = {name: subtree for name, subtree in {**row.bundles, **subtrees}.items() if subtree}

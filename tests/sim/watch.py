@@ -81,8 +81,8 @@ class Watch:
         self.tracks: dict[RolloutId, Track] = {}
         self.heard: dict[ClusterName, tuple[float, Letter]] = {}
         self.good: dict[tuple[ClusterName, BundleName], Oid] = {}
-        self.on_hold: dict[BundleName, Oid] = {}
-        """With the commit that each bundle was taken back from."""
+        self.on_hold: dict[BundleName, tuple[Oid, ...]] = {}
+        """With the commits that each bundle was taken back from."""
 
     @property
     def now(self) -> float:
@@ -108,7 +108,7 @@ class Watch:
             elif command.verb == "approve":
                 for wave in self.tracks[name].rollout.waves:
                     self.tracks[name].votes[f"{wave.name}/word"][command.actor] = self.now
-        self.on_hold = dict(self.world.hub.stored.revisions)
+        self.on_hold = dict(self.world.hub.stored.commits)
         for name, effect in turn.made.effects:
             track, state = self.tracks[name], turn.made.states[name]
             match effect:
@@ -123,7 +123,7 @@ class Watch:
                 case Notice():
                     self._note(track, effect)
                 case Hold(bundle=bundle):
-                    self.on_hold[bundle] = track.rollout.revision
+                    self.on_hold[bundle] = track.rollout.commits
         for name in begun:
             self._goes_back_to_last_good(self.tracks[name].rollout)
         for name, state in turn.made.states.items():
@@ -309,7 +309,7 @@ class Watch:
         after = track.rollout.targets[cluster].after.get(SHOP)
         if not after or cluster not in self.world.fleet.clusters:
             return
-        on_hold = self.on_hold.get(TILL) == track.rollout.revision
+        on_hold = track.rollout.revision in self.on_hold.get(TILL, ())
         assert not on_hold, f"{track.rollout.id} moved {cluster} while {TILL} of the same commit is on hold"
         number = self.world.commits[after]
         brought = [s for s, n in self.world.commits.items() if n == number and s.startswith(f"{TILL}@")]

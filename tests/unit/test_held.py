@@ -104,9 +104,9 @@ def test_a_bundle_moves_on_a_cluster_after_the_proof_of_what_it_depends_on(db: S
 
 def test_a_dependency_that_was_rolled_back_blocks_what_the_same_commit_brings_and_no_other() -> None:
     fleet = Fleet(clusters=CLUSTERS)
-    same = Around(fleet=fleet, now=0.0, on_hold={DB: SHOP.revision})
+    same = Around(fleet=fleet, now=0.0, on_hold={DB: [Oid("e" * 40), SHOP.revision]})
     assert same.why(SHOP, C1) == "blocked: bundle db of the same commit is on hold"
-    assert Around(fleet=fleet, now=0.0, on_hold={DB: Oid("e" * 40)}).why(SHOP, C1) == ""
+    assert Around(fleet=fleet, now=0.0, on_hold={DB: [Oid("e" * 40)]}).why(SHOP, C1) == ""
 
 
 def test_a_dependency_that_is_put_on_hold_in_this_very_turn_blocks_where_its_rollout_skipped_the_cluster_too() -> None:

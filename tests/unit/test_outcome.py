@@ -68,7 +68,7 @@ def turn(*states: State, before: Sequence[State] = (), effects: Sequence[tuple[S
         fleet=Fleet(),
         view={},
         holds={},
-        revision_of=lambda _: Oid(""),
+        commits_of=lambda _: (),
         heartbeat_s=10.0,
     )
     made.states = {one.rollout.id: one for one in states}

@@ -54,7 +54,7 @@ def a_round(before: Memory, **changes: Any) -> Round:
         "fleet": Fleet(clusters={name: Cluster(name=name, labels={}) for name in (C1, C2)}),
         "view": {name: ClusterView(next_seq=8, last_seen=NOW, seq=7) for name in (C1, C2)},
         "holds": {},
-        "revision_of": lambda _: Oid("d" * 40),
+        "commits_of": lambda _: (Oid("d" * 40),),
         "heartbeat_s": HEARTBEAT_S,
     }
     return Round(before=before, **{**plain, **changes})

@@ -583,6 +583,37 @@ def test_what_replaces_a_rollout_goes_first_where_that_did_for_its_age_alone() -
     assert (newer.replaced, told) == ({"till-7": "till-9"}, "blocked: bundle till goes first there (till-9: pending)")
 
 
+@pytest.mark.parametrize(
+    ("given_up", "waits"),
+    [
+        pytest.param(["c"], True, id="of the same commit"),
+        pytest.param(["d", "c"], True, id="of a commit that had taken its place"),
+        pytest.param(["d"], False, id="of another"),
+    ],
+)
+def test_what_waits_for_a_bundle_on_hold_waits_for_the_fix_of_it_too(given_up: list[str], waits: bool) -> None:
+    current = running(shop=OLD, till=OLD)
+    (made,) = plan(fleet=NEEDY, desired={SHOP: everywhere(NEW), TILL: everywhere(OLD)}, current=current).rollouts
+    shop = rollouts.start(made, 1000.0)
+    commits = [Oid(letter * 40) for letter in given_up]
+    c1 = ClusterName("c1")
+    assert bool(held.Around(fleet=NEEDY, now=1000.0, states=(shop,), on_hold={TILL: commits}).why(made, c1)) is waits
+    fixed = plan(
+        fleet=NEEDY,
+        desired={SHOP: everywhere(NEW), TILL: everywhere(NEWER)},
+        current=current,
+        active=[shop],
+        holds={TILL: everywhere(NEW)},
+        given_up={TILL: commits},
+        revision=Oid("e" * 40),
+        number=9,
+    )
+    assert fixed.released == {TILL}
+    fix = rollouts.start(fixed.rollouts[0], 1000.0)
+    told = held.Around(fleet=NEEDY, now=1000.0, states=(shop, fix)).why(made, c1)
+    assert told == ("blocked: bundle till goes first there (till-9: pending)" if waits else "")
+
+
 def test_a_rollout_held_for_an_empty_wave_is_replaced_when_the_label_is_mended_and_only_then() -> None:
     typo = replace(
         FLEET, policies={"careful": RolloutPolicy(name="careful", waves=(replace(CANARY, select=selects(x="y")),))}
