@@ -47,6 +47,8 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
         )
         for line in waiting.of_rollout(rollout):
             console.print(line)
+        if rollout["phase"] == "paused":
+            console.print(waiting.paused(rollout))
     for row in fleet["freezes"]:
         console.print(waiting.freeze(row))
     for hold in fleet["on_hold"]:

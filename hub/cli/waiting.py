@@ -35,6 +35,11 @@ def of_rollout(rollout: Mapping[str, Any]) -> Iterator[Text]:
             yield _line("→", "bold cyan", gate["command"])
 
 
+def paused(rollout: Mapping[str, Any]) -> Text:
+    """How a rollout that is paused goes on."""
+    return _line("→", "bold cyan", f"flotilla resume {rollout['id']} --reason … (or rollback, or abort)")
+
+
 def freeze(row: Mapping[str, Any]) -> Text:
     """One line."""
     when = f"until {row['to']}" if row["now"] else f"from {row['from']} to {row['to']}"

@@ -93,7 +93,7 @@ def _end(turn: Turn) -> None:
     else:
         turn.enter(P.ROLLED_BACK, why)
         turn.note("rolled-back", f"rollout {name} is rolled back: {why}")
-    hold(turn, why)
+    hold(turn, turn.reason)
 
 
 def hold(turn: Turn, reason: str) -> None:

@@ -333,6 +333,10 @@ async def test_a_rollout_that_waits_says_at_which_gates_who_agreed_and_what_to_d
         await hub.loop.tell(ToRollout(rollout=rollout, command=word))
         await tab.until(f"{gates}.includes('the canaries look well')")
         assert "1 of 2" in await tab.ask(gates)
+        troubles = await tab.ask("document.querySelector('#troubles').innerText")
+        assert "shop: gate eu/security · approved by ann, 1 of 2" in troubles
+        assert "shop: gate eu/metric · cannot be asked" in troubles
+        assert f"without it: flotilla promote {rollout} --reason" in troubles
         for name, width, scheme in (("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 390, "light")):
             await tab.look(width=width, height=1000, scheme=scheme)
             assert await tab.ask("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls sideways"
@@ -341,3 +345,66 @@ async def test_a_rollout_that_waits_says_at_which_gates_who_agreed_and_what_to_d
         await hub.loop.tell(ToRollout(rollout=rollout, command=replace(word, actor="bob", reason="so do I")))
         await tab.until("document.querySelector('.gate .tag').innerText === 'open' && !document.querySelector('.todo')")
         assert tab.complaints == []
+
+
+# --- what somebody has to look at -----------------------------------------------------------------------------------
+
+
+STRICT = """
+    apiVersion: flotilla.dev/v1alpha1
+    kind: RolloutPolicy
+    metadata: {name: careful}
+    spec:
+      waves: [{name: canary, select: {matchLabels: {canary: "true"}}}]
+      failure: {deadline: 1s}
+    """
+PATIENT = """
+    apiVersion: flotilla.dev/v1alpha1
+    kind: RolloutPolicy
+    metadata: {name: patient}
+    spec:
+      waves: [{name: canary, select: {matchLabels: {canary: "true"}}, soak: 10m}]
+    """
+
+
+async def test_what_stands_still_and_who_did_not_come_back_is_told_first_with_the_next_command(tmp_path: Path) -> None:
+    """FLOTILLA_PICTURES names a folder for pictures of what was looked at."""
+    pictures = os.environ.get("FLOTILLA_PICTURES")
+    repo = Repo(tmp_path / "fleet")
+    till = {name: text.replace("rollout: careful", "rollout: patient") for name, text in bundle("till").items() if text}
+    repo.commit(
+        "A fleet",
+        {
+            "rollouts/careful.yaml": STRICT,
+            "rollouts/patient.yaml": PATIENT,
+            **{f"clusters/{name}.yaml": cluster(name, labels) for name, labels in CLUSTERS[:4]},
+            **bundle("shop"),
+            **till,
+        },
+    )
+    hub = Hub(fleet=str(repo.path), branch="main", data=tmp_path / "hub", poll_s=0.2, heartbeat_s=HEARTBEAT_S)
+    crowd = Crowd(hub)
+    async with anyio.create_task_group() as tasks, browser.tab(tmp_path) as tab:
+        port = await tasks.start(partial(hub.run, "127.0.0.1", 0))
+        tasks.start_soon(crowd.run)
+        await crowd.settled(rollouts=1)
+        [waits] = hub.loop.states
+        pause = Command(verb="pause", actor="ann", reason="is the till well?")
+        await hub.loop.tell(ToRollout(rollout=waits, command=pause))
+        crowd.failing |= {"canary-1"}
+        repo.commit("A shop that cannot start", bundle("shop", "two"))
+        await tab.look(width=1280, height=900)
+        await tab.open(f"http://127.0.0.1:{port}")
+        troubles = "document.querySelector('#troubles').innerText"
+        await tab.until(f"{troubles}.includes('not back')")
+        said = await tab.ask(troubles)
+        assert "shop: canary-1 did not come back; rolled back because canary-1 failed" in said
+        assert "look at these clusters now" in said
+        assert "till: ann: is the till well?" in said
+        assert f"flotilla resume {waits} --reason …, or: flotilla rollback {waits} --reason …" in said
+        assert said.index("not back") < said.index("paused")
+        assert "on hold" not in said
+        if pictures:
+            await tab.picture(Path(pictures) / "stands-still.png")
+        assert tab.complaints == []
+        tasks.cancel_scope.cancel()

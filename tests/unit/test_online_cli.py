@@ -467,6 +467,13 @@ async def test_a_bundle_and_a_rollout_go_back_by_their_names(run: Run, hub: Hub)
     assert (none.exit_code, "rollout till: does not exist" in none.stderr) == (1, True)
 
 
+async def test_a_paused_rollout_is_shown_with_how_it_goes_on(run: Run) -> None:
+    assert (await run("pause", "shop-1", "--reason", "lunch")).exit_code == 0
+    lines = (await run("status")).stdout.splitlines()
+    [at] = [number for number, line in enumerate(lines) if "shop-1 paused" in line and "(dana: lunch)" in line]
+    assert lines[at + 1] == "→           flotilla resume shop-1 --reason … (or rollback, or abort)"
+
+
 async def test_a_cordoned_cluster_is_named_wherever_somebody_looks(run: Run) -> None:
     result = await run("cordon", "eu-1", "--reason", "new nodes")
     assert (result.exit_code, result.stdout) == (0, "eu-1: cordoned, no rollout goes there\n")

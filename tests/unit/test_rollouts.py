@@ -497,7 +497,9 @@ def test_a_cluster_that_does_not_come_back_makes_the_rollback_fail_loudly_after_
     assert hub.whole() is Phase.ROLLBACK_FAILED
     assert "rollback-failed" in kinds(effects)
     assert "c3" in of(Notice, effects)[-1].text
-    assert of(Hold, effects)
+    assert [hold.reason for hold in of(Hold, effects)] == [
+        "c3 did not come back; rolled back because c3 failed in wave two: Failed"
+    ], "who looks at what is on hold must not take it for well"
 
 
 def test_a_revert_that_is_proven_late_still_counts_while_the_rollback_goes_on() -> None:
