@@ -395,6 +395,8 @@ class Fleet:
     """Something that may hold bundles cannot be read at all: each that is missing keeps what it runs."""
     lost_clusters: bool = False
     """Something in `clusters/` is broken, so that it may be of another name: nobody is known to have left."""
+    lost_freezes: bool = False
+    """What fleet.yaml says is not known: anything may be frozen."""
 
 
 # --- what is to be rendered ---------------------------------------------------------------------------------------

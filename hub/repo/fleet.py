@@ -114,6 +114,7 @@ def _agreed(read: Documents) -> Fleet:
         },
         lost_bundles=read.lost_bundles,
         lost_clusters=read.lost_clusters,
+        lost_freezes=not read.known,
     )
     return replace(fleet, findings=bounded((*read.findings, *agreement.without_clusters(fleet))))
 

@@ -7,6 +7,7 @@
 | `maxChanges`         | fewer rollouts are in flight on the cluster                                                   |
 | a dependency         | its own rollout is proven there, if that is older or of the same commit; when that was rolled |
 |                      | back, until it is released or changed                                                         |
+| what cannot be read  | it can: fleet.yaml may freeze everything, a Cluster file may shut its cluster                 |
 | clusters that vanish | fewer do: over a fifth of those that were there, and at least `VANISHED_LEAST`, within two    |
 |                      | minutes may be the work of a commit, or of the hub's own network                              |
 
@@ -48,7 +49,7 @@ class Around:
         """Why the rollout may not move the cluster now, or ""."""
         found = self.fleet.clusters.get(cluster)
         if found is None:
-            return ""
+            return "its Cluster file is gone, or not valid"
         for freeze in self.fleet.freezes:
             if _runs(freeze, self.now) and targets.matches(freeze.select, found.labels):
                 return _told(freeze)
@@ -101,6 +102,8 @@ class Around:
 
 def frozen(fleet: Fleet, now: float) -> str:
     """Pure: the freeze that stops the whole fleet now, or ""."""
+    if fleet.lost_freezes:
+        return "fleet.yaml is not valid: what it freezes is not known"
     everywhere = Selector()
     return next((_told(each) for each in fleet.freezes if each.select == everywhere and _runs(each, now)), "")
 

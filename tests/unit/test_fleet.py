@@ -773,11 +773,13 @@ def test_without_the_fleets_variables_every_bundle_keeps_what_it_runs(text: str)
     assert found.broken_bundles == {"shop"}
     assert set(found.clusters) == {"eu-1"}
     assert found.findings[-1].message == "what it says for all bundles is not known, so every bundle keeps what it runs"
+    assert found.lost_freezes
 
 
 def test_another_error_in_the_fleet_stops_no_bundle_while_its_variables_can_be_told() -> None:
     found = load(fleet=FLEET.replace("{var", "{x: 1, var"), bundle=SHOP, cluster=EU)
     assert only_error(found).message == "spec.x is not a known field"
+    assert not found.lost_freezes
     assert set(found.bundles) == {"shop"}
     assert found.variables == {"domain": "example.org"}
 

@@ -50,6 +50,13 @@ def test_a_freeze_holds_all_clusters_or_those_that_it_selects(now: float, told: 
     assert (around.why(SHOP, C1), around.why(SHOP, C2)) == (told, "")
 
 
+def test_nothing_starts_while_nobody_knows_what_is_frozen_or_shut() -> None:
+    unread = Fleet(clusters=CLUSTERS, lost_freezes=True)
+    assert held.frozen(unread, 0.0) == "fleet.yaml is not valid: what it freezes is not known"
+    around = Around(fleet=Fleet(clusters={C1: CLUSTERS[C1]}, broken_clusters=frozenset({"c2"})), now=0.0)
+    assert (around.why(SHOP, C1), around.why(SHOP, C2)) == ("", "its Cluster file is gone, or not valid")
+
+
 def test_a_cluster_may_have_windows_of_its_own() -> None:
     night = windows.parse("22:00-06:00 UTC", deny=False)
     fleet = Fleet(clusters={C1: replace(CLUSTERS[C1], windows=(night,)), C2: CLUSTERS[C2]})
