@@ -41,12 +41,12 @@ _PLACES = ("fleet.yaml", "clusters", "bundles", "rollouts")
 
 
 def _share(text: str) -> float:
-    """`2%` as 0.02."""
+    """`2%` as 0.02. Without the sign it might be meant as either."""
     try:
         share = float(text.removesuffix("%")) / 100
     except ValueError:
         share = math.nan
-    if not 0 <= share <= 1:
+    if not 0 <= share <= 1 or (share and not text.endswith("%")):
         raise click.BadParameter(f"{text!r} is not a share: write such as 2%, from 0% to 100%")
     return share
 

@@ -40,6 +40,8 @@ class Chance:
             yield at, setting.end_s
             return
         mean_s = (setting.away.least_s + setting.away.most_s) / 2
+        if not mean_s > 0:
+            return
         if draw.random() < setting.offline:
             until = at + draw.random() * _in(draw, setting.away)
             yield at, until

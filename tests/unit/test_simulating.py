@@ -148,6 +148,7 @@ def test_a_folder_that_is_no_fleet_repo_has_a_made_up_fleet(tmp_path: Path) -> N
     [
         pytest.param(("--fail", "101%"), "'101%' is not a share", id="share"),
         pytest.param(("--bad", "nan"), "'nan' is not a share", id="nan"),
+        pytest.param(("--fail", "0.02"), "'0.02' is not a share: write such as 2%", id="a share without its sign"),
         pytest.param(("--apply", "5m..30s"), "'5m..30s' is not a time", id="backwards"),
         pytest.param(("--hours", "Mon-Fri"), "is not a time zone", id="hours"),
         pytest.param(("--start", "tomorrow"), "--start 'tomorrow'", id="start"),
@@ -250,6 +251,11 @@ def test_who_is_silent_in_a_soak_starts_it_again() -> None:
     )
     assert 6 * HOUR < calm < 6 * HOUR + 600
     assert stormy > 7 * HOUR
+
+
+def test_silences_that_last_no_time_are_none() -> None:
+    away = Span(least_s=0.0, most_s=0.0)
+    assert ran(RolloutPolicy(name="it", waves=(OTHERS,)), offline=0.5, away=away).entries
 
 
 def test_an_offline_cluster_catches_up_when_it_is_back() -> None:
