@@ -8,13 +8,15 @@
 | `dependsOn` of bundles                  | each other, in a circle                   | an error of all in the circle  |
 | `after`, `gates[].bundle` of bundles'   | each other's waves, in a circle           | an error of all in the circle  |
 | policies                                |                                           |                                |
-| `targets` of a bundle                   | no cluster                                | a warning                      |
+| `targets` of a bundle, `clusters` of a  | no cluster                                | a warning                      |
+| freeze                                  |                                           |                                |
+| `waves[].select` of a policy            | no cluster, or such as earlier waves have | a warning, but `allowEmpty`    |
 
 What may be there and cannot be read is never called missing. Next: `fleet` adds what is found to the rest.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from hub.model import Bundle, Finding, Fleet, RolloutPolicy
@@ -151,13 +153,33 @@ def _circles(needs: Mapping[N, Iterable[N]]) -> dict[N, list[N]]:
 
 
 def without_clusters(fleet: Fleet) -> Iterator[Finding]:
-    """Pure: bundles that are wanted nowhere."""
+    """Pure: selectors that match no cluster: bundles that are wanted nowhere, freezes that hold nobody, waves at which
+    a rollout would wait for somebody to mend them."""
+    if not fleet.clusters:
+        return
+    found = Finding(where="", message="", remedy="compare it with the labels in clusters/", severity="warning")
     for name, clusters in targets.wanted(fleet).items():
-        if not clusters and fleet.clusters:
-            yield Finding(
-                where=fleet.bundles[name].where,
-                message="spec.targets matches no cluster",
-                remedy="compare it with the labels in clusters/",
-                severity="warning",
-                about=f"bundle {name}",
-            )
+        if not clusters:
+            where, message = fleet.bundles[name].where, "spec.targets matches no cluster"
+            yield replace(found, where=where, message=message, about=f"bundle {name}")
+    for freeze in fleet.freezes:
+        if not any(targets.matches(freeze.select, cluster.labels) for cluster in fleet.clusters.values()):
+            yield replace(found, where="fleet.yaml", message=f"freeze {freeze.name} matches no cluster")
+    for name, policy in sorted(fleet.policies.items()):
+        for wave in _empty(policy, fleet):
+            message = f"wave {wave} selects no cluster that no earlier wave has, so rollouts would wait there"
+            yield replace(found, where=policy.where, message=message, about=f"rollout policy {name}")
+
+
+def _empty(policy: RolloutPolicy, fleet: Fleet) -> Iterator[str]:
+    """Waves that would have no cluster even in a rollout to all. One with a share leaves nobody knows whom."""
+    left = dict(fleet.clusters)
+    for wave in policy.waves:
+        chosen = {
+            name
+            for name, cluster in left.items()
+            if name in wave.clusters or (wave.select is not None and targets.matches(wave.select, cluster.labels))
+        }
+        if wave.select is not None and not chosen and not wave.allow_empty:
+            yield wave.name
+        left = {name: cluster for name, cluster in left.items() if name not in chosen or wave.share is not None}

@@ -15,6 +15,10 @@ metadata: {name: eu-1}
 apiVersion: flotilla.dev/v1alpha1
 kind: Cluster
 metadata: {name: us-1}
+---
+apiVersion: flotilla.dev/v1alpha1
+kind: Cluster
+metadata: {name: eu-2, labels: {region: eu}}
 """
 
 
@@ -213,3 +217,29 @@ def test_a_policy_that_its_own_bundle_waits_for_is_named_and_others_may_use_it()
     [finding] = [each for each in found.findings if each.severity == "error"]
     assert finding.message.endswith("for ever: platform/all → platform/rest → platform/all")
     assert "shop" in found.bundles
+
+
+@pytest.mark.parametrize(
+    ("waves", "empty"),
+    [
+        pytest.param("[{name: eu, select: {matchLabels: {region: eu}}}]", [], id="somebody"),
+        pytest.param("[{name: eu, select: {matchLabels: {regoin: eu}}}]", ["eu"], id="a mistyped label"),
+        pytest.param("[{name: eu, select: {matchLabels: {regoin: eu}}, allowEmpty: true}]", [], id="meant so"),
+        pytest.param("[{name: all, select: {}}, {name: eu, select: {matchLabels: {region: eu}}}]", ["eu"], id="taken"),
+        pytest.param("[{name: some, select: {}, share: 1}, {name: others, select: {}}]", [], id="a share leaves some"),
+        pytest.param("[{name: eu, clusters: [eu-2]}, {name: others, share: 50%}]", [], id="by name and share"),
+    ],
+)
+def test_a_wave_that_selects_nobody_is_worth_a_warning(waves: str, empty: list[str]) -> None:
+    found = of_policies(load({}, {"careful": f"waves: {waves}"}))
+    assert [(each.severity, each.message.split()[1]) for each in found] == [("warning", name) for name in empty]
+
+
+def test_a_freeze_that_holds_nobody_is_worth_a_warning() -> None:
+    stated = (
+        "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec:\n  freezes:\n"
+        '    - {name: all, from: "2026-12-20T18:00", to: "2027-01-04T06:00"}\n'
+        '    - {name: eu, from: "2026-12-20T18:00", to: "2027-01-04T06:00", clusters: {matchLabels: {region: ue}}}\n'
+    )
+    found = fleet.load({"fleet.yaml": stated.encode(), "clusters/all.yaml": CLUSTERS.encode()})
+    assert [(each.severity, each.message) for each in found.findings] == [("warning", "freeze eu matches no cluster")]
