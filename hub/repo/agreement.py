@@ -165,10 +165,10 @@ def without_clusters(fleet: Fleet) -> Iterator[Finding]:
     for freeze in fleet.freezes:
         if not any(targets.matches(freeze.select, cluster.labels) for cluster in fleet.clusters.values()):
             yield replace(found, where="fleet.yaml", message=f"freeze {freeze.name} matches no cluster")
-    for name, policy in sorted(fleet.policies.items()):
+    for policy in fleet.policies.values():
         for wave in _empty(policy, fleet):
             message = f"wave {wave} selects no cluster that no earlier wave has, so rollouts would wait there"
-            yield replace(found, where=policy.where, message=message, about=f"rollout policy {name}")
+            yield replace(found, where=policy.where, message=message, about=f"rollout policy {policy.name}")
 
 
 def _empty(policy: RolloutPolicy, fleet: Fleet) -> Iterator[str]:
