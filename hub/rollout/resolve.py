@@ -39,7 +39,8 @@ def resolve(
     open_ = sorted(members)
     for wave in (*policy.waves, REST):
         chosen = [name for name in open_ if _selects(wave, clusters[name])]
-        chosen.sort(key=lambda name: _place(clusters[name], wave.order_by))
+        if wave.order_by:
+            chosen.sort(key=lambda name: _place(clusters[name], wave.order_by))
         if wave.share is not None:
             chosen = chosen[: max(1, share(wave.share, len(open_)))]
         taken = set(chosen)

@@ -64,7 +64,6 @@ from hub.state import (
     Event,
     Evidence,
     Left,
-    Member,
     MemberPhase,
     Phase,
     Reported,
@@ -84,7 +83,7 @@ P, M = Phase, MemberPhase
 def start(rollout: Rollout, now: float) -> State:
     """Pure: the first state of a rollout. It is paused when a wave is empty that must not be."""
     reason = empty_wave_reason(rollout)
-    members = {cluster: Member(wave=index) for index, wave in enumerate(rollout.waves) for cluster in wave.clusters}
+    members = turns.everybody_waiting(rollout)
     state = State(
         rollout=rollout,
         phase=P.PAUSED if reason else P.RUNNING,

@@ -25,7 +25,11 @@ _decode_state = msgspec.json.Decoder(type=State).decode
 def to_json(state: State) -> bytes:
     """Pure: the journal's bytes of a state with its rollout. Members of whom nothing is known yet are left out: their
     wave says all of it."""
-    known = {cluster: member for cluster, member in state.members.items() if member != Member(wave=member.wave)}
+    known = {
+        cluster: member
+        for cluster, member in state.members.items()
+        if member is not (fresh := turn.waiting(member.wave)) and member != fresh
+    }
     value = msgspec.Raw(msgspec.json.encode(replace(state, members=known)))
     return msgspec.json.encode(_Envelope(format=FORMAT, value=value))
 
@@ -38,7 +42,7 @@ def from_json(data: bytes) -> State:
         for cluster in wave.clusters:
             known = state.members.get(cluster)
             # A state from before waves were counted has members that do not know theirs.
-            members[cluster] = replace(known, wave=index) if known else Member(wave=index)
+            members[cluster] = replace(known, wave=index) if known else turn.waiting(index)
     tallies = turn.tallies(state.rollout, members)
     if len(state.tallies) == len(tallies):  # how far a wave has come is all that its members do not tell
         pairs = zip(tallies, state.tallies, strict=True)

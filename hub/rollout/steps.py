@@ -102,7 +102,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def blank(rollout: Rollout) -> State:
     """Pure: what every rollout is a difference to: nobody was moved, nothing is open."""
-    members = {cluster: Member(wave=index) for index, wave in enumerate(rollout.waves) for cluster in wave.clusters}
+    members = turn.everybody_waiting(rollout)
     return State(rollout=rollout, members=members, tallies=turn.tallies(rollout, members))
 
 
@@ -117,11 +117,16 @@ def step(
     `view` is what clusters had said then."""
     old = before or blank(after.rollout)
     groups: dict[tuple[tuple[str, Any], ...], list[ClusterName]] = {}
+    alike: dict[tuple[int, int], list[ClusterName]] = {}
     for cluster, member in after.members.items():
         known = old.members[cluster]
-        if known is not member and (changed := _changed(_MEMBER, _member_of(known), _member_of(member))):
-            groups.setdefault(changed, []).append(cluster)
-    changes = tuple(Change(to=dict(to), clusters=tuple(clusters)) for to, clusters in groups.items())
+        if known is member:
+            continue
+        if (group := alike.get((id(known), id(member)))) is None:  # clusters alike share their members
+            changed = _changed(_MEMBER, _member_of(known), _member_of(member))
+            group = alike[id(known), id(member)] = groups.setdefault(changed, [])
+        group.append(cluster)
+    changes = tuple(Change(to=dict(to), clusters=tuple(clusters)) for to, clusters in groups.items() if to)
     loud = {cluster for change in changes if not change.quiet for cluster in change.clusters}
     firsts = tuple(tally.first for tally in after.tallies)
     return Step(
@@ -142,9 +147,12 @@ def apply(state: State, made: Step) -> State:
     """Pure: the state after a step."""
     members, tallies = dict(state.members), list(state.tallies)
     for change in made.changes:
+        alike: dict[int, Member] = {}
         for cluster in change.clusters:
             before = members[cluster]
-            members[cluster] = after = replace(before, **change.to)
+            if (after := alike.get(id(before))) is None:
+                after = alike[id(before)] = replace(before, **change.to)
+            members[cluster] = after
             tallies[after.wave] = turn.counted(tallies[after.wave], before, after)
     firsts = made.firsts or tuple(tally.first for tally in state.tallies)
     gates = {**state.gates, **made.gates}

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from hub.rollout.transitions import IN_FLIGHT, MEMBER, PHASE, BrokenInvariant, IllegalEvent, excused
@@ -54,6 +55,8 @@ class Turn:
     gates: Mapping[str, GateState]
     changed: dict[ClusterName, Member] = field(default_factory=dict)
     """Who was changed, and what it was before."""
+    made: dict[tuple[object, ...], Member] = field(default_factory=dict)
+    """What `put` made of a member, by its identity: clusters alike share one value, before and after."""
     wake_at: float = math.inf
     has_room: bool = False
     """A report came that others may have waited for."""
@@ -139,8 +142,11 @@ class Turn:
                 cause = f"{cluster} cannot go from {member.phase} to {phase}"
                 raise BrokenInvariant(f"rollout {self.rollout.id}", cause)
             changes.setdefault("suspended", False)
-        made = replace(member, phase=phase, **changes)
-        if made == member:
+        key = (id(member), phase, *changes.items())
+        if (made := self.made.get(key)) is None:
+            made = replace(member, phase=phase, **changes)
+            made = self.made[key] = member if made == member else made
+        if made is member:
             return
         if not self.changed:
             self.members = dict(self.members)
@@ -229,6 +235,17 @@ def roster(views: Mapping[ClusterName, ClusterView]) -> Roster:
     )
 
 
+@cache
+def waiting(wave: int) -> Member:
+    """Pure: a member of whom nothing is known yet; all clusters of a wave share it."""
+    return Member(wave=wave)
+
+
+def everybody_waiting(rollout: Rollout) -> dict[ClusterName, Member]:
+    """Pure: the members of a rollout that has not begun."""
+    return {cluster: waiting(index) for index, wave in enumerate(rollout.waves) for cluster in wave.clusters}
+
+
 def tallies(rollout: Rollout, members: Mapping[ClusterName, Member]) -> tuple[Tally, ...]:
     """Pure: every wave counted from its members."""
     found = []
@@ -248,10 +265,12 @@ def tallies(rollout: Rollout, members: Mapping[ClusterName, Member]) -> tuple[Ta
 def counted(tally: Tally, before: Member, after: Member) -> Tally:
     """Pure: the tally of a wave after one of its members changed."""
     phases = dict(tally.phases)
-    phases[before.phase] -= 1
     phases[after.phase] = phases.get(after.phase, 0) + 1
+    phases[before.phase] -= 1
+    if not phases[before.phase]:
+        del phases[before.phase]
     return Tally(
-        phases={phase: n for phase, n in phases.items() if n},
+        phases=phases,
         excused=tally.excused + _is_excused(after) - _is_excused(before),
         beyond=tally.beyond + _is_beyond(after) - _is_beyond(before),
         suspended=tally.suspended + after.suspended - before.suspended,

@@ -331,10 +331,15 @@ def _rollout(
     for bundle in sorted(todo):
         for cluster, subtree in todo[bundle].items():
             after.setdefault(cluster, {})[bundle] = subtree
-    before = {
-        cluster: {b: last_good.get((cluster, b), completed.get(b, {}).get(cluster, ABSENT)) for b in bundles}
-        for cluster, bundles in after.items()
-    }
+    targets: dict[ClusterName, Target] = {}
+    alike: dict[tuple[tuple[BundleName, Oid], ...], Target] = {}
+    for cluster in sorted(after):
+        bundles = after[cluster]
+        before = {b: last_good.get((cluster, b), completed.get(b, {}).get(cluster, ABSENT)) for b in bundles}
+        change = (*before.items(), *bundles.items())
+        if change not in alike:
+            alike[change] = Target(before=before, after=bundles)
+        targets[cluster] = alike[change]
     # A bundle that runs elsewhere and only comes to new clusters: one of them must not put it on hold everywhere.
     joining = all(not current.get(cluster) for cluster in after) and all(
         any(completed.get(bundle, {}).values()) for bundle in todo
@@ -347,7 +352,7 @@ def _rollout(
         bundles=tuple(sorted(todo)),
         revision=Oid(""),
         made_at=0.0,
-        targets={c: Target(before=before[c], after=after[c]) for c in sorted(after)},
+        targets=targets,
         waves=_with_word(resolved, after, policy, fleet),
         deadline_s=policy.failure.deadline_s,
         action="continue" if joining else policy.failure.action,

@@ -66,8 +66,8 @@ class GitStore:
         self._small: Lru[Oid, GitObject | None] = Lru(
             _SMALL_BYTES_CACHED, lambda found: len(found.data) if found else 0
         )
-        self._differences: Lru[tuple[Oid, Oid | None], tuple[GitObject, ...] | None] = Lru(
-            _DIFFERENCES_CACHED, lambda found: len(found or ()) + 1
+        self._differences: Lru[tuple[Oid, Oid | None], tuple[int, tuple[GitObject, ...]]] = Lru(
+            _DIFFERENCES_CACHED, lambda found: len(found[1]) + 1
         )
         self._repo = self._opened()
 
@@ -312,22 +312,26 @@ class GitStore:
         subtree what is not at the same place of the one before. Empty when they are more than a wake-up may carry.
         Raises Permanent."""
         objects = [GitObject(kind=kind, data=data) for kind, data in made.objects]
+        room = wire.MAX_CARRIED_BYTES - sum(len(item.data) for item in objects)
         for moved in made.moved:
-            more = self._differences.get(moved, self._difference)
-            if more is None:
+            size, more = self._differences.get(moved, self._difference)
+            room -= size
+            if room < 0:
                 return ()
             objects += more
-        return tuple(objects) if sum(len(item.data) for item in objects) <= wire.MAX_CARRIED_BYTES else ()
+        return tuple(objects)
 
-    def _difference(self, moved: tuple[Oid, Oid | None]) -> tuple[GitObject, ...] | None:
-        """None when it is more than a wake-up may carry; no object is read that is too large alone."""
-        objects, room = list[GitObject](), wire.MAX_CARRIED_BYTES
+    def _difference(self, moved: tuple[Oid, Oid | None]) -> tuple[int, tuple[GitObject, ...]]:
+        """How many bytes the objects have, and they; none when that is more than a wake-up may carry. What is too large
+        alone is not read."""
+        objects, size = list[GitObject](), 0
         for oid in dict.fromkeys(self._differing(*moved)):
             found = self._small.get(oid, self._read_small)
-            if found is None or (room := room - len(found.data)) < 0:
-                return None
+            size += len(found.data) if found else wire.MAX_CARRIED_BYTES + 1
+            if found is None or size > wire.MAX_CARRIED_BYTES:
+                return size, ()
             objects.append(found)
-        return tuple(objects)
+        return size, tuple(objects)
 
     def _differing(self, tree: Oid, before: Oid | None) -> Iterator[Oid]:
         yield tree

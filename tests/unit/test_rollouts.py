@@ -177,6 +177,16 @@ def test_a_lost_decision_is_made_again_just_so_and_a_kept_one_never_twice() -> N
 # --- soak (rule 3) ---
 
 
+def test_clusters_alike_share_one_member_so_that_a_large_fleet_costs_little() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", "c3")))
+    assert len({id(member) for member in hub.state.members.values()}) == 1
+    hub.view[ClusterName("c3")] = replace(hub.view[ClusterName("c3")], next_seq=20)
+    hub.tick()
+    one, two, three = hub.state.members.values()
+    assert one is two
+    assert (one.seq, three.seq) == (8, 20)
+
+
 def soaking(soak_s: float = 30.0, **changes: Any) -> Hub:
     hub = Hub(rollout(wave("canary", "c1", soak_s=soak_s, **changes), wave("rest", "c2")))
     hub.tick()

@@ -124,6 +124,14 @@ def test_clusters_go_to_the_first_wave_that_selects_them_and_the_others_to_rest(
     assert (rollout.id, rollout.number, rollout.bundles, rollout.made_at) == ("shop-7", 7, (SHOP,), 1000.0)
 
 
+def test_clusters_that_change_alike_share_one_target() -> None:
+    last_good = {(ClusterName("c1"), SHOP): OLD, (ClusterName("c2"), SHOP): OLD}
+    (rollout,) = plan(last_good=last_good).rollouts
+    alike, other = rollout.targets[ClusterName("c1")], rollout.targets[ClusterName("c3")]
+    assert rollout.targets[ClusterName("c2")] is alike
+    assert (alike.before, other.before) == ({SHOP: OLD}, {SHOP: ABSENT})
+
+
 def test_nothing_to_change_is_no_rollout() -> None:
     planned = plan(current=running(shop=NEW))
     assert planned == Planned(rollouts=(), replaced={}, left=(), released=frozenset(), waiting={}, notices=())
