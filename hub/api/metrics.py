@@ -176,6 +176,25 @@ class HubMetrics(Collector):
         for check, seconds in sorted(longest.items()):
             family.add_metric([check], seconds)
         yield family
+        family = GaugeMetricFamily(
+            "flotilla_gates_erring",
+            "Gates that keep a wave because they cannot be asked, by their check: the server that they ask, or the way "
+            "there, is to be mended. 'flotilla rollouts' says which, and why.",
+            labels=["check"],
+        )
+        for check, number in sorted(Counter(check for state in states for check in waiting.erring(state)).items()):
+            family.add_metric([check], number)
+        yield family
+        family = GaugeMetricFamily(
+            "flotilla_rollout_age_seconds",
+            "How long ago the oldest rollout that is in each phase began. Days: newer commits of its bundle wait.",
+            labels=["phase"],
+        )
+        under_way = [state for state in states if state.phase not in FINAL]
+        for phase in sorted({str(state.phase) for state in under_way}):
+            began = min(state.rollout.made_at for state in under_way if state.phase == phase)
+            family.add_metric([phase], now - began)
+        yield family
 
     def _rollbacks_failed(self) -> int:
         """Rollouts that could not be taken back whole, until their bundles' holds end."""

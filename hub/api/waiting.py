@@ -162,6 +162,13 @@ def causes(state: State, now: float) -> Counter[str]:
     return Counter(word for word, found in told if found)
 
 
+def erring(state: State) -> list[str]:
+    """Pure: the checks of the gates that keep the rollout because they cannot be asked."""
+    if state.phase is not Phase.RUNNING:
+        return []
+    return [check_of(gate) for _, gate, found in _begun(state) if found.erring and not found.waived]
+
+
 def shut_since(state: State, now: float) -> list[tuple[str, float]]:
     """Pure: the gates that keep the rollout, each by its check and since when (Unix seconds)."""
     return [

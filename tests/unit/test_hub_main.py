@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hub import main
+from hub import gatekeeper, main
 from hub.desired import Desired
+from hub.gatekeeper import Server
 from hub.model import Cluster, Fleet
 from hub.repo import signers
 from hub.wiring import Hub
@@ -100,6 +101,19 @@ def test_the_examples_of_the_help_are_lines_to_copy() -> None:
     shown = CliRunner().invoke(main.main, ["--help"]).output
     assert "--revision v1.4 \\\n" in shown
     assert "--webhook-secret-file webhook.secret" in shown
+
+
+def test_several_servers_that_gates_ask_fit_one_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("hidden-word")
+    monkeypatch.setenv("FLOTILLA_HUB_FLEET", str(tmp_path))
+    monkeypatch.setenv("FLOTILLA_HUB_PROMETHEUS", "http://prometheus:9090 eu=https://prometheus.example.org/eu")
+    monkeypatch.setenv("FLOTILLA_HUB_PROMETHEUS_TOKEN_FILE", f"eu={tmp_path / 'token'}")
+    context = main.main.make_context("flotilla-hub", [], auto_envvar_prefix="FLOTILLA_HUB")
+    given = gatekeeper.servers(context.params["prometheus"], context.params["prometheus_token_file"])
+    assert given == {
+        "default": Server(url="http://prometheus:9090"),
+        "eu": Server(url="https://prometheus.example.org/eu", token="hidden-word"),
+    }
 
 
 SIGNER = "ada@example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZ6oLwL2vGmPlNrNWJNbBwyvlP1vUZy9aVPvFKuC8Yu"

@@ -155,6 +155,25 @@ def test_what_keeps_rollouts_and_how_long_gates_wait_is_counted(loop: Loop) -> N
     assert 'flotilla_rollouts_waiting{for="freeze"} 2.0' in lines
     assert 'flotilla_gate_waiting_seconds{check="approval"} 200.0' in lines
     assert 'flotilla_gate_waiting_seconds{check="metric"} 200.0' in lines
+    assert not any(line.startswith("flotilla_gates_erring") for line in lines)
+    assert 'flotilla_rollout_age_seconds{phase="running"} 0.0' in lines
+
+
+def test_a_gate_that_cannot_be_asked_is_counted_and_waits_since_it_was_come_to(loop: Loop) -> None:
+    errors = Gate(name="m", metric=MetricCheck(query="up", above=0.0))
+    hub = Hub(rollout(wave("canary", "c1"), wave("eu", "c2", gates=(errors,)), made_at=NOW - 500.0))
+    hub.now = NOW - 300.0
+    hub.tick()
+    hub.report("c1")
+    hub.find("eu/m", "error", after_s=290.0)
+    loop.memory = Memory(states={RolloutId("shop-1"): hub.state})
+    lines = scraped(loop)
+    assert 'flotilla_gates_erring{check="metric"} 1.0' in lines
+    assert 'flotilla_gate_waiting_seconds{check="metric"} 300.0' in lines
+    assert 'flotilla_rollout_age_seconds{phase="running"} 500.0' in lines
+    hub.find("eu/m", "bad")
+    loop.memory = Memory(states={RolloutId("shop-1"): hub.state})
+    assert not any(line.startswith("flotilla_gates_erring") for line in scraped(loop))
 
 
 def test_a_rollback_that_failed_is_counted_until_its_bundle_is_released(
