@@ -77,8 +77,12 @@ def leave(turn: Turn, cluster: ClusterName, reason: str, *, skipped: bool = Fals
     if index < turn.wave:
         return
     wave = turn.rollout.waves[index]
-    if _lost_everybody(turn, wave, index) and turn.phase is P.RUNNING:
-        turn.enter(P.PAUSED, f"wave {wave.name} lost its last cluster before it was done")
+    if _lost_everybody(turn, wave, index):
+        why = f"wave {wave.name} lost its last cluster before it was done"
+        if turn.phase is P.RUNNING:
+            turn.enter(P.PAUSED, why)
+        else:
+            turn.reason = f"{turn.reason}; {why}"  # who resumes it has to know
         turn.note("paused", f"rollout {turn.rollout.id}: {turn.reason}", wave=wave.name)
     # Without the leaver, failures that the budget allowed may be all that is known of the wave.
     if turn.count(index, M.FAILED):

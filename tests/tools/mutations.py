@@ -116,7 +116,7 @@ MUTATIONS = (
     _m(12, "a leaver still counts", "rollout/rollouts.py",
        "case Left(cluster=cluster):\n            _left(turn, cluster)", "case Left():\n            pass"),
     _m(12, "a wave that lost everybody is done", "rollout/commands.py",
-       "if _lost_everybody(turn, wave, index) and turn.phase is P.RUNNING:", "if False:"),
+       "if _lost_everybody(turn, wave, index):", "if False:"),
     _m(13, "suspended clusters are moved", "rollout/turn.py", "        if not told:\n", "        if True:\n"),
     _m(13, "clocks of the suspended run", "rollout/forward.py",
        "            if member.suspended:\n", "            if False:\n"),

@@ -631,6 +631,16 @@ def test_a_canary_wave_that_loses_its_last_cluster_pauses() -> None:
     assert moves(hub.tell(Command(verb="resume", actor="ann", reason="no canary needed"))) == ["c2"]
 
 
+def test_who_resumes_a_rollout_is_told_that_its_canary_left_meanwhile() -> None:
+    hub = Hub(rollout(wave("canary", "c1"), wave("two", "c2")))
+    hub.tick()
+    hub.say_to("pause", reason="lunch")
+    effects = hub.tell(Left(cluster=ClusterName("c1")))
+    assert hub.whole() is Phase.PAUSED
+    assert hub.state.reason == "ann: lunch; wave canary lost its last cluster before it was done"
+    assert kinds(effects)[-1] == "paused"
+
+
 def test_a_leaver_does_not_open_a_wave_of_which_only_a_failure_is_left() -> None:
     hub = Hub(rollout(wave("one", "c1", "c2", failure_budget=1), wave("two", "c3")))
     hub.tick()
