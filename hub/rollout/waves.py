@@ -26,6 +26,7 @@ returns nothing, so that calling it once more is harmless. Next: `rollouts` (mov
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 from hub.model import (
@@ -125,7 +126,10 @@ def plan_rollouts(
     found: list[tuple[Rollout, list[State]]] = []
     waiting: dict[BundleName, str] = {}
     late: set[BundleName] = set()
-    for group in exchange.groups(changes, current=current, keys=keys, renamed=fleet.renamed):
+    grouped = exchange.groups(
+        changes, current=current, keys=keys, renamed=fleet.renamed, depends_on=partial(_dependencies, fleet)
+    )
+    for group in grouped:
         alone = len(group.bundles) == 1
         todo = {
             bundle: {c: s for c, s in changes[bundle].items() if not (alone and (bundle, c) in catching_up)}
@@ -317,6 +321,10 @@ def _policy(
     return max(found, key=lambda policy: len(policy.waves))
 
 
+def _dependencies(fleet: Fleet, bundle: BundleName) -> tuple[BundleName, ...]:
+    return fleet.bundles[bundle].depends_on if bundle in fleet.bundles else ()
+
+
 def _rollout(
     fleet: Fleet,
     todo: Subtrees,
@@ -345,7 +353,7 @@ def _rollout(
         any(completed.get(bundle, {}).values()) for bundle in todo
     )
     resolved = resolve(policy, members=after.keys(), clusters=_takes_part(fleet))
-    depends_on = {b for bundle in todo if bundle in fleet.bundles for b in fleet.bundles[bundle].depends_on}
+    depends_on = {other for bundle in todo for other in _dependencies(fleet, bundle)}
     return Rollout(
         id=RolloutId(""),
         number=0,

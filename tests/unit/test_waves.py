@@ -388,6 +388,29 @@ def test_groups_are_transitive_and_the_rest_rolls_by_itself() -> None:
     assert [(r.id, r.bundles) for r in planned.rollouts] == [("b-7", (a, b, c)), ("d-8", (d,))]
 
 
+def test_a_bundle_between_two_that_exchange_an_object_rolls_with_them_or_each_would_wait_for_the_other() -> None:
+    key = ObjectKey(group="", kind="ConfigMap", namespace="n", name="x")
+    app, base, db, other = (BundleName(name) for name in ("app", "base", "db", "other"))
+    bundles = [bundle("app", depends_on=(db,)), bundle("db", depends_on=(base,)), bundle("base")]
+    fleet = replace(FLEET, bundles=dict([*bundles, bundle("other", depends_on=(app,))]))
+    owned = {Oid("1" * 40): {key}, Oid("6" * 40): {key}}
+    planned = plan(
+        fleet=fleet,
+        current=running(app=Oid("1" * 40), base=Oid("2" * 40), db=Oid("3" * 40), other=Oid("4" * 40)),
+        desired={
+            app: everywhere(Oid("5" * 40)),
+            base: everywhere(Oid("6" * 40)),
+            db: everywhere(Oid("7" * 40)),
+            other: everywhere(Oid("8" * 40)),
+        },
+        keys=lambda subtree: frozenset(owned.get(subtree, set())),
+    )
+    assert [(r.id, r.bundles, r.depends_on) for r in planned.rollouts] == [
+        ("base-7", (app, base, db), ()),
+        ("other-8", (other,), (app,)),
+    ]
+
+
 def test_a_group_waits_when_one_of_it_is_on_hold() -> None:
     key = ObjectKey(group="", kind="ConfigMap", namespace="default", name="prices")
     planned = plan(
