@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from hub.render import validate
 from hub.render.plain import Manifest
 from proto.errors import InvalidInput
 from proto.objects import ObjectKey, group_of, key_of
@@ -141,7 +142,8 @@ def cluster_scoped(key: ObjectKey, scopes: Mapping[tuple[str, str], bool]) -> bo
     identity = key.group, key.kind
     if identity in CLUSTER_SCOPED:
         return True
-    ours = "." not in key.group or key.group.endswith(".k8s.io")
+    # Not every group of `k8s.io` comes with Kubernetes: that of ClusterNetworkPolicy does not.
+    ours = "." not in key.group or validate.is_builtin(*identity)
     return scopes.get(identity, False if ours else None)
 
 

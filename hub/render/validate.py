@@ -9,7 +9,8 @@ in another one of the same clusters.
 | a value of another type, none of those allowed        | the nearest one, or the type  |
 | a required field that is missing, a list too short    |                               |
 | the same item twice in a list that is a map or a set  |                               |
-| a kind or version that Kubernetes does not have, or   | the nearest one               |
+| a kind or version that Kubernetes does not have, or a | the nearest one               |
+| group that looks like one of its own, or              |                               |
 | a version that a kind's definition does not serve     |                               |
 
 Not told: other custom kinds; patterns and CEL rules of definitions (they are in Go's words, and the API server of the
@@ -18,6 +19,7 @@ first wave says them); fields on clusters newer, versions on clusters older than
 the values. Pure, but that results are kept. Next: `checks` makes findings of it.
 """
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -156,9 +158,20 @@ def _kinds() -> frozenset[tuple[str, str]]:
 
 
 def _unknown_kind(group: str, version: str, kind: str, known: Schemas) -> Iterator[Problem]:
-    """Silent about groups that Kubernetes does not have, and about kinds beside its own in the groups that it has."""
+    """Silent about other groups than its own, unless they have no dot, as no custom one, or look like one of its own
+    that has the kind; and about kinds beside its own in versions that it does not have."""
     of_group = {(v, k) for g, v, k in _names() if g == group}
     name = f"Kubernetes {known.version.removeprefix('v').rpartition('.')[0]}"
+    if not of_group:
+        having = sorted({g for g, _, k in _names() if k == kind})
+        near = difflib.get_close_matches(group, having, n=1, cutoff=_LIKE_OURS)
+        if near or "." not in group:
+            meant = near or having[-1:]
+            there = [f"{g}/{v}".lstrip("/") for g, v, k in sorted(_names()) if k == kind and g in meant]
+            remedy = f"did you mean {there[-1]!r}?" if there else "correct it"
+            cause = f"has the group {group!r}, which {name} does not have"
+            yield Problem(path=("apiVersion",), cause=cause, remedy=remedy)
+        return
     if versions := sorted(v for v, k in of_group if k == kind):
         wanted = f"{group}/{versions[-1]}" if group else versions[-1]
         yield Problem(path=("apiVersion",), cause=f"is not one that {name} has of {kind}", remedy=f"write {wanted}")
@@ -171,6 +184,8 @@ def _unknown_kind(group: str, version: str, kind: str, known: Schemas) -> Iterat
         )
 
 
+_LIKE_OURS = 0.9
+"""How alike groups are when one is the other misspelt: `networking.gke.io`, which is another's, is at 0.88."""
 _UNKNOWN = "is not a known field"
 
 

@@ -225,6 +225,20 @@ ROOM = "apiVersion: example.org/v1\nkind: Room\nmetadata: {name: a}\nspec: {size
             " (write apps/v1)",
             id="an old version",
         ),
+        pytest.param(
+            "apps/v1",
+            "app/v1",
+            "web.yaml:2: Deployment/shop/web: apiVersion has the group 'app', which Kubernetes 1.36 does not have"
+            " (did you mean 'apps/v1'?)",
+            id="a group that cannot be a custom one",
+        ),
+        pytest.param(
+            "apiVersion: apps/v1\nkind: Deployment",
+            "apiVersion: networking.k8s.oi/v1\nkind: Ingress",
+            "apiVersion has the group 'networking.k8s.oi', which Kubernetes 1.36 does not have"
+            " (did you mean 'networking.k8s.io/v1'?)",
+            id="a misspelt group",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:

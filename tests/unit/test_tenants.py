@@ -408,6 +408,12 @@ metadata: {name: root}
             "may not have Database.example.org: it is a custom kind that may be cluster-scoped",
             id="a custom kind",
         ),
+        pytest.param(
+            "clusters: {}",
+            "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: web}\n",
+            "ClusterNetworkPolicy.policy.networking.k8s.io: it is a custom kind that may be cluster-scoped",
+            id="a custom kind of a group of Kubernetes' people",
+        ),
     ],
 )
 def test_check_tells_file_line_tenant_and_rule_of_an_object(
