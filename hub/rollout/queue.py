@@ -17,17 +17,19 @@ def waits_for(older: State, wants: Mapping[BundleName, Mapping[ClusterName, Oid]
     if older.phase is P.ROLLING_BACK:
         return f"rollout {name} is being rolled back"
     flying = {cluster: member.phase for cluster, member in older.members.items() if member.phase in IN_FLIGHT}
-    needed = any(phase is M.SOAKING or not _outdated(older, cluster, wants) for cluster, phase in flying.items())
+    wanted = any(not _outdated(older, cluster, wants) for cluster in flying)
+    soaks = M.SOAKING in flying.values()
     begun = any(phase not in UNMOVED and phase is not M.LEFT for tally in older.tallies for phase in tally.phases)
     # Clusters that joined are no reason: a rollout of them and the rest would not ask at the gates it has come to.
     newer = any(_outdated(older, cluster, wants) for cluster in targets)
-    jumps = newer and older.rollout.fixes == "jump" and any(transitions.failures(tally) for tally in older.tallies)
+    sick = any(transitions.failures(tally) for tally in older.tallies)
+    jumps = newer and sick and older.rollout.fixes == "jump" and not wanted
     everybody_left = all(member.phase is M.LEFT for member in older.members.values())
     if everybody_left or held_empty(older) or rollouts.stalled(older) or jumps:
         return ""
     if older.phase is P.PAUSED:
         return f"rollout {name} is paused: {older.reason}"
-    if (older.rollout.supersede == "replace" and newer and not needed) or not begun:
+    if (older.rollout.supersede == "replace" and newer and not wanted and not soaks) or not begun:
         return ""
     return f"rollout {name} is under way"
 

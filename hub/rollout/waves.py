@@ -14,7 +14,8 @@ returns nothing, so that calling it once more is harmless. Next: `rollouts` (mov
 | is rolling back, paused, or moving under `queue` | it waits; the newest revision is planned when that is over  |
 | is moving under `replace`, nobody soaks, and no  | the older rollout is replaced                               |
 | move in flight is still wanted                   |                                                             |
-| is sick, and a fix may jump the queue            | the older rollout is replaced                               |
+| is sick, and a fix may jump the queue, and no    | the older rollout is replaced                               |
+| move in flight is still wanted                   |                                                             |
 | has moved nobody yet, for a gate or a window     | the older rollout is replaced                               |
 | its rollout can only wait (`rollouts.stalled`)   | the older rollout is replaced, under `queue` too            |
 | its rollout waits since its start for an empty   | the older rollout is replaced, if only its waves differ too |

@@ -239,7 +239,7 @@ class Hub:
             flying = sorted(phases & transitions.IN_FLIGHT)
             sick = state.rollout.fixes == "jump" and M.FAILED in phases
             begun = not phases <= {M.PENDING, M.OFFLINE, M.LEFT}
-            replaces = flying if state.rollout.supersede == "replace" else []
+            replaces = flying if sick or state.rollout.supersede == "replace" else []
             found.append((state.rollout.id, state.phase, replaces, sick, begun, not flying and rollouts.stalled(state)))
         return tuple(found)
 

@@ -539,6 +539,27 @@ def test_a_newcomer_does_not_cut_short_what_is_in_flight_and_still_wanted() -> N
     assert "shop-7 is under way" in planned.waiting[SHOP]
 
 
+@pytest.mark.parametrize(
+    ("phase", "fixes", "wanted", "replaced"),
+    [
+        pytest.param(Phase.RUNNING, "jump", NEWER, True, id="a fix of what runs"),
+        pytest.param(Phase.PAUSED, "jump", NEWER, True, id="a fix of what was paused for its failure"),
+        pytest.param(Phase.RUNNING, "wait", NEWER, False, id="the policy lets it wait"),
+        pytest.param(Phase.RUNNING, "jump", NEW, False, id="c2 is in flight, and its proof would be nobody's"),
+    ],
+)
+def test_a_fix_jumps_the_queue_where_it_may(phase: Phase, fixes: Any, wanted: Oid, replaced: bool) -> None:
+    fleet = replace(FLEET, policies={"careful": replace(CAREFUL, fixes=fixes)})
+    failed, moving = Member(phase=MemberPhase.FAILED, seq=4), Member(phase=MemberPhase.MOVING, seq=4)
+    state = replace(under_way(phase, planned=plan(fleet=fleet), c1=failed, c2=moving), wave=1)
+    there = {SHOP: NEW}
+    current = {**running(shop=OLD), ClusterName("c1"): there, ClusterName("c2"): there}
+    desired = {SHOP: {**everywhere(NEWER), ClusterName("c2"): wanted}, TILL: {}}
+    planned = plan(fleet=fleet, desired=desired, active=[state], current=current, number=8)
+    assert (planned.replaced == {"shop-7": "shop-8"}) is replaced
+    assert bool(planned.rollouts) is replaced
+
+
 def test_a_rollout_that_only_waits_for_offline_clusters_starves_nobody() -> None:
     state = under_way(c1=Member(phase=MemberPhase.OFFLINE))
     assert rollouts.stalled(state)
