@@ -124,6 +124,11 @@ class Documents:
         """After the last file: the rows of tables, and Bundles where none counts."""
         for table in self.stated_tables:
             self._read_table(table)
+        for path in sorted(self.tables.keys() - {table.path for table in self.stated_tables}):
+            content = self.tables[path]
+            if isinstance(content, bytes) and f'"{_GROUP}'.encode() in content:
+                message, remedy = "is not read: JSON counts only as the table of a ClusterTable", "name it .yaml"
+                self.findings.append(Finding(where=path, message=message, remedy=remedy, severity="warning"))
         for where, name in self.misplaced:
             self._find_misplaced(where, name)
 

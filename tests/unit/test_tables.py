@@ -234,3 +234,9 @@ def test_a_fleet_of_thousands_is_read_with_each_row_at_its_place() -> None:
     assert found.findings == ()
     assert len(found.clusters) == 5000
     assert found.clusters[ClusterName("store-4999")].where == "clusters/stores.csv:5001"
+
+
+def test_a_cluster_in_a_json_file_is_worth_a_warning() -> None:
+    cluster = '{"apiVersion": "flotilla.dev/v1alpha1", "kind": "Cluster", "metadata": {"name": "eu-1"}}'
+    (finding,) = load({"clusters/eu-1.json": cluster}).findings
+    assert (finding.where, finding.severity, finding.remedy) == ("clusters/eu-1.json", "warning", "name it .yaml")
