@@ -27,6 +27,7 @@ from pygit2.enums import ObjectType
 from hub.slices import packs, refs, trees
 from hub.slices.compose import Composed
 from hub.slices.lru import Lru
+from hub.slices.packed import Found, Packed
 from hub.slices.trees import KeySets, TreeEntry
 from proto import wire
 from proto.errors import FlotillaError, Permanent
@@ -92,6 +93,7 @@ class GitStore:
         return store
 
     def _opened(self) -> pygit2.Repository:
+        self._packed = Packed(self._packs)
         try:
             return pygit2.Repository(str(self.path), pygit2.enums.RepositoryOpenFlag.BARE)
         except (pygit2.GitError, OSError) as error:
@@ -135,7 +137,7 @@ class GitStore:
                 return False
             old = found[: packs.to_merge([pack.stat().st_size for pack in found])]
             oids = sorted({oid for pack in old for oid in packs.oids(pack)})
-            merged = packs.write(self._packs, ((oid, self._compress(oid)) for oid in oids), count=len(oids))
+            merged = packs.write(self._packs, ((oid, packs.entry(*self._read(oid))) for oid in oids), count=len(oids))
             for pack in old:
                 # After a kill in this loop the next merge may give the very pack that one of the old ones is.
                 if pack != merged:
@@ -172,12 +174,16 @@ class GitStore:
         except (KeyError, ValueError, pygit2.GitError) as error:
             raise _unreadable(oid) from error
 
-    def _compress(self, oid: Oid) -> bytes:
-        return packs.entry(*self._read(oid))
+    def _found(self, oid: Oid) -> Found:
+        found = self._packed.find(oid)
+        if found is None:
+            kind, data = self._read(oid)
+            found = Found(kind, data, packs.entry(kind, data))
+        return found
 
     def entry(self, oid: Oid) -> bytes:
         """The object as an entry of a pack. Raises Permanent when it is missing or broken."""
-        return self._compressed.get(oid, self._compress)
+        return self._compressed.get(oid, lambda oid: self._found(oid).entry)
 
     # --- trees --------------------------------------------------------------------------------------------------------
 
@@ -185,8 +191,11 @@ class GitStore:
         return self._entries.get(oid, self._parse_tree)
 
     def _parse_tree(self, oid: Oid) -> tuple[TreeEntry, ...]:
-        entries = self._object(oid, pygit2.Tree)
-        return tuple(TreeEntry(str(item.name), item.type == ObjectType.TREE, Oid(str(item.id))) for item in entries)
+        kind, data, entry = self._found(oid)
+        if kind != "tree":
+            raise Permanent(f"Git object {oid}", "is not a tree")
+        self._compressed.get(oid, lambda _: entry)  # who asks what is in a tree mostly sends it
+        return tuple([(_text(name), is_tree, Oid(raw.hex())) for is_tree, name, raw in trees.entries(data)])
 
     def _object(self, oid: Oid, kind: type[V]) -> V:
         try:
@@ -211,7 +220,7 @@ class GitStore:
     def _files(self, tree: Oid, prefix: str = "") -> Iterator[tuple[str, Oid]]:
         """Without the cache: very many trees are looked at once."""
         for is_tree, name, raw in trees.entries(self._object(tree, pygit2.Tree).read_raw()):
-            path, oid = prefix + name.decode("utf-8", "surrogateescape"), Oid(raw.hex())
+            path, oid = prefix + _text(name), Oid(raw.hex())
             if is_tree:
                 yield from self._files(oid, f"{path}/")
             else:
@@ -303,7 +312,7 @@ class GitStore:
             seen.add(oid)
             yield at
             if is_tree:
-                todo.extend((item.is_tree, item.oid) for item in self._tree(oid))
+                todo.extend([(is_tree, oid) for _, is_tree, oid in self._tree(oid) if oid not in seen])
 
     # --- what a wake-up carries ---------------------------------------------------------------------------------------
 
@@ -411,6 +420,10 @@ class GitStore:
                 "or run 'flotilla hub recover'",
             )
         return old != commit
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _unreadable(oid: Oid) -> Permanent:

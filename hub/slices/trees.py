@@ -9,7 +9,7 @@ import re
 import weakref
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from hub.slices.lru import Lru
 from proto.errors import Permanent
@@ -31,10 +31,8 @@ _Folder: TypeAlias = tuple[tuple[bytes, "str | _Folder"], ...]
 a bundle have files of the same names."""
 
 
-class TreeEntry(NamedTuple):
-    name: str
-    is_tree: bool
-    oid: Oid
+TreeEntry: TypeAlias = tuple[str, bool, Oid]
+"""Name, whether it is a tree, and id. No NamedTuple: a fetch makes two thousand of them."""
 
 
 def entries(tree: bytes) -> list[tuple[bool, bytes, bytes]]:
