@@ -132,6 +132,8 @@ class Round:
     obeyed: list[Said] = field(init=False, default_factory=list)
     """The commands that were carried out."""
     wakes: dict[RolloutId, float] = field(init=False, default_factory=dict)
+    decisions: int = field(init=False, default=0)
+    """How often the rules were asked."""
     stuck: dict[RolloutId, str] = field(init=False, default_factory=dict)
     news: list[Stuck] = field(init=False, default_factory=list)
     """Those of `stuck` of which people were not told by an earlier round."""
@@ -322,6 +324,7 @@ class Round:
             everybody=self._everybody if self.roster else None,
         )
         around.decided(effects)
+        self.decisions += 1
         self.told.setdefault(rollout, []).extend(events)
         self.effects += [(rollout, effect) for effect in effects if not isinstance(effect, WakeAt)]
         ticked = any(isinstance(event, Tick) for event in events)

@@ -1,20 +1,20 @@
-"""The hub of a simulation: the engine with what the loop and the journal are around it, in memory.
+"""The hub of a simulation: the very rounds of the hub's loop, with what is around them in memory.
 
-A turn goes as in `hub.loop`: rollbacks first, then the oldest; then commands; then what may begin. Two things are left
-out that cost time and tell nothing: looks at who is held while nothing happens, and planning while what a bundle waits
-for is as it was. Nothing else fails here: what the rules raise is a bug of theirs. Next: `ledger` keeps what happens.
+Two things are left out that cost time and tell nothing: looks at who is held while nothing happens, and planning while
+what a bundle waits for is as it was. Nothing fails here: what the rules raise is a bug of theirs. Next: `ledger` keeps
+what happens.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
+from hub.journal import HoldRow
 from hub.model import Fleet
 from hub.repo import windows
-from hub.rollout import held, rollouts, transitions, waves
+from hub.rollout import results, rollouts, transitions, waves
 from hub.rollout.forward import HELD_S
-from hub.rollout.held import Around
+from hub.rollout.rounds import Memory, Round, Said
 from hub.rollout.turn import roster
 from hub.simulate import ledger
 from hub.simulate.clock import Clock, Turn
@@ -22,12 +22,7 @@ from hub.simulate.ledger import Commit, Entry
 from hub.simulate.setting import HEARTBEAT_S, HOUR_S
 from hub.state import (
     ABSENT,
-    FINAL,
     ClusterView,
-    Effect,
-    Event,
-    Hold,
-    Left,
     MarkGood,
     MemberPhase,
     Move,
@@ -37,7 +32,6 @@ from hub.state import (
     Roster,
     State,
     Tick,
-    WakeAt,
 )
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 
@@ -60,10 +54,8 @@ class Hub:
         views: Mapping[ClusterName, ClusterView],
         check_each: int,
     ) -> None:
-        self.states: dict[RolloutId, State] = {}
         self.entries: dict[RolloutId, Entry] = {}
-        self.holds: dict[BundleName, tuple[RolloutId, dict[ClusterName, Oid]]] = {}
-        """Bundle → the rollout that was rolled back, and what it must not be tried as again."""
+        self.holds: dict[BundleName, HoldRow] = {}
         self.commits: dict[Oid, Commit] = {}
         self.met: dict[RolloutId, dict[ClusterName, None]] = {}
         """The rollouts that the last turn asked, and whose reports they heard."""
@@ -84,38 +76,36 @@ class Hub:
         self._number = 1
         self._waiting: dict[BundleName, tuple[object, ...]] = {}
         """Bundle that waits for older rollouts → what they were like when it was asked last."""
+        self._memory = Memory()
         self._wakes: dict[RolloutId, float] = {}
         self._idle: dict[RolloutId, None] = {}
         """Those that are held, whom another look helps only when something happened."""
         self._moves: dict[ClusterName, dict[BundleName, Oid]] = {}
-        self._changed: dict[RolloutId, None] = {}
-        self._around: Around | None = None
+
+    @property
+    def states(self) -> Mapping[RolloutId, State]:
+        return self._memory.states
 
     def turn(self, turn: Turn) -> Mapping[ClusterName, Bundles]:
         """Everything that is told in one second; gives what comes into whose slice."""
-        self._around, self._changed, self._moves, self.met = None, {}, {}, {}
-        order = sorted(self.states.values(), key=lambda s: (s.phase is not P.ROLLING_BACK, s.rollout.number))
-        for state in order:
-            id_ = state.rollout.id
-            if back := [Reported(cluster=c) for c in turn.returned if rollouts.concerns(state, c)]:
-                self._meet(id_, back, heartbeat_s=HEARTBEAT_S)
-            heard = [c for c in turn.heard if c not in turn.returned and rollouts.concerns(state, c)]
-            events: list[Event] = [Reported(cluster=c) for c in heard]
-            events += [evidence for rollout, evidence in turn.evidence if rollout == id_]
-            if id_ in turn.ticks:
-                events.append(Tick())
-            if events:
-                self._meet(id_, events)
-        for id_, command in turn.commands:
-            with suppress(transitions.IllegalEvent):  # it came too late by a moment, which people are told
-                self._meet(id_, [command])
-        if turn.commits or (self._changed and self._may_begin()):
-            self._plan()
-        for cluster, subtrees in self._moves.items():
-            self._current[cluster] = _composed(self._current[cluster], subtrees)
-        for id_ in self._changed:
-            if self.states[id_].phase in FINAL and not rollouts.alive(self.states[id_]):
-                del self.states[id_]
+        self._moves, self.met = {}, {}
+        before = self.states
+        if turn.returned:  # they missed heartbeats, which nobody else did
+            back = self._round(replace(self._memory, wakes=dict.fromkeys(before, math.inf)), heartbeat_s=HEARTBEAT_S)
+            back.decide(heard=turn.returned, evidence=(), said=(), look=False)
+            self._keep(back)
+        made = self._round(replace(self._memory, wakes=self._wakes), heartbeat_s=math.inf)
+        heard = [cluster for cluster in turn.heard if cluster not in turn.returned]
+        said = [Said(rollout=id_, command=command) for id_, command in turn.commands]
+        made.decide(heard=heard, evidence=turn.evidence, said=said, look=False)
+        changed = any(state is not before.get(id_) for id_, state in made.states.items())
+        planned = None
+        if turn.commits or (changed and self._may_begin(made.states.values())):
+            planned = self._planned(made)
+            made.begin(planned)
+        self._keep(made)
+        if planned is not None:
+            self._waiting = {bundle: _obstacles(bundle, made.states.values()) for bundle in planned.waiting}
         return self._moves
 
     def is_silent(self, cluster: ClusterName) -> bool:
@@ -129,87 +119,83 @@ class Hub:
 
     # --- decisions ------------------------------------------------------------------------------------------------
 
-    def _meet(self, id_: RolloutId, events: Sequence[Event], *, heartbeat_s: float = math.inf) -> None:
+    def _round(self, before: Memory, *, heartbeat_s: float) -> Round:
         """Between two reports that are told all heartbeats were heard, unless `heartbeat_s` says how far apart they
-        are: who was silent missed some."""
-        state, now = self.states[id_], self._clock.now
-        if self._around is None:
-            self._around = Around(
-                fleet=self._fleet,
-                now=now,
-                states=tuple(self.states.values()),
-                on_hold=self._given_up(),
-            )
-        after, effects = rollouts.decide(
-            state,
-            events,
-            self._views,
-            now,
+        are."""
+        return Round(
+            now=self._clock.now,
+            before=before,
+            fleet=self._fleet,
+            view=self._views,
+            holds=self.holds,
+            commits_of=lambda rollout: self.entries[rollout].commits,
             heartbeat_s=heartbeat_s,
-            frozen=held.frozen(self._fleet, now),
-            held=partial(self._around.why, state.rollout),
-            busy=self._around.busy,
-            everybody=self._silent,
+            roster=self._silent,
         )
-        self._around.decided(effects)
-        self.decisions += 1
-        if self._check_each and self.decisions % self._check_each == 0:
-            transitions.check(after, self._views)
-            self.checked += 1
-        self.met.setdefault(id_, {}).update((event.cluster, None) for event in events if isinstance(event, Reported))
-        self._keep(after, effects, before=state)
-        self._wake(state, after, effects, ticked=any(isinstance(event, Tick) for event in events))
 
-    def _silent(self) -> Roster:
+    def _silent(self, _: Iterable[State]) -> Roster:
         """Those of whom a tick may bring news: here nobody is cordoned or suspended."""
         return roster({name: seen for name, seen in self._views.items() if seen.last_seen < math.inf})
 
-    def _keep(self, after: State, effects: Sequence[Effect], *, before: State | None) -> None:
+    def _keep(self, made: Round) -> None:
         """What the journal would hold."""
-        id_, rollout, now = after.rollout.id, after.rollout, self._clock.now
-        self.states[id_] = after
-        if after is not before:
-            self._changed[id_] = None
-        for effect in effects:
-            match effect:
-                case Move(cluster=cluster, subtrees=subtrees):
-                    self._moves.setdefault(cluster, {}).update(subtrees)
-                case MarkGood(cluster=cluster, subtrees=subtrees):
-                    self._last_good.update({(cluster, bundle): subtree for bundle, subtree in subtrees.items()})
-                case Hold(bundle=bundle):
-                    self.holds[bundle] = (id_, waves.refused(rollout)[bundle])
-        for bundle, cluster, subtree in rollouts.completed(before, after):
+        for stuck in made.news:
+            raise stuck.error
+        now, before = self._clock.now, made.before.states
+        self._memory = made.after()
+        moves = made.all_of(Move)
+        self._current |= results.running({move.cluster: self._current[move.cluster] for move in moves}, moves)
+        self._last_good |= results.last_good({}, made.all_of(MarkGood))
+        for bundle, cluster, subtree in made.completed():
             self._completed.setdefault(bundle, {})[cluster] = subtree
-        frozen = held.frozen(self._fleet, now)
-        ledger.record(self.entries[id_], after, now, frozen=frozen, silent=self.is_silent)
+        for bundle in made.released:
+            self.holds.pop(bundle, None)
+        self.holds.update(made.put_on_hold())
+        for move in moves:
+            self._moves.setdefault(move.cluster, {}).update(move.subtrees)
+        for id_, state in made.states.items():
+            if id_ not in self.entries:
+                self.entries[id_] = ledger.opened(state, self.commit_of(state.rollout), now)
+            if id_ in made.told or state is not before.get(id_):
+                ledger.record(self.entries[id_], state, now, frozen=made.frozen, silent=self.is_silent)
+        for id_, events in made.told.items():
+            self.met.setdefault(id_, {}).update(
+                (event.cluster, None) for event in events if isinstance(event, Reported)
+            )
+            self._look_again(made, id_)
+        self._check(made)
+
+    def _check(self, made: Round) -> None:
+        """Look at all invariants anew, after so many decisions."""
+        before, self.decisions = self.decisions, self.decisions + made.decisions
+        if self._check_each and (due := self.decisions // self._check_each - before // self._check_each):
+            for id_ in made.told:
+                transitions.check(made.states[id_], self._views)
+            self.checked += due
 
     # --- when to look again ---------------------------------------------------------------------------------------
 
-    def _wake(self, before: State, after: State, effects: Sequence[Effect], *, ticked: bool) -> None:
-        id_, now = after.rollout.id, self._clock.now
-        at = min((effect.at for effect in effects if isinstance(effect, WakeAt)), default=math.inf)
-        if ticked and after is before and at <= now + HELD_S + 1:
+    def _look_again(self, made: Round, id_: RolloutId) -> None:
+        now, after = self._clock.now, made.states[id_]
+        ticked, same = Tick() in made.told[id_], after is made.before.states.get(id_)
+        at = made.wakes[id_] if ticked else min(made.wakes[id_], self._wakes.get(id_, math.inf))
+        if ticked and same and at <= now + HELD_S + 1:
             at = self._next_look(after)
             self._idle[id_] = None
-        elif after is not before:
+        elif not same:
             self._idle.pop(id_, None)
             for other in self._idle:
-                self._wake_at(other, now + HELD_S)
+                self._wake_at(other, min(self._wakes[other], now + HELD_S))
             self._idle.clear()
-        if not ticked:
-            at = min(at, self._wakes.get(id_, math.inf))
-        self._wakes[id_] = math.inf
         self._wake_at(id_, at)
 
     def _wake_at(self, id_: RolloutId, at: float) -> None:
-        if at >= self._wakes.get(id_, math.inf):
-            return
-
         def ticks(turn: Turn) -> None:
             if self._wakes.get(id_) == second and id_ in self.states:
                 turn.ticks.add(id_)
 
-        second = self._wakes[id_] = self._clock.at(at, ticks)
+        if at != self._wakes.get(id_):
+            second = self._wakes[id_] = self._clock.at(at, ticks) if at < math.inf else at
 
     def _next_look(self, state: State) -> float:
         """When a look at who is held can tell something new, if nothing happens before."""
@@ -224,69 +210,42 @@ class Hub:
 
     # --- new rollouts ---------------------------------------------------------------------------------------------
 
-    def _may_begin(self) -> bool:
+    def _may_begin(self, states: Collection[State]) -> bool:
         """Has anything changed that a bundle which waits may have waited for?"""
-        return any(self._obstacles(bundle) != was for bundle, was in self._waiting.items())
+        return any(_obstacles(bundle, states) != was for bundle, was in self._waiting.items())
 
-    def _obstacles(self, bundle: BundleName) -> tuple[object, ...]:
-        """All that `waves` asks of the older rollouts of a bundle when it lets a newer one wait; who stands still is
-        looked at when nobody is in flight."""
-        found: list[object] = []
-        for state in self.states.values():
-            if bundle not in state.rollout.bundles or state.phase is P.COMPLETED:
-                continue
-            phases = {phase for tally in state.tallies for phase in tally.phases}
-            flying = sorted(phases & transitions.IN_FLIGHT)
-            sick = state.rollout.fixes == "jump" and M.FAILED in phases
-            begun = not phases <= {M.PENDING, M.OFFLINE, M.LEFT}
-            replaces = flying if sick or state.rollout.supersede == "replace" else []
-            found.append((state.rollout.id, state.phase, replaces, sick, begun, not flying and rollouts.stalled(state)))
-        return tuple(found)
-
-    def _given_up(self) -> dict[BundleName, tuple[Oid, ...]]:
-        """Each bundle on hold, with the commit that it was taken back from."""
-        return {bundle: (self.entries[rollout].revision,) for bundle, (rollout, _) in self.holds.items()}
-
-    def _plan(self) -> None:
-        current: Mapping[ClusterName, Bundles] = self._current
-        if self._moves:
-            current = {**current, **{c: _composed(current[c], moved) for c, moved in self._moves.items()}}
-        now = self._clock.now
+    def _planned(self, made: Round) -> waves.Planned:
         planned = waves.plan_rollouts(
             fleet=self._fleet,
             desired=self._desired,
             failed=frozenset(),
-            current=current,
-            last_good=self._last_good,
-            completed=self._completed,
-            holds={bundle: refused for bundle, (_, refused) in self.holds.items()},
-            given_up=self._given_up(),
-            active=[state for state in self.states.values() if rollouts.alive(state)],
+            current=results.running(self._current, made.all_of(Move)),
+            last_good=results.last_good(self._last_good, made.all_of(MarkGood)),
+            completed=results.completed(self._completed, made.completed()),
+            holds={bundle: hold.refused for bundle, hold in made.on_hold().items()},
+            given_up=made.given_up(),
+            active=made.alive(),
             keys=lambda subtree: frozenset(),
             remembered={},
-            revision=Oid(f"{now:.0f}"),
+            revision=Oid(f"{made.now:.0f}"),
             number=self._number,
-            now=now,
+            now=made.now,
         )
         self._number += len(planned.rollouts)
-        for id_, cluster in planned.left:
-            self._meet(id_, [Left(cluster=cluster)])
-        for older, newer in planned.replaced.items():
-            state = self.states[older]
-            if state.phase not in FINAL:
-                after, effects = rollouts.supersede(state, now, by=newer)
-                self._keep(after, effects, before=state)
-        for bundle in planned.released:
-            self.holds.pop(bundle, None)
-        for rollout in planned.rollouts:
-            state = rollouts.start(rollout, now)
-            self.entries[rollout.id] = ledger.opened(state, self.commit_of(rollout), now)
-            self._keep(state, (), before=None)
-        self._around = None  # those that depend on each other have to know of each other
-        for rollout in planned.rollouts:
-            self._meet(rollout.id, [Tick()])
-        self._waiting = {bundle: self._obstacles(bundle) for bundle in planned.waiting}
+        return planned
 
 
-def _composed(running: Bundles, subtrees: Bundles) -> Bundles:
-    return {bundle: subtree for bundle, subtree in {**running, **subtrees}.items() if subtree != ABSENT}
+def _obstacles(bundle: BundleName, states: Iterable[State]) -> tuple[object, ...]:
+    """Pure: all that `waves` asks of the older rollouts of a bundle when it lets a newer one wait; who stands still is
+    looked at when nobody is in flight."""
+    found: list[object] = []
+    for state in states:
+        if bundle not in state.rollout.bundles or state.phase is P.COMPLETED:
+            continue
+        phases = {phase for tally in state.tallies for phase in tally.phases}
+        flying = sorted(phases & transitions.IN_FLIGHT)
+        sick = state.rollout.fixes == "jump" and M.FAILED in phases
+        begun = not phases <= {M.PENDING, M.OFFLINE, M.LEFT}
+        replaces = flying if sick or state.rollout.supersede == "replace" else []
+        found.append((state.rollout.id, state.phase, replaces, sick, begun, not flying and rollouts.stalled(state)))
+    return tuple(found)

@@ -65,7 +65,7 @@ class Entry:
     commit: Commit | None
     waves: tuple[str, ...]
     clusters: int
-    revision: Oid
+    commits: tuple[Oid, ...]
     made_at: float
     phase: Phase = Phase.RUNNING
     reason: str = ""
@@ -92,7 +92,7 @@ def opened(state: State, commit: Commit | None, now: float) -> Entry:
         commit=commit,
         waves=tuple(wave.name for wave in rollout.waves),
         clusters=len(rollout.targets),
-        revision=rollout.revision,
+        commits=rollout.commits,
         made_at=now,
         since=now,
     )
@@ -128,7 +128,8 @@ def close(entry: Entry, now: float) -> None:
 
 
 def _reach(entry: Entry, state: State, now: float) -> None:
-    if state.phase in (P.RUNNING, P.PAUSED, P.COMPLETED) and len(entry.reached) < len(SHARES):
+    # Who is replaced may have come so far in the very turn.
+    if state.phase in (P.RUNNING, P.PAUSED, P.COMPLETED, P.REPLACED) and len(entry.reached) < len(SHARES):
         proven = sum(tally.phases.get(M.PROVEN, 0) for tally in state.tallies)
         for share in SHARES:
             if proven * 100 >= share * entry.clusters and share not in entry.reached:
