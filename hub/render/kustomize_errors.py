@@ -6,7 +6,7 @@
 | a file that is not there                                | stays: about the kustomization that names it             |
 | `yaml: line 3`, an unknown field, a field's wrong type  | the line                                                 |
 | values: patches in place, literals, dumps of objects    | left out, for they may be a Secret's                     |
-| addresses in memory                                     | left out, for they differ each time                      |
+| addresses in memory, Go's stacks                        | left out, for they differ each time                      |
 
 Next: `kustomize` raises it.
 """
@@ -37,6 +37,7 @@ _VALUES = (
     (re.compile(r"evalsymlink failure on '[^']*[\n{].*", re.DOTALL), "a patch in place is neither a patch nor a file"),
     (re.compile(r"(can't be set at the same time)\n.*", re.DOTALL), r"\1"),
     (re.compile(r"(unknown anchor) '[^']*'"), r"\1"),
+    (re.compile(r"\n+(?:runtime stack|goroutine \d).*", re.DOTALL), ""),
     (re.compile(r" ?&\{0x[0-9a-f]+[^}]*\}"), ""),
 )
 

@@ -22,7 +22,6 @@ import orjson
 from hub.render import validate
 from hub.render.plain import Manifest
 
-_ACTION = re.compile(rb"\{\{.*?\}\}", re.DOTALL)
 _BY_CHANCE = re.compile(
     rb"(?<![\w.$\"'/-])(?:rand(?:Alpha|AlphaNum|Ascii|Bytes|Int|Numeric)|shuffle|uuidv4|bcrypt|htpasswd|encryptAES"
     rb"|gen(?:PrivateKey|CA|CAWithKey|SelfSignedCert|SelfSignedCertWithKey|SignedCert|SignedCertWithKey)|keys|values)(?!\w)"
@@ -36,11 +35,17 @@ def may_differ(texts: Iterable[bytes]) -> tuple[bool, bool]:
     """Pure: whether templates among `texts` call functions that differ at all, and by the clock."""
     by_chance = by_clock = False
     for text in texts:
-        if b"{{" in text:
-            for action in _ACTION.finditer(text):
-                by_chance = by_chance or _BY_CHANCE.search(action[0]) is not None
-                by_clock = by_clock or _BY_CLOCK.search(action[0]) is not None
+        for action in _actions(text):
+            by_chance = by_chance or _BY_CHANCE.search(action) is not None
+            by_clock = by_clock or _BY_CLOCK.search(action) is not None
     return by_chance or by_clock, by_clock
+
+
+def _actions(text: bytes) -> Iterator[bytes]:
+    """Each `{{ … }}`. No pattern: one would look for the end anew from every `{{` of a file that has none."""
+    end = 0
+    while (start := text.find(b"{{", end)) >= 0 and (end := text.find(b"}}", start + 2)) >= 0:
+        yield text[start:end]
 
 
 def differences(first: Sequence[Manifest], second: Sequence[Manifest]) -> list[tuple[Manifest, str]]:

@@ -126,6 +126,9 @@ def chart(template: str) -> Mapping[bytes, Entry]:
 ALIASES = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
     b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 10)) for n in range(1, 12)
 )
+MERGES = b"a0: &a0 {x: {y: 1}}\n" + b"".join(
+    b"a%d: &a%d {<<: *a%d, b%d: *a%d, c%d: *a%d}\n" % (n, n, n - 1, n, n - 1, n, n - 1) for n in range(1, 40)
+)
 PLUGIN = b"""apiVersion: v1
 kind: Touch
 metadata:
@@ -195,6 +198,10 @@ metadata:
             {b"Chart.yaml": (FILE, CHART.replace(b"web", b"../../web"))}, "bundles/evil", id="a chart that climbs"
         ),
         pytest.param({b"Chart.yaml": (FILE, ALIASES)}, "bundles/evil", id="a chart of aliases"),
+        pytest.param({b"x.yaml": (FILE, MERGES)}, "bundles/evil/x.yaml:", id="merge keys of merge keys"),
+        pytest.param(
+            {**chart("a: b"), b"values.schema.json": (FILE, b'{"$ref": "#"}')}, "bundles/evil", id="a schema of itself"
+        ),
     ],
 )
 async def test_a_hostile_bundle_stops_itself_alone(hub: Hub, evil: Mapping[bytes, Entry], file: str) -> None:
@@ -239,6 +246,16 @@ _render = module._render
             id="a loop without end",
         ),
         pytest.param(chart('a: {{ repeat 1200000000 "x" }}'), "its worker process died", id="a value without end"),
+        pytest.param(
+            {**chart("{{ tpl .Values.x . }}"), b"values.yaml": (FILE, b"x: '{{ tpl .Values.x . }}'\n")},
+            "its worker process died",
+            id="a template that is its own value",
+        ),
+        pytest.param(
+            {b"kustomization.yaml": (FILE, b"resources: [x.yaml]"), b"x.yaml": (FILE, CONFIG.encode() + ALIASES)},
+            "does not build: fatal error: runtime: out of memory",
+            id="aliases of aliases below a kustomization",
+        ),
         pytest.param(
             chart('a: {{ repeat 17000000 "x" }}'),
             "has 17000003 bytes, the limit is 16777216",

@@ -30,6 +30,11 @@ def manifests(text: str) -> list[plain.Manifest]:
 ONE = "kind: A\nspec: {a: [1, {b: 2}], c: {x.y: 3}}\n---\nkind: B\n"
 
 
+def test_a_file_full_of_beginnings_is_looked_through_once() -> None:
+    assert stable.may_differ([b"{{" * 1_000_000]) == (False, False)
+    assert stable.may_differ([b"{{" * 1_000_000 + b" now }}"]) == (True, True)
+
+
 @pytest.mark.parametrize(
     ("other", "paths"),
     [
