@@ -73,7 +73,7 @@ def fetch(source: HelmSource, repo: pygit2.Repository, *, login: Login | None = 
     """
     thing = f"chart {source.chart} of {source.repository}"
     remedy = f"check the credentials {source.credentials!r}" if source.credentials else ""
-    web = Web(thing=thing, ca=login.ca if login is not None else None, login=remedy)
+    web = Web(thing=thing, login=login, remedy=remedy)
     base = source.repository.rstrip("/") + "/"
     index = web.get(joined(base, "index.yaml"), headers=headers_of(login), max_bytes=MAX_INDEX_BYTES)
     release = _chosen(source, _entries(_unzipped(index.body, thing), source.chart, thing), thing)
@@ -82,7 +82,11 @@ def fetch(source: HelmSource, repo: pygit2.Repository, *, login: Login | None = 
     failures: list[FlotillaError] = []
     for url in release.urls[:_MAX_URLS]:
         try:
-            digest, tree = _fetched(joined(base, url), release, repo, web, login)
+            there = joined(base, url)
+            if there.startswith("http://") and not web.leads(base, there):
+                remedy = "publish it with https, or name credentials whose 'for' has the address"
+                raise Permanent(thing, f"its index leads to {shown(there)}, without TLS", remedy)
+            digest, tree = _fetched(there, release, repo, web, login)
             return Pin(revision=release.version, digest=digest, tree=tree)
         except FlotillaError as error:
             failures.append(error)

@@ -103,8 +103,8 @@ class _Registry:
         plain = plain or (addresses.local(source.url) and (login is None or login.ca is None))
         self.web = Web(
             thing=thing,
-            ca=login.ca if login is not None else None,
-            login=f"check the credentials {source.credentials!r}" if source.credentials else "",
+            login=login,
+            remedy=f"check the credentials {source.credentials!r}" if source.credentials else "",
         )
         self._name, self._login = parts["name"], login
         self._base = f"{'http' if plain else 'https'}://{host}"

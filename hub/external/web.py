@@ -4,6 +4,8 @@
 |-------------------------------------------------------------------------------------|--------------------------------|
 | every request has a limit of bytes, one conversation a limit of time                | a server may never end         |
 | redirects are followed by us, a few, never from https to http                       | they choose where we go        |
+| without TLS nobody leads to another host, but this machine to itself, and to what   | a cloud's metadata and this    |
+| credentials are for                                                                 | machine's ports speak http     |
 | each address is asked anew which headers it may get, redirects' too                 | a login is for some hosts only |
 | only `http` and `https`; the system's proxy settings count                          | urllib would read files too    |
 | a body that ends too early is an error; nothing is uncompressed on the way          | http.client takes it for whole |
@@ -29,6 +31,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from hub.external.credentials import Login
+from hub.repo import addresses
 from proto.errors import FlotillaError, Permanent, Refused, TooLarge, Transient
 
 SOCKET_TIMEOUT_S = 20.0
@@ -75,13 +78,14 @@ class Answer:
 
 
 class Web:
-    """A conversation about one `thing`, which its errors name. `ca` holds the certificates that are believed instead of
-    the system's; `login` says in messages where the credentials are to be looked at."""
+    """A conversation about one `thing`, which its errors name. `login` says whose certificates are believed instead of
+    the system's, and which addresses may be asked without TLS; `remedy` where in messages it is to be looked at."""
 
     def __init__(
-        self, *, thing: str, ca: Path | None = None, login: str = "", time_limit_s: float = TIME_LIMIT_S
+        self, *, thing: str, login: Login | None = None, remedy: str = "", time_limit_s: float = TIME_LIMIT_S
     ) -> None:
-        self.thing, self._login = thing, login or "name credentials for it"
+        self.thing, self._login, self._remedy = thing, login, remedy or "name credentials for it"
+        ca = login.ca if login is not None else None
         self._ends_at, self._limit_s = time.monotonic() + time_limit_s, time_limit_s
         try:
             context = ssl.create_default_context(cafile=ca)
@@ -131,11 +135,21 @@ class Web:
                     raise Transient(self.thing, f"cannot be kept: {_words(error)}", "check the hub's disk") from error
             yield Path(file.name), f"sha256:{digest.hexdigest()}"
 
+    def leads(self, url: str, there: str) -> bool:
+        """Whether what was read at `url` may name `there` as what is asked next."""
+        before, after = urlsplit(url), urlsplit(there)
+        if after.scheme != "http":
+            return after.scheme == "https"
+        if self._login is not None and self._login.is_for(there.partition("?")[0]):
+            return True
+        here = addresses.local(url) and addresses.local(there)
+        return before.scheme == "http" and (here or before.hostname == after.hostname)
+
     def failed(self, answer: Answer) -> FlotillaError:
         """What a status means."""
         cause = f"{shown(answer.url)} answers with status {answer.status}"
         if answer.status in (401, 403):
-            return Refused(self.thing, f"cannot be read without other credentials: {cause}", self._login)
+            return Refused(self.thing, f"cannot be read without other credentials: {cause}", self._remedy)
         if answer.status in _LATER or answer.status >= 500:
             wait = _retry_after_s(answer.headers.get("retry-after", ""))
             return Transient(self.thing, f"cannot be read now: {cause}", retry_after_s=wait)
@@ -194,7 +208,8 @@ class Web:
 
     def _next(self, url: str, location: str) -> str:
         there = joined(url, location)
-        if not location or (urlsplit(url).scheme, urlsplit(there).scheme) not in _STEPS:
+        steps = urlsplit(url).scheme, urlsplit(there).scheme
+        if not location or steps not in _STEPS or not self.leads(url, there):
             cause = f"{shown(url)} redirects to {shown(there)}" if location else f"{shown(url)} redirects nowhere"
             raise Permanent(self.thing, cause, "if that is right, use it as the address")
         return there

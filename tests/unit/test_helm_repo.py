@@ -220,6 +220,13 @@ def test_each_address_of_the_index_is_tried(site: Site, repo: pygit2.Repository)
     assert site.paths() == ["/charts/index.yaml", "/charts/gone.tgz", "/charts/web-1.1.0.tgz"]
 
 
+@pytest.mark.parametrize("url", ["http://169.254.169.254/latest/web-1.1.0.tgz", "http://example.org/web-1.1.0.tgz"])
+def test_an_index_leads_nowhere_without_tls(site: Site, repo: pygit2.Repository, url: str) -> None:
+    edited(site, r"    - web-1.1.0.tgz", f"    - {url}")
+    with pytest.raises(Permanent, match=f"its index leads to {url}, without TLS .*credentials"):
+        helm_repo.fetch(source(site), repo)
+
+
 def test_when_all_addresses_fail_what_may_pass_is_said(site: Site, repo: pygit2.Repository) -> None:
     edited(site, r"    - web-1.1.0.tgz", "    - gone.tgz\n    - busy.tgz")
     site.routes["/charts/busy.tgz"] = Says(status=503, headers={"Retry-After": "9"})

@@ -26,7 +26,7 @@ def site() -> Iterator[Site]:
 
 
 def made(*, time_limit_s: float = web.TIME_LIMIT_S) -> Web:
-    return Web(thing="chart web", login="check the credentials 'team'", time_limit_s=time_limit_s)
+    return Web(thing="chart web", remedy="check the credentials 'team'", time_limit_s=time_limit_s)
 
 
 def test_a_body_is_given_whole_and_saved_with_its_digest(site: Site) -> None:
@@ -176,6 +176,33 @@ def test_a_redirect_leads_to_web_servers_only_and_not_for_ever(site: Site, locat
         made().get(f"{site.url}/loop", max_bytes=ALL)
 
 
+@pytest.mark.parametrize("location", ["http://169.254.169.254/latest/meta-data/", "http://example.org:80/x"])
+def test_a_redirect_without_tls_stays_on_its_machine(site: Site, location: str) -> None:
+    site.routes["/a"] = Says(status=302, headers={"Location": location})
+    with pytest.raises(Permanent, match=f"redirects to {location}"):
+        made().get(f"{site.url}/a", max_bytes=ALL)
+
+
+@pytest.mark.parametrize(
+    ("url", "there", "expected"),
+    [
+        pytest.param("https://a.org/x", "https://b.org/y", True, id="with TLS anywhere"),
+        pytest.param("https://a.org/x", "http://a.org/y", False, id="never out of TLS"),
+        pytest.param("https://a.org/x", "http://127.0.0.1:9/y", False, id="from elsewhere to this machine"),
+        pytest.param("http://a.org/x", "http://127.0.0.1:9/y", False, id="nor without TLS"),
+        pytest.param("http://a.org/x", "http://a.org:81/y?z", True, id="another port"),
+        pytest.param("http://a.org/x", "http://b.org/y", False, id="another host"),
+        pytest.param("http://a.org/x", "http://c.org/y?z", True, id="what the login is for"),
+        pytest.param("http://a.org/x", "http://c.org.b.org/y", False, id="and not what begins like it"),
+        pytest.param("http://localhost/x", "http://127.0.0.1:9/y", True, id="this machine"),
+        pytest.param("http://a.org/x", "ftp://a.org/y", False, id="no web server"),
+        pytest.param("http://a.org/x", "", False, id="nowhere"),
+    ],
+)
+def test_who_may_lead_where(url: str, there: str, expected: bool) -> None:
+    assert Web(thing="chart web", login=Login(addresses=("http://c.org",))).leads(url, there) is expected
+
+
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "ftp://127.0.0.1/", "https://", "nonsense", "http://127.0.0.1:x/"]
 )
@@ -212,7 +239,7 @@ def test_tls_believes_the_named_certificates_and_no_redirect_leaves_it(certifica
         context.load_cert_chain(certificate / "ca.pem", certificate / "key.pem")
         site._server.socket = context.wrap_socket(site._server.socket, server_side=True)
         address = f"https://{site.host}"
-        believing = Web(thing="chart web", ca=certificate / "ca.pem")
+        believing = Web(thing="chart web", login=Login(ca=certificate / "ca.pem"))
         assert believing.get(f"{address}/a", max_bytes=ALL).body == b"safe"
         with pytest.raises(Permanent, match=r"redirects to http://127.0.0.1/"):
             believing.get(f"{address}/down", max_bytes=ALL)
@@ -220,7 +247,7 @@ def test_tls_believes_the_named_certificates_and_no_redirect_leaves_it(certifica
             made().get(f"{address}/a", max_bytes=ALL)
     for file in (certificate / "key.pem", certificate / "none.pem"):
         with pytest.raises(Permanent, match="cannot be used"):
-            Web(thing="chart web", ca=file)
+            Web(thing="chart web", login=Login(ca=file))
 
 
 def test_what_a_message_shows_of_an_address_is_no_secret() -> None:
