@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -32,10 +31,11 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from hub import directives, outcome, record
 from hub.agents.live import Live
+from hub.copies import Copies, InGit
 from hub.desired import Desired
 from hub.inputs import FromAgent, Happened, Input
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, Journal, SliceRow
-from hub.model import Fleet, RolloutPolicy
+from hub.model import RolloutPolicy
 from hub.news import News
 from hub.noteworthy import Receiver
 from hub.outcome import Clash
@@ -45,9 +45,9 @@ from hub.slices.compose import Composed
 from hub.slices.gitstore import GitStore
 from hub.state import ABSENT, MarkGood, Move, State
 from hub.tracing import Tracing
-from proto.errors import FlotillaError, InvalidInput, Permanent, Refused
+from proto.errors import FlotillaError, InvalidInput, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
-from proto.messages import Directives, GitObject, WakeUp
+from proto.messages import Directives, WakeUp
 
 log = logging.getLogger("flotilla.hub")
 
@@ -58,16 +58,12 @@ MOST_GATHERED_S = 0.5
 """How long an input waits at most for others to share its turn."""
 INPUTS_KEPT = 1000
 """A full queue makes agents wait for their acknowledgement, which slows them down to what the hub can take."""
-TOLD_AT_ONCE = 200
-"""Clusters whose wake-ups are made together; between them others have their turn on the event loop."""
 
 LOOK_S = 60.0
 """Each rollout is looked at so often, though nothing says that time alone can change it: a belt beside the braces."""
 
 _decode_policies = msgspec.json.Decoder(type=dict[BundleName, RolloutPolicy]).decode
 _decode_receivers = msgspec.json.Decoder(type=tuple[Receiver, ...]).decode
-
-T = TypeVar("T")
 
 
 class Loop:
@@ -99,10 +95,8 @@ class Loop:
         self.turning = anyio.Lock()
         """Held by each turn. Who holds it knows that nothing is between the store and the journal."""
         self.directives: Mapping[DirectiveKey, DirectiveRow] = {}
-        self._wake = wake
-        self._direct = direct
-        self._hears = hears
-        """Is the agent connected? Who is not need not be carried anything."""
+        self._in_git = InGit()
+        self._copies = Copies(store, self._in_git, wake=wake, direct=direct, hears=hears)
         self._tracing = tracing
         self._heartbeat_s = heartbeat_s
         self._sign = sign
@@ -112,14 +106,11 @@ class Loop:
         self.memory = Memory()
         self._tails: dict[RolloutId, record.Tail] = {}
         self._commits: dict[RolloutId, tuple[Oid, ...]] = {}
-        self._unpublished: set[ClusterName] = set()
         self._policies: Mapping[BundleName, RolloutPolicy] = _decode_policies(journal.meta("policies", "{}"))
         """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
         self._send: MemoryObjectSendStream[Input]
         self._receive: MemoryObjectReceiveStream[Input]
         self._send, self._receive = anyio.create_memory_object_stream[Input](INPUTS_KEPT)
-        self._git = anyio.CapacityLimiter(1)
-        """libgit2 repositories are not for two threads at once."""
         self.receivers = _decode_receivers(journal.meta("receivers", "[]"))
         """Whom the fleet repo wants told."""
         self._load()
@@ -152,18 +143,8 @@ class Loop:
         self._receive.close()
 
     async def publish_all(self) -> None:
-        """Make every ref what the journal says; the first thing after a start. Raises Permanent when a ref is ahead:
-        then the journal was restored from a backup, and moving on would lose what agents have been told already."""
-        for cluster in await self._in_git(self.store.clusters):
-            if cluster not in self.slices:
-                raise Permanent(
-                    f"cluster {cluster}",
-                    "has slices that the journal does not know: the journal is older than they are",
-                    "restore journal.db and slices.git from one moment, or run 'flotilla hub recover'",
-                )
-        refused = await self._in_git(partial(self.store.set_refs, self._tips(self.slices)))
-        for error in refused.values():
-            raise error
+        """Make every ref what the journal says; the first thing after a start. Raises Permanent when a ref is ahead."""
+        await self._copies.make_all(self.slices)
 
     def composition(self) -> dict[ClusterName, dict[BundleName, Oid]]:
         """Each cluster's decided composition."""
@@ -225,14 +206,16 @@ class Loop:
         problem = self._plan(news, made)
         composed = await self._compose(made)
         self._log_stuck(made)
-        policies = {**self._policies, **_policies(made.fleet)} if made.planned and made.fleet else self._policies
+        policies = outcome.policies(self._policies, made)
         decision = outcome.decision(
             news,
             made,
             composed,
             slices=self.slices,
             tails=self._tails,
-            meta=self._remembered(news, policies),
+            meta=outcome.remembered(
+                news, policies, desired=self.desired, last_policies=self._policies, receivers=self.receivers
+            ),
         )
         if composed:
             objects = [item for one in composed.values() for item in one.objects]
@@ -257,7 +240,7 @@ class Loop:
     def _load(self) -> None:
         """Take everything from the journal; refs that may be behind it are looked at again."""
         before, self.slices = self.slices, self.journal.slices()
-        self._unpublished |= {name for name, row in self.slices.items() if name in before and before[name] != row}
+        self._copies.owe(name for name, row in self.slices.items() if name in before and before[name] != row)
         stored = self.journal.rollouts(alive=True, limit=100_000)
         self.memory = replace(self.memory, states={row.id: record.restored(row) for row in stored})
         self._tails = {row.id: record.tail(row) for row in stored}
@@ -392,16 +375,6 @@ class Loop:
             except Clash as clash:
                 made.hold_up(clash.rollout, clash.why)
 
-    def _remembered(self, news: News, policies: Mapping[BundleName, RolloutPolicy]) -> dict[str, str]:
-        meta: dict[str, str] = {}
-        if news.desired is not None and news.desired is not self.desired:
-            meta["tip"] = news.desired.commit
-        if policies != self._policies:
-            meta["policies"] = msgspec.json.encode(policies).decode()
-        if news.receivers != self.receivers:
-            meta["receivers"] = msgspec.json.encode(news.receivers).decode()
-        return meta
-
     # --- after it is stored ---------------------------------------------------------------------------------------
 
     def _keep(
@@ -420,7 +393,7 @@ class Loop:
             self.slices[move.cluster] = SliceRow(
                 cluster=move.cluster, seq=move.seq, commit=move.new, time_s=move.time_s, manifest=move.manifest
             )
-        self._unpublished |= {move.cluster for move in decision.moves}
+        self._copies.owe(move.cluster for move in decision.moves)
         rendered_s = news.desired.rendered_s if news.desired else {}
         for id_, state in made.states.items():
             try:
@@ -429,56 +402,9 @@ class Loop:
                 log.exception("no spans of rollout %s", id_)
 
     async def _publish(self, decision: Decision, composed: Mapping[ClusterName, Composed]) -> None:
-        """Copies of what is stored already: each can be made again, so none may fail the turn."""
         for event in decision.events:
             log.info("%s: %s", event.kind, event.text)
-        for cluster in sorted({cluster for _, cluster, _ in decision.directives}):
-            self._direct(cluster, directives.message(self.directives, cluster))
-        moved = {move.cluster: move for move in decision.moves}
-        unpublished = sorted(self._unpublished)
-        refused = await self._copied(self._tips(unpublished)) if unpublished else {}
-        for name, error in refused.items():
-            level = logging.ERROR if name in moved else logging.DEBUG
-            log.log(level, "slice of %s is decided, and not published yet: %s", name, error)
-        told = [cluster for cluster in unpublished if cluster in moved or cluster not in refused]
-        for first in range(0, len(told), TOLD_AT_ONCE):
-            some = told[first : first + TOLD_AT_ONCE]
-            fresh = [c for c in some if c in composed and c not in refused and self._hears(c)]
-            carried = await self._in_git(partial(self._carried, {c: composed[c] for c in fresh}))
-            self._unpublished.difference_update(cluster for cluster in some if cluster not in refused)
-            for cluster in some:
-                row, move = self.slices[cluster], moved.get(cluster)
-                parent = move.old or "" if move else ""
-                objects = carried.get(cluster, ())
-                self._wake(cluster, WakeUp(seq=row.seq, commit=row.commit, parent=parent, objects=objects))
+        await self._copies.make(decision, composed, slices=self.slices, directed=self.directives)
         if decision:
             changed, self.changed = self.changed, anyio.Event()
             changed.set()
-
-    def _carried(self, composed: Mapping[ClusterName, Composed]) -> dict[ClusterName, tuple[GitObject, ...]]:
-        """The objects that wake-ups carry; whose cannot be read is told of its slice alone."""
-        found: dict[ClusterName, tuple[GitObject, ...]] = {}
-        for cluster, made in composed.items():
-            try:
-                found[cluster] = self.store.carried(made)
-            except FlotillaError as error:
-                log.error("cluster %s has to fetch its slice: %s", cluster, error)
-        return found
-
-    def _tips(self, clusters: Iterable[ClusterName]) -> dict[str, Oid]:
-        return {cluster: self.slices[cluster].commit for cluster in clusters}
-
-    async def _copied(self, tips: Mapping[str, Oid]) -> Mapping[str, FlotillaError]:
-        """Copy slice pointers to refs; gives why some are not copied."""
-        try:
-            return await self._in_git(partial(self.store.set_refs, tips))
-        except FlotillaError as error:  # the disk
-            return dict.fromkeys(tips, error)
-
-    async def _in_git(self, work: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(work, limiter=self._git)
-
-
-def _policies(fleet: Fleet) -> dict[BundleName, RolloutPolicy]:
-    found = {name: waves.policy_of(fleet, name) for name in fleet.bundles}
-    return {name: policy for name, policy in found.items() if policy is not None}

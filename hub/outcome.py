@@ -7,10 +7,16 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+import msgspec
+
 from hub import notices, record
+from hub.desired import Desired
 from hub.journal import Decision, EventRow, MoveRow, SliceRow, Word
+from hub.model import RolloutPolicy
 from hub.news import News
+from hub.noteworthy import Receiver
 from hub.record import Tail
+from hub.rollout import waves
 from hub.rollout.rounds import Round, Said
 from hub.slices import compose
 from hub.state import ABSENT, MarkGood, Move, Notice
@@ -18,6 +24,8 @@ from proto.errors import Permanent
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.objects import ObjectKey
 from proto.slices import BundleEntry
+
+Policies = Mapping[BundleName, RolloutPolicy]
 
 
 class Clash(Exception):
@@ -148,6 +156,36 @@ def _events(news: News, decided: Round) -> list[EventRow]:
         *(commanded(said, now, bundles=decided.states[said.rollout].rollout.bundles) for said in decided.obeyed),
         *(noticed(notice, now) for notice in decided.all_of(Notice)),
     ]
+
+
+def policies(last: Policies, decided: Round) -> Policies:
+    """Pure: each bundle's policy as it was planned last, `last` being those before the turn: a bundle that is gone from
+    the fleet repo is removed by it."""
+    fleet = decided.fleet
+    if fleet is None or not decided.planned:
+        return last
+    found = {name: waves.policy_of(fleet, name) for name in fleet.bundles}
+    return {**last, **{name: policy for name, policy in found.items() if policy is not None}}
+
+
+def remembered(
+    news: News,
+    policies: Policies,
+    *,
+    desired: Desired | None,
+    last_policies: Policies,
+    receivers: tuple[Receiver, ...],
+) -> dict[str, str]:
+    """Pure: what a hub that starts has to know of the fleet repo before it has read it, as far as the turn changed it.
+    The last three are those before it."""
+    meta: dict[str, str] = {}
+    if news.desired is not None and news.desired is not desired:
+        meta["tip"] = news.desired.commit
+    if policies != last_policies:
+        meta["policies"] = msgspec.json.encode(policies).decode()
+    if news.receivers != receivers:
+        meta["receivers"] = msgspec.json.encode(news.receivers).decode()
+    return meta
 
 
 def _move_row(made: compose.Composed, cluster: ClusterName, before: SliceRow | None, moves: Iterable[Move]) -> MoveRow:

@@ -194,7 +194,8 @@ async def _started(folder: Path, upstream: Upstream, now: list[float], steps: St
         except (FlotillaError, OSError):
             if attempt == 2:
                 raise
-    hub.loop._wake = steps.around(hub.loop._wake, None)
+    copies = hub.loop._copies
+    copies._wake = steps.around(copies._wake, None)
     await _again(hub.loop.publish_all)
     return hub
 

@@ -730,7 +730,7 @@ async def test_what_fails_after_storing_is_never_told_as_not_stored(
 ) -> None:
     async with running(tmp_path) as hub:
         await hub.turn(hub.says(CANARY))
-        monkeypatch.setattr(hub.loop, "_wake", raising(RuntimeError("wake")))
+        monkeypatch.setattr(hub.loop._copies, "_wake", raising(RuntimeError("wake")))
         monkeypatch.setattr(hub.tracing, "observe", raising(RuntimeError("spans")))
         tell = Input(what=hub.desired("a", {SHOP: hub.subtree("shop", "one")}))
         await hub.loop._guarded([tell])
