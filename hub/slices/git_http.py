@@ -171,7 +171,14 @@ class _GitHttp:
         if not (asked.depth or edges):
             reply = negotiate(asked, common, Cut())
             return _Pack(head=reply.head, oids=tuple(self._store.missing(asked.wants, common)) if reply.pack else None)
-        cut = shallow.cut(asked.wants, common, depth=asked.depth, shallow=edges, history=self._store.history)
+        cut = shallow.cut(
+            asked.wants,
+            common,
+            depth=asked.depth,
+            relative=asked.relative,
+            shallow=edges,
+            history=self._store.history,
+        )
         reply = negotiate(asked, common, cut)
         return _Pack(head=reply.head, oids=tuple(self._store.objects_of(cut.commits, common)) if reply.pack else None)
 

@@ -25,7 +25,10 @@ _MAX_PACKET = 65520
 """Of a pkt-line with its four digits of length."""
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _AGENT = "agent=flotilla"
-_V0_CAPABILITIES = f"multi_ack_detailed side-band-64k shallow allow-reachable-sha1-in-want object-format=sha1 {_AGENT}"
+_RELATIVE = "deepen-relative"
+_V0_CAPABILITIES = (
+    f"multi_ack_detailed side-band-64k shallow {_RELATIVE} allow-reachable-sha1-in-want object-format=sha1 {_AGENT}"
+)
 _V2_ADVERTISEMENT = ("version 2", _AGENT, "ls-refs=unborn", "fetch=shallow", "object-format=sha1")
 _V2_IGNORED = frozenset({"thin-pack", "no-progress", "include-tag", "ofs-delta"})
 """Arguments of a v2 fetch that every server has to accept, and that change nothing in a pack of whole objects."""
@@ -49,13 +52,14 @@ class ListRefs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
-    """A fetch of either version. `done`: the client has told all that it has. `depth`: of history, 0 for all of it;
-    `shallow`: commits that the client has without their parents."""
+    """A fetch of either version. `done`: the client has told all that it has. `depth`: of history, 0 for all of it,
+    counted from those `shallow` ones when it is `relative`: commits that the client has without their parents."""
 
     wants: tuple[Oid, ...] = ()
     haves: tuple[Oid, ...] = ()
     shallow: tuple[Oid, ...] = ()
     depth: int = 0
+    relative: bool = False
     done: bool = False
     side_band: bool = True
     detailed_acks: bool = True
@@ -150,6 +154,7 @@ def parse_v0(body: bytes) -> Fetch:
         haves=_distinct(haves),
         shallow=_distinct(shallow),
         depth=depth,
+        relative=_RELATIVE in capabilities,
         done=done,
         side_band="side-band-64k" in capabilities,
         detailed_acks="multi_ack_detailed" in capabilities,
@@ -186,7 +191,7 @@ def advertise_v2() -> bytes:
 
 
 def parse_v2(body: bytes) -> ListRefs | Fetch:
-    """Pure: the request in a v2 POST. Raises ProtocolError; Refused for a want by name."""
+    """Pure: the request in a v2 POST. Raises ProtocolError; Refused, which people see, for a want or a cut by name."""
     command = ""
     head: list[str] = []
     arguments: list[str] = []
@@ -232,7 +237,7 @@ def _parse_fetch(arguments: Iterable[str]) -> Fetch:
     haves: list[Oid] = []
     shallow: list[Oid] = []
     depth = 0
-    done = False
+    relative = done = False
     for line in arguments:
         verb, _, rest = line.partition(" ")
         if verb == "want":
@@ -243,13 +248,24 @@ def _parse_fetch(arguments: Iterable[str]) -> Fetch:
             shallow.append(_oid(rest))
         elif verb == "deepen":
             depth = _depth(rest)
+        elif line == _RELATIVE:
+            relative = True
+        elif verb in ("deepen-since", "deepen-not"):  # version 2 has no way to say that only depths are offered
+            raise Refused("history", "cannot be cut by time or by name", "say how many commits, with --depth")
         elif verb == "want-ref":
             raise Refused(f"ref {rest[:200]!r}", "cannot be wanted by name", "want the commit that ls-refs names")
         elif line == "done":
             done = True
         elif line not in _V2_IGNORED:
             raise _not_offered(line)
-    return Fetch(wants=_distinct(wants), haves=_distinct(haves), shallow=_distinct(shallow), depth=depth, done=done)
+    return Fetch(
+        wants=_distinct(wants),
+        haves=_distinct(haves),
+        shallow=_distinct(shallow),
+        depth=depth,
+        relative=relative,
+        done=done,
+    )
 
 
 def list_refs(asked: ListRefs, ref: str, tip: Oid | None) -> bytes:

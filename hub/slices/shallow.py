@@ -25,10 +25,12 @@ def cut(
     haves: Iterable[Oid],
     *,
     depth: int,
+    relative: bool = False,
     shallow: Collection[Oid],
     history: Callable[[Oid], Iterator[Oid]],
 ) -> Cut:
-    """Pure: what a client gets whose commits `shallow` lack their parents; `depth` 0 leaves those as they are.
+    """Pure: what a client gets whose commits `shallow` lack their parents; `depth` 0 leaves those as they are. A
+    `relative` depth begins behind them.
 
     `history` gives a commit and its ancestors, newest first.
     """
@@ -39,10 +41,13 @@ def cut(
         if not depth:
             window.update(dict.fromkeys(_until(history(want), shallow)))
             continue
-        seen = list(islice(history(want), depth + 1))
-        window.update(dict.fromkeys(seen[:depth]))
-        if len(seen) > depth:
-            edges[seen[depth - 1]] = None
+        line = history(want)
+        seen = list(_until(line, shallow)) if relative else []
+        kept = len(seen) + depth
+        seen.extend(islice(line, depth + 1))
+        window.update(dict.fromkeys(seen[:kept]))
+        if len(seen) > kept:
+            edges[seen[kept - 1]] = None
     return Cut(
         commits=tuple(commit for commit in window if commit not in had),
         shallow=tuple(commit for commit in edges if commit not in shallow),

@@ -330,7 +330,6 @@ FETCH = packet("command=fetch") + END_OF_V2
         pytest.param(FETCH + b"0001" + FLUSH, id="two delimiters"),
         pytest.param(FETCH + packet("deepen 0") + FLUSH, id="depth"),
         pytest.param(FETCH + packet(f"deepen {'9' * 5000}") + FLUSH, id="endless depth"),
-        pytest.param(FETCH + packet("deepen-relative") + FLUSH, id="relative depth"),
         pytest.param(FETCH + packet("filter blob:none") + FLUSH, id="filter"),
         pytest.param(FETCH + packet(f"want {NO_OID}0") + FLUSH, id="long object id"),
         pytest.param(packet("command=ls-refs") + b"0001" + packet("nonsense") + FLUSH, id="argument of ls-refs"),

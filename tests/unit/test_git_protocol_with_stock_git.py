@@ -105,9 +105,25 @@ async def test_a_shallow_clone_has_the_newest_only_and_goes_on_deepens_and_becom
     assert await depth() == 4
     await world.git(*here, "fetch", "-q", "--depth", "1")
     assert await depth() == 1
+    await world.git(*here, "fetch", "-q", "--deepen", "2")
+    assert await depth() == 3
+    newer = await world.move("eu-1", {**SOME, "ns/ConfigMap/7.json": b"newer"})
+    await world.git(*here, "fetch", "-q", "--deepen", "1")
+    assert (await world.git("-C", "here", "rev-parse", "origin/clusters/eu-1")).strip() == newer
+    assert await depth() == 5
     await world.git(*here, "fetch", "-q", "--unshallow")
-    assert await depth() == 7
+    assert await depth() == 8
     assert not (world.home / "here" / ".git" / "shallow").exists()
+    await world.git(*here, "fetch", "-q", "--deepen", "1")
+    assert await depth() == 8
+
+
+@VERSIONS
+@pytest.mark.parametrize("how", ["--shallow-since=2023-11-14", "--shallow-exclude=clusters/eu-1"])
+async def test_a_history_cut_by_time_or_name_is_refused_in_words(world: World, version: str, how: str) -> None:
+    await world.move("eu-1", SOME)
+    said = await world.git("-c", f"protocol.version={version}", "clone", how, world.address("eu-1"), "here", fails=True)
+    assert ("cannot be cut by time or by name" if version == "2" else "Server does not support") in said
 
 
 @VERSIONS
