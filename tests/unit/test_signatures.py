@@ -117,6 +117,20 @@ def test_an_expired_gpg_key_counts_no_more(repo: Repo, tmp_path: Path) -> None:
     assert problem == "the GPG key that signed it has expired"
 
 
+def test_a_revoked_gpg_key_counts_no_more_not_for_older_commits_either(repo: Repo, tmp_path: Path) -> None:
+    key = GpgKey(tmp_path, "lost")
+    try:
+        repo.commit(key)
+        assert signatures.verify(repo.raw(), trusted(key.signer())).signer
+        made = key.home / "openpgp-revocs.d" / f"{key.fingerprint}.rev"
+        made.write_text(made.read_text().replace(":-----BEGIN", "-----BEGIN"))
+        run("gpg", "--batch", "--import", str(made), cwd=tmp_path, env=key.env)
+        problem = signatures.verify(repo.raw(), trusted(key.signer())).problem
+    finally:
+        key.close()
+    assert problem == "the GPG key that signed it was revoked"
+
+
 def test_a_signature_for_another_purpose_than_git_is_none(repo: Repo, ada: SshKey, tmp_path: Path) -> None:
     repo.commit()
     raw = repo.raw()
