@@ -40,6 +40,7 @@ BUNDLES: Final = 20
 OBJECTS: Final = 30
 SETS: Final = 100
 FETCHES: Final = 1_000
+FETCHES_BY_GIT: Final = 200
 AT_ONCE: Final = 16
 NOW_S: Final = 1_700_000_000
 
@@ -203,19 +204,43 @@ async def fetches(hub: Slices, found: dict[str, float]) -> None:
             ("equal", [names[0]] * FETCHES),
             ("different", [names[number % len(names)] for number in range(FETCHES)]),
         ):
-            took = await timed(partial(_fetch_all, client, hub, asked))
+            took = await timed(partial(_fetch_all, asked, partial(_fetched, client, hub)))
             found[f"fetches_per_s_{what}"] = round(FETCHES / took, 1)
+    some = [names[number % len(names)] for number in range(FETCHES_BY_GIT)]
+    took = await timed(partial(_fetch_all, some, partial(_fetched_by_git, hub)))
+    found["fetches_per_s_by_git"] = round(FETCHES_BY_GIT / took, 1)
 
 
-async def _fetch_all(client: aiohttp.ClientSession, hub: Slices, names: Iterable[ClusterName]) -> None:
+def _want(hub: Slices, name: ClusterName) -> bytes:
+    return packet("command=fetch") + b"0001" + packet(f"want {hub.tips[name].commit}") + packet("done") + FLUSH
+
+
+async def _fetched(client: aiohttp.ClientSession, hub: Slices, name: ClusterName) -> bytes:
+    headers = {"Authorization": f"Bearer {name}", "Git-Protocol": "version=2"}
+    async with client.post(f"/git/{name}.git/git-upload-pack", data=_want(hub, name), headers=headers) as answer:
+        return await answer.read()
+
+
+async def _fetched_by_git(hub: Slices, name: ClusterName) -> bytes:
+    """What a web server would start for each request: `git http-backend`, and that `git upload-pack`."""
+    settings = {"uploadpack.allowAnySHA1InWant": "true", "safe.directory": "*"}
+    env = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (key, value) in enumerate(settings.items()):
+        env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    want = _want(hub, name)
+    env |= {"PATH": os.environ["PATH"], "GIT_PROTOCOL": "version=2", "GIT_HTTP_EXPORT_ALL": "1"}
+    env |= {"GIT_PROJECT_ROOT": str(hub.store.path.parent), "PATH_INFO": f"/{hub.store.path.name}/git-upload-pack"}
+    env |= {"REQUEST_METHOD": "POST", "QUERY_STRING": "", "CONTENT_LENGTH": str(len(want))}
+    env |= {"CONTENT_TYPE": "application/x-git-upload-pack-request"}
+    return (await anyio.run_process(["git", "http-backend"], input=want, env=env)).stdout
+
+
+async def _fetch_all(names: Iterable[ClusterName], fetched: Callable[[ClusterName], Awaitable[bytes]]) -> None:
     todo = iter(names)
 
     async def some() -> None:
         for name in todo:
-            want = packet("command=fetch") + b"0001" + packet(f"want {hub.tips[name].commit}") + packet("done") + FLUSH
-            headers = {"Authorization": f"Bearer {name}", "Git-Protocol": "version=2"}
-            async with client.post(f"/git/{name}.git/git-upload-pack", data=want, headers=headers) as answer:
-                assert b"PACK" in await answer.read()
+            assert b"PACK" in await fetched(name)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(AT_ONCE):
@@ -246,6 +271,7 @@ TURNS: Final = (
 WHOLE: Final = (
     ("fetches_per_s_equal", "first fetches of one slice", "fetches/s"),
     ("fetches_per_s_different", "first fetches of different slices", "fetches/s"),
+    ("fetches_per_s_by_git", "the same by git http-backend, without a web server", "fetches/s"),
 )
 
 
@@ -277,6 +303,7 @@ def _per_cluster(
 
 def _run(*arguments: str) -> dict[str, float]:
     """One fleet in a process of its own, so that its memory is its own."""
+    print(f"measuring: python -m {' '.join(arguments)}", file=sys.stderr, flush=True)  # the largest take minutes
     done = subprocess.run([sys.executable, "-m", *arguments], check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
