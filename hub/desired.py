@@ -134,11 +134,15 @@ async def desired(
     journal: Journal,
     pins: Pins,
     current: Mapping[ClusterName, Mapping[BundleName, Oid]],
+    last: Desired | None = None,
 ) -> Desired:
-    """Load and render `commit` of the `mirror`. `current` is each cluster's decided composition.
+    """Load and render `commit` of the `mirror`. `current` is each cluster's decided composition, `last` what another
+    commit wanted, which this one mostly changes little of.
 
     Raises Transient or Permanent only when the commit cannot be read at all; what is wrong inside it is in `findings`.
     """
+    if last is not None and await _holds(last, commit, mirror=mirror, store=store):
+        return replace(last, commit=commit, author="", subject="", rendered_s={})
     asked = await requesting.made(commit, mirror=mirror, known=pins)
     fleet, requests = asked.fleet, asked.requests
     known = await anyio.to_thread.run_sync(_known, journal, store, [request.key for request in requests])
@@ -241,6 +245,16 @@ async def desired(
         pins=asked.pins,
         rendered_s=spans,
     )
+
+
+async def _holds(last: Desired, commit: Oid, *, mirror: Path, store: GitStore) -> bool:
+    """Whether `commit` wants the very same. Only where no bundle failed and none comes from outside: what runs in the
+    clusters counts for bundles that keep it, and a source may be another by now."""
+    if last.failed or last.pins or last.fleet.lost_bundles:
+        return False
+    every = {oid for wanted in last.subtrees.values() for oid in wanted.values()}
+    there = await anyio.to_thread.run_sync(lambda: all(store.has(oid) for oid in every))
+    return there and await requesting.unchanged(commit, since=last.commit, fleet=last.fleet, mirror=mirror)
 
 
 def gone(fleet: Fleet, current: Mapping[ClusterName, Mapping[BundleName, Oid]]) -> frozenset[BundleName]:

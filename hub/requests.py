@@ -13,7 +13,7 @@ from hub.external import own
 from hub.model import Bundle, Finding, Fleet, Pin, RenderRequest
 from hub.pins import Pins, Wanted
 from hub.render import build
-from hub.repo import mounts, reading, sources, targets
+from hub.repo import mounts, places, reading, sources, targets
 from proto.errors import FlotillaError
 from proto.ids import BundleName, Oid
 
@@ -57,6 +57,17 @@ async def made(commit: Oid, *, mirror: Path, known: Pins) -> Requests:
     )
 
 
+async def unchanged(commit: Oid, *, since: Oid, fleet: Fleet, mirror: Path) -> bool:
+    """Whether nothing differs in `commit` that was read of `since`, which has the `fleet`; False also when nobody can
+    tell. What comes from outside is not looked at."""
+    folders = (*(bundle.folder for bundle in fleet.bundles.values()), *(tenant.folder for tenant in fleet.tenants))
+    roots = places.ROOTS | {folder.split("/")[0] for folder in folders}
+    try:
+        return await worker.run(_same, mirror, since, commit, roots, what=f"fleet repo at {commit:.12}", sees=(mirror,))
+    except FlotillaError:
+        return False
+
+
 def unfetched(bundle: Bundle, error: FlotillaError) -> Finding:
     """Pure: what to say of a bundle whose source cannot be had."""
     return Finding(
@@ -65,6 +76,12 @@ def unfetched(bundle: Bundle, error: FlotillaError) -> Finding:
         remedy=error.remedy or "it is tried again; what runs keeps running",
         about=f"bundle {bundle.name}",
     )
+
+
+def _same(mirror: Path, before: Oid, after: Oid, roots: frozenset[str]) -> bool:
+    """In a worker process."""
+    one, other = sources.CommitTree(mirror, before), sources.CommitTree(mirror, after)
+    return all(one.root(name) == other.root(name) for name in roots)
 
 
 def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...], tuple[Wanted, ...]]:

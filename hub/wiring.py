@@ -141,6 +141,7 @@ class Hub:
                     journal=self.journal,
                     pins=self.pins,
                     current=self.loop.composition(),
+                    last=self.loop.desired,
                 )
             ),
             take=self.loop.tell,

@@ -18,6 +18,8 @@ _FOLDERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("Bundle", re.compile(r"bundles/(.+/)?", re.DOTALL)),
 )
 """Where a link or submodule hides what may be fleet files."""
+ROOTS = frozenset({"fleet.yaml", "fleet.yml", "clusters", "rollouts", BUNDLES})
+"""What of a repo's root they are in; the folders of tenants are beside."""
 _TABLE_KIND = "ClusterTable"
 _TABLE = re.compile(r"clusters/.+\.(csv|json)", re.DOTALL)
 

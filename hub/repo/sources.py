@@ -111,6 +111,14 @@ class CommitTree:
     def materialise(self, folder: str, destination: Path) -> None:
         _write(_listed(self._entries(self._folder(folder)), folder, limit=MAX_FILES), folder, destination)
 
+    def root(self, name: str) -> tuple[int, Oid] | None:
+        """Mode and id of what the root has under a name, None when it has nothing there."""
+        assert self._root is not None
+        try:
+            return int(self._root[name].filemode), Oid(str(self._root[name].id))
+        except KeyError:
+            return None
+
     def _folder(self, folder: str) -> pygit2.Tree:
         found: object = self._root
         for part in _parts(folder):

@@ -76,6 +76,7 @@ class Slices:
         self.store = GitStore.create(folder / "slices.git")
         self.journal = Journal(folder / "journal.db")
         self.pins = Pins(self.journal, folder / "sources")
+        self.wanted: desired.Desired | None = None
         self.running: Running = {}
         self.tips: dict[ClusterName, compose.Composed] = {}
         self._files: dict[str, str] = {}
@@ -97,7 +98,9 @@ class Slices:
             journal=self.journal,
             pins=self.pins,
             current=self.running,
+            last=self.wanted,
         )
+        self.wanted = wanted
         assert not wanted.failed, wanted.findings
         changes: dict[ClusterName, dict[BundleName, Oid]] = {}
         for bundle, by_cluster in wanted.subtrees.items():

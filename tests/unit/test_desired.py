@@ -1,6 +1,7 @@
 """What one commit wants: bundles that render or keep what they run, and who owns an object that two bundles claim."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -9,7 +10,7 @@ import pygit2
 import pytest
 
 from hub import desired as module
-from hub import worker
+from hub import requests, worker
 from hub.desired import Desired, clashes, desired
 from hub.journal import Journal
 from hub.model import Finding
@@ -145,6 +146,9 @@ class Hub:
         self.pins = Pins(self.journal, folder / "sources")
         self.files: dict[str, str] = {}
         self.rendered: list[str] = []
+        self.read: list[str] = []
+        """The commits that a worker read whole."""
+        self.last: Desired | None = None
 
     def commit(self) -> Oid:
         index = pygit2.Index()
@@ -161,14 +165,17 @@ class Hub:
         self.files = dict(files)
         commit = self.commit()
         self.rendered.clear()
-        return await desired(
+        self.read.clear()
+        self.last = await desired(
             commit,
             mirror=self.mirror,
             store=self.store,
             journal=self.journal,
             pins=self.pins,
             current=current or {},
+            last=self.last,
         )
+        return self.last
 
 
 @pytest.fixture
@@ -179,6 +186,8 @@ async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     async def run(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
         if function is module._render:
             made.rendered.append(what)
+        if function is requests._read:
+            made.read.append(what)
         return function(*arguments)
 
     monkeypatch.setattr(worker, "run", run)
@@ -204,6 +213,41 @@ async def test_only_what_changed_is_rendered(hub: Hub) -> None:
     assert second.subtrees[B] != first.subtrees[B]
     again = await hub.wants(FILES)  # reverted: everything is known
     assert (hub.rendered, again.subtrees) == ([], first.subtrees)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "read"),
+    [
+        pytest.param("README.md", "hello", False, id="a file beside"),
+        pytest.param("docs/bundles/a/bundle.yaml", "hello", False, id="a folder beside"),
+        pytest.param("bundles/a/config.yaml", config("a", "two"), True, id="an object"),
+        pytest.param("bundles/README.md", "hello", True, id="a file in a folder that counts"),
+        pytest.param("fleet.yml", "{apiVersion: flotilla.dev/v1alpha1, kind: Fleet}", True, id="the fleet's own file"),
+        pytest.param("clusters/more.yaml", CLUSTERS.replace("-1", "-2"), True, id="more clusters"),
+        pytest.param("rollouts/a.yaml", "", True, id="a rollout policy"),
+    ],
+)
+async def test_a_commit_beside_the_fleet_is_not_even_read(hub: Hub, path: str, text: str, read: bool) -> None:
+    first = await hub.wants(FILES)
+    second = await hub.wants({**FILES, path: text})
+    assert bool(hub.read) is read
+    assert second.commit != first.commit
+    if not read:
+        assert replace(second, commit=first.commit, rendered_s=first.rendered_s) == first
+
+
+async def test_a_commit_beside_the_fleet_is_read_while_a_bundle_fails(hub: Hub) -> None:
+    broken = {**FILES, "bundles/a/config.yaml": "kind: {"}
+    assert (await hub.wants(broken)).failed == {A}
+    assert (await hub.wants({**broken, "README.md": "hello"})).failed == {A}
+    assert hub.read
+
+
+async def test_a_commit_whose_forerunner_the_mirror_lost_is_read(hub: Hub) -> None:
+    first = await hub.wants(FILES)
+    hub.last = replace(first, commit=Oid("f" * 40))
+    assert (await hub.wants(FILES)).subtrees == first.subtrees
+    assert hub.read
 
 
 async def test_what_the_store_lost_is_rendered_again(hub: Hub, tmp_path: Path) -> None:
