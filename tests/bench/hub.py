@@ -163,15 +163,19 @@ async def measured(folder: Path, count: int, sets: int) -> dict[str, float]:
     for bundle in range(BUNDLES):
         files |= {f"bundles/b-{bundle}/bundle.yaml": BUNDLE % (bundle, bundle), **objects(bundle, "one")}
     first = hub.commit(files)
-    used = processes.cpu_s(os.getpid())
-    found = {"first_s": await timed(partial(hub.take, first))}
-    found["first_cpu_s"] = round(processes.cpu_s(os.getpid()) - used, 2)
+    found: dict[str, float] = {}
+
+    async def take(what: str, commit: Oid) -> None:
+        used = processes.cpu_s(os.getpid())
+        found[f"{what}_s"] = await timed(partial(hub.take, commit))
+        found[f"{what}_cpu_s"] = round(processes.cpu_s(os.getpid()) - used, 2)
+
+    await take("first", first)
     disk = hub.megabytes()
-    one_bundle = hub.commit({"bundles/b-0/01.yaml": OBJECT % (1, "two", "")})
-    found["one_bundle_s"] = await timed(partial(hub.take, one_bundle))
+    await take("one_bundle", hub.commit({"bundles/b-0/01.yaml": OBJECT % (1, "two", "")}))
     found["disk_mb"], found["disk_mb_for_one_bundle"] = disk, round(hub.megabytes() - disk, 2)
-    found["one_cluster_s"] = await timed(partial(hub.take, hub.commit(clusters(count, sets, first="r-changed"))))
-    found["nothing_s"] = await timed(partial(hub.take, hub.commit({"README.md": "nothing"})))
+    await take("one_cluster", hub.commit(clusters(count, sets, first="r-changed")))
+    await take("nothing", hub.commit({"README.md": "nothing"}))
     found["hub_mb"] = round(processes.own_mb(os.getpid()) - empty_mb, 1)
     found["journal_mb"] = hub.journal_mb()
     found["packs"] = len(hub.store.pack_sizes)
@@ -254,7 +258,9 @@ PER_CLUSTER: Final = (
     ("first_s", "first render", "ms/cluster", 1e3),
     ("first_cpu_s", "first render, processor time of hub and workers", "ms/cluster", 1e3),
     ("one_bundle_s", "a commit that changes one bundle", "ms/cluster", 1e3),
+    ("one_bundle_cpu_s", "a commit that changes one bundle, processor time", "ms/cluster", 1e3),
     ("one_cluster_s", "a commit that changes one cluster", "ms/cluster", 1e3),
+    ("one_cluster_cpu_s", "a commit that changes one cluster, processor time", "ms/cluster", 1e3),
     ("nothing_s", "a commit that changes nothing", "ms/cluster", 1e3),
     ("hub_mb", "memory of the hub", "kB/cluster", 1e3),
     ("disk_mb", "slices on disk", "kB/cluster", 1e3),
