@@ -20,6 +20,8 @@ CLUSTERS_WIDTH = 36
 """What the clusters' panel needs so that no word of it is cut."""
 REASON_LINES = 2
 """Why a rollout waits, or goes back, is what one looks for; more is in the lines below."""
+EVENT_LINES = 2
+"""A sentence of the demo fits them in the least width."""
 LEAST_ROWS = 9
 """Of the upper half: two rollouts with three waves each, and why one of them waits."""
 _BORDER = "bright_black"
@@ -55,7 +57,7 @@ def draw(view: View, *, height: int, width: int = LEAST_WIDTH) -> RenderableType
     if view.story:
         parts.append(Layout(_story(view.story), size=len(view.story) + 2))
     told_rows = height - 3 - top - (len(view.story) + 2 if view.story else 0) - len(keys) - 2
-    parts.append(Layout(_events(view, rows=max(1, told_rows))))
+    parts.append(Layout(_events(view, rows=max(1, told_rows), width=width)))
     if keys:
         parts.append(Layout(Group(*keys), size=len(keys)))
     body.split_column(*parts)
@@ -137,7 +139,7 @@ def _rollouts(view: View, *, rows: int, width: int) -> RenderableType:
 
 def _reason(row: RolloutRow, width: int) -> list[str]:
     """Why it waits or goes back, in as many lines as there are for it."""
-    return textwrap.wrap(row.reason, max(10, width - 2), max_lines=REASON_LINES, placeholder="…")
+    return _folded(row.reason, width - 2, REASON_LINES)
 
 
 def _rollout(row: RolloutRow, reason: list[str], *, cells: int) -> RenderableType:
@@ -185,14 +187,27 @@ def _story(steps: tuple[Told, ...]) -> RenderableType:
     return Panel(table, title="the story", title_align="left", border_style=_BORDER, box=box.ROUNDED)
 
 
-def _events(view: View, *, rows: int) -> RenderableType:
+def _events(view: View, *, rows: int, width: int) -> RenderableType:
     table = Table.grid(padding=(0, 1), expand=True)
-    table.add_column(no_wrap=True, style="bright_black")
-    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, style="bright_black", min_width=8)
+    table.add_column(no_wrap=True, min_width=1)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    for line in view.lines[-rows:]:
-        table.add_row(line.clock, Text(line.mark, style=line.style), Text(line.text, style=line.style))
+    told: list[tuple[str, Text, Text]] = []
+    for line in reversed(view.lines):
+        first, *more = _folded(line.text, width - 15, EVENT_LINES) or [""]
+        lines = [(line.clock, Text(line.mark, style=line.style), Text(first, style=line.style))]
+        lines += [("", Text(""), Text(text, style=line.style)) for text in more]
+        if len(told) + len(lines) > rows and told:
+            break
+        told += reversed(lines)
+    for cells in reversed(told[:rows]):
+        table.add_row(*cells)
     return Panel(table, title="what happens (UTC)", title_align="left", border_style=_BORDER, box=box.ROUNDED)
+
+
+def _folded(text: str, width: int, lines: int) -> list[str]:
+    """The text in so many lines at most."""
+    return textwrap.wrap(text, max(10, width), max_lines=lines, placeholder="…")
 
 
 def _keys(view: View, width: int) -> list[Text]:

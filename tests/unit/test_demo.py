@@ -400,6 +400,17 @@ def test_in_eighty_columns_no_word_of_health_and_of_why_a_rollout_waits_is_cut(
         assert wanted in text, text
 
 
+def test_the_newest_lines_are_whole_in_eighty_columns() -> None:
+    said = "you commit shop 1.2, which can start in the canary, but not in us: approve it, and see"
+    lines = tuple(view.Line(clock=f"10:20:{n}", mark="★", style="cyan", text=f"{n} {said}") for n in range(10, 40))
+    text = drawn(view.View(url="http://127.0.0.1:8470", hub=True, lines=lines), width=80, height=24)
+    told = text[text.index("what happens") :].splitlines()[1:-1]
+    joined = " ".join(" ".join(line.strip("│").split()) for line in told)
+    assert f"10:20:39 ★ 39 {said}" in joined
+    assert "10:20:38" in joined
+    assert "10:20:10" not in joined
+
+
 @pytest.mark.parametrize(("width", "lines"), [(80, 2), (110, 1)])
 def test_no_key_is_cut_off(width: int, lines: int) -> None:
     show = live.Show(Watched())  # type: ignore[arg-type]
