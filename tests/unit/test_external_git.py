@@ -4,7 +4,6 @@ import random
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pygit2
@@ -30,17 +29,6 @@ FILES = {
     "charts/lib/Chart.yaml": "name: lib",
     "charts/other/Chart.yaml": "name: other",
 }
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Repo:
-    return Repo(tmp_path / "served/app.git")
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    with serving(tmp_path / "served") as made:
-        yield made
 
 
 @pytest.fixture

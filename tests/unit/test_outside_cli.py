@@ -1,7 +1,6 @@
 """Commands on a checkout whose bundles have sources from outside: what is fetched, cached and told."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pygit2
@@ -9,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hub.cli import main, outside
-from tests.served import WHO, Repo, Served, basic, serving
+from tests.served import WHO, Repo, Served, basic
 
 CLUSTER = "apiVersion: flotilla.dev/v1alpha1\nkind: Cluster\nmetadata: {name: eu-1}\nspec: {}\n"
 
@@ -46,17 +45,6 @@ class Checkout:
         command, *rest = arguments
         self.served.heard.clear()
         return CliRunner().invoke(main, [command, "--fleet", str(self.folder), *rest], catch_exceptions=False)
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Repo:
-    return Repo(tmp_path / "served/app.git")
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    with serving(tmp_path / "served") as made:
-        yield made
 
 
 @pytest.fixture

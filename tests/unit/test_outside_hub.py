@@ -72,11 +72,6 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> Repo:
-    return Repo(tmp_path / "served/app.git")
-
-
-@pytest.fixture
 def world(tmp_path: Path, repo: Repo) -> Iterator[World]:
     with serving(tmp_path / "served") as served:
         yield World(tmp_path, served)

@@ -3,7 +3,7 @@
 import itertools
 import shutil
 import tarfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hub.repo import sync
 from hub.slices.gitstore import GitStore
 from proto.ids import BundleName, ClusterName, Oid
 from tests import charts
-from tests.served import WHO, Repo, Served, basic, serving
+from tests.served import WHO, Repo, Served, basic
 from tests.unit.test_oci import FLUX, Registry, tar
 
 SHOP, CART, OWN = BundleName("shop"), BundleName("cart"), BundleName("own")
@@ -87,17 +87,6 @@ def files_of(store: GitStore, subtree: Oid) -> dict[str, bytes]:
     index = pygit2.Index()
     index.read_tree(repo[subtree].peel(pygit2.Tree))
     return {entry.path: repo[entry.id].peel(pygit2.Blob).data for entry in index}
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Repo:
-    return Repo(tmp_path / "served/app.git")
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    with serving(tmp_path / "served") as made:
-        yield made
 
 
 @pytest.fixture

@@ -67,16 +67,6 @@ def _subtree(n: int) -> tuple[Oid, Any]:
 
 
 @pytest.fixture
-def key(tmp_path: Path) -> SshKey:
-    return SshKey(tmp_path, "hub")
-
-
-@pytest.fixture
-def signer(key: SshKey) -> CommitSigner:
-    return signing.load(key.file)
-
-
-@pytest.fixture
 def hub(tmp_path: Path) -> SignedHub:
     return SignedHub(tmp_path / "slices.git")
 

@@ -22,16 +22,6 @@ RAW = (
 )
 
 
-@pytest.fixture
-def key(tmp_path: Path) -> SshKey:
-    return SshKey(tmp_path, "hub")
-
-
-@pytest.fixture
-def signer(key: SshKey) -> CommitSigner:
-    return signing.load(key.file)
-
-
 def signers(*keys: SshKey, options: str = "") -> sshsig.Signers:
     return sshsig.read_signers("\n".join(key.signer(options) for key in keys), what="signers")
 

@@ -1,11 +1,9 @@
 """The mirror of the fleet repo: what it takes, what it refuses, and what it says when upstream is not there."""
 
-import base64
 import contextlib
 import http.server
 import os
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from hub.repo import remote, sync
 from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
+from tests import served
 from tests import sshd as sshd_server
 from tests.sshd import Sshd
 
@@ -314,55 +313,11 @@ def test_known_hosts_that_cannot_be_read_are_named(upstream: Upstream, mirror: P
         sync.fetch(mirror, "ssh://example.org/fleet", "main", ssh=ssh)
 
 
-class Serving(http.server.BaseHTTPRequestHandler):
-    """Git's own smart HTTP (`git http-backend`) for the repositories below `root`, for one user and password."""
-
-    root: Path
-
-    def do_GET(self) -> None:
-        self._answer(b"")
-
-    def do_POST(self) -> None:
-        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
-
-    def _answer(self, body: bytes) -> None:
-        if self.headers.get("Authorization") != "Basic " + base64.b64encode(b"me:secret").decode():
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", "Basic realm=x")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        path, _, query = self.path.partition("?")
-        environment = {
-            "PATH": os.environ["PATH"],
-            "GIT_PROJECT_ROOT": str(self.root),
-            "GIT_HTTP_EXPORT_ALL": "1",
-            "REQUEST_METHOD": self.command,
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-            "CONTENT_LENGTH": str(len(body)),
-        }
-        answer = subprocess.run(
-            ["git", "http-backend"], input=body, env=environment, capture_output=True, check=True
-        ).stdout
-        head, _, content = answer.partition(b"\r\n\r\n")
-        self.send_response(200)
-        for line in head.decode().split("\r\n"):
-            self.send_header(*line.split(": ", 1))
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 def test_upstream_can_be_an_http_address_with_credentials(tmp_path: Path, mirror: Path) -> None:
     upstream = Upstream(tmp_path / "served/fleet.git", bare=True)
     upstream.commit("one")
-    handler = type("Handler", (Serving,), {"root": tmp_path / "served"})
-    with serving(handler) as address:
+    with served.serving(tmp_path / "served") as host:
+        host.wants, address = served.basic("me", "secret"), host.url
         url = address.replace("://", "://me:secret@") + "/fleet.git"
         assert sync.fetch(mirror, url, "main").subject == "one"
         tip = upstream.commit("two")
