@@ -24,6 +24,8 @@ from rich.text import Text
 TIMEOUT_S = 20.0
 DEFAULT_HUB = "http://127.0.0.1:8470"
 
+_FOLDED = frozenset({"WHAT", "WHY", "REASON", "SINCE (UTC)", "UNTIL"})
+"""Columns that take several lines where a terminal is narrow; words of the others are never broken."""
 _STYLES = {
     "Current": "green",
     "completed": "green",
@@ -164,7 +166,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         return
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column not in ("WHAT", "WHY", "REASON"), overflow="fold")
+        table.add_column(column, no_wrap=column not in _FOLDED, overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
     console.print(table)

@@ -15,6 +15,7 @@ from hub.cli.asking import HubApi, hub_options, print_json, print_table
 
 _AGO = re.compile(r"([0-9]{1,4})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_HISTORY = ("SINCE (UTC)", "UNTIL", "CLUSTER", "BUNDLE", "REVISION", "ROLLOUT", "WAVE", "WHY")
 
 
 @click.command()
@@ -96,23 +97,23 @@ def history(cluster: str, bundle: str, at: str, limit: int, hub: str, token_file
     found = HubApi(hub, token_file).get("history", cluster=cluster, bundle=bundle, at=moment(at), limit=limit)
     if print_json(found, output):
         return
-    print_table(
-        ("SINCE (UTC)", "UNTIL", "CLUSTER", "BUNDLE", "REVISION", "ROLLOUT", "WAVE", "WHY"),
-        [
-            (
-                _shown(row["since"]),
-                _shown(row["until"]) or "now",
-                row["cluster"],
-                row["bundle"],
-                row["revision"][:12] or "?" if row["subtree"] else "removed",
-                row["rollout"],
-                row["wave"],
-                ("went back; " if row["back"] else "") + _whose(found["rollouts"].get(row["rollout"])),
-            )
-            for row in found["history"]
-        ],
-        empty="nothing ran there" if at else "nothing ever ran there",
-    )
+    rows = [
+        {
+            "SINCE (UTC)": _shown(row["since"]),
+            "UNTIL": _shown(row["until"]) or "now",
+            "CLUSTER": row["cluster"],
+            "BUNDLE": row["bundle"],
+            "REVISION": row["revision"][:12] or "?" if row["subtree"] else "removed",
+            "ROLLOUT": row["rollout"],
+            "WAVE": row["wave"],
+            "WHY": ("went back; " if row["back"] else "") + _whose(found["rollouts"].get(row["rollout"])),
+        }
+        for row in found["history"]
+    ]
+    asked_for = {"CLUSTER": cluster, "BUNDLE": bundle}  # one is the same in every row, and WHY needs the room
+    columns = [name for name in _HISTORY if not asked_for.get(name)]
+    empty = "nothing ran there" if at else "nothing ever ran there"
+    print_table(columns, [[row[name] for name in columns] for row in rows], empty=empty)
     _cut(len(found["history"]), limit)
 
 
