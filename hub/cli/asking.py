@@ -52,6 +52,8 @@ class HubApi:
     """One hub's API, from the options that every online command has."""
 
     def __init__(self, hub: str, token_file: Path | None) -> None:
+        if not _is_address(hub):
+            raise click.UsageError(f"--hub {hub!r} is no address of a hub: write such as {DEFAULT_HUB}")
         self.hub = hub.rstrip("/")
         self._token_file = token_file
 
@@ -105,6 +107,14 @@ class HubApi:
                 f"no hub answers at {self.hub}: {why}\n"
                 "Start one with 'flotilla-hub --fleet PATH', or name yours with --hub or FLOTILLA_HUB."
             ) from error
+
+
+def _is_address(text: str) -> bool:
+    try:
+        found = urllib.parse.urlsplit(text)
+        return found.scheme in ("http", "https") and bool(found.hostname) and (found.port is None or found.port > 0)
+    except ValueError:  # a port that is none, half an IPv6 address
+        return False
 
 
 def _told(error: urllib.error.HTTPError) -> str:

@@ -571,3 +571,12 @@ def test_every_command_explains_itself_with_an_example(command: click.Command) -
     assert "Example" in result.stdout
     assert f"flotilla {command.name}" in result.stdout
     assert not command.get_short_help_str(limit=64).endswith("...")  # the list of commands has whole sentences
+
+
+@pytest.mark.parametrize(
+    "address", ["", "nonsense", "127.0.0.1:8470", "ftp://hub", "http://", "http://[::1", "http://hub:x"]
+)
+def test_an_address_that_is_none_is_told_with_how_to_write_one(address: str) -> None:
+    result = CliRunner().invoke(main, ["status", "--hub", address])
+    assert result.exit_code == 2
+    assert "is no address of a hub: write such as http://127.0.0.1:8470" in result.stderr
