@@ -2,8 +2,8 @@
 
 Every cluster has 20 bundles of 30 objects (plain YAML, variables in one of ten), once with 100 sets of variables among
 all clusters and once with variables of its own for each, at several sizes: what a cluster costs shall not depend on how
-many there are. `turns` measures the loop for the same fleets. `python -m tests.bench.hub` measures this alone; with
-`--full` up to 10,000 clusters.
+many there are. `turns` measures the loop for the same fleets, but for those of 10,000 clusters only with `--full`.
+`python -m tests.bench.hub` measures this alone.
 """
 
 import argparse
@@ -284,18 +284,19 @@ WHOLE: Final = (
 )
 
 
-def measure(sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """The rows of the table: what a cluster costs in the largest fleet, and as detail in each."""
+def measure(sizes: Sequence[int], *, turns_of: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows of the table: what a cluster costs in the largest fleet of `sizes`, in turns in that of `turns_of`, and
+    as detail in each."""
     rows: list[dict[str, Any]] = []
     for alike in (True, False):
-        fleets = {count: min(SETS, count) if alike else count for count in sizes}
+        fleets = {count: min(SETS, count) if alike else count for count in {*sizes, *turns_of}}
         kind = f"hub, {SETS} sets of variables" if alike else "hub, each cluster its own variables"
-        found = {count: _run("tests.bench.hub", "--one", str(count), str(sets)) for count, sets in fleets.items()}
+        found = {count: _run("tests.bench.hub", "--one", str(count), str(fleets[count])) for count in sizes}
         rows += _per_cluster(kind, found, PER_CLUSTER)
         for key, what, unit in WHOLE:
             detail = {f"{count:,}": one[key] for count, one in found.items()}
             rows.append({"what": f"{kind}: {what}", "value": found[sizes[-1]][key], "unit": unit, "detail": detail})
-        turns = {count: _run("tests.bench.turns", str(count), str(sets)) for count, sets in fleets.items()}
+        turns = {count: _run("tests.bench.turns", str(count), str(fleets[count])) for count in turns_of}
         rows += _per_cluster(kind, turns, TURNS)
     return rows
 
@@ -318,13 +319,13 @@ def _run(*arguments: str) -> dict[str, float]:
     return found
 
 
-QUICK: Final = (100, 1_000)
-FULL: Final = (*QUICK, 10_000)
+SIZES: Final = (100, 1_000, 10_000)
+QUICK_TURNS: Final = SIZES[:2]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.hub", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="up to 10,000 clusters")
+    parser.add_argument("--full", action="store_true", help="turns of the loop with 10,000 clusters too")
     parser.add_argument("--one", nargs=2, type=int, metavar=("CLUSTERS", "SETS"), help="one fleet, in this process")
     options = parser.parse_args()
     if options.one:
@@ -332,7 +333,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as folder:
             print(json.dumps(anyio.run(measured, Path(folder), *options.one)))
         return
-    for row in measure(FULL if options.full else QUICK):
+    for row in measure(SIZES, turns_of=SIZES if options.full else QUICK_TURNS):
         sizes = ", ".join(f"{count}: {value:g}" for count, value in row["detail"].items())
         print(f"{row['what']:<85} {row['value']:>8g} {row['unit']:<11} {sizes}")
 
