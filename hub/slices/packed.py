@@ -46,12 +46,14 @@ class Packed:
         """None when no pack of ours has it as a whole and sound object."""
         raw = bytes.fromhex(oid)
         found = self._place(raw)
-        if found is None and self._look():
+        if found is None:
+            self._look()
             found = self._place(raw)
         if found is None:
             return None
-        self._last, at = found
-        made = self._last.read(at)
+        pack, at = found
+        self._last = pack
+        made = pack.read(at)
         return made if made is not None and git_id(made.kind, made.data) == oid else None
 
     def _place(self, oid: bytes) -> "tuple[_Pack, int] | None":
@@ -64,17 +66,16 @@ class Packed:
                 return pack, at
         return None
 
-    def _look(self) -> bool:
-        """Whether there are other packs than before."""
+    def _look(self) -> None:
+        """For other packs than before."""
         names = {path.name for path in self._folder.glob("pack-*.idx")}
         if names == self._packs.keys():
-            return False
+            return
         packs = {name: pack for name, pack in self._packs.items() if name in names}
         for name in names - packs.keys():
             with suppress(OSError, ValueError):  # it went meanwhile, or is none
                 packs[name] = _Pack(self._folder / name)
-        known, self._packs = self._packs, packs
-        return packs.keys() != known.keys()
+        self._packs = packs
 
 
 class _Pack:
@@ -105,6 +106,8 @@ class _Pack:
     def read(self, offset: int) -> Found | None:
         """The entry at `offset`; None when it is a delta or broken."""
         head = self._pack[offset : offset + 10]
+        if not head:
+            return None
         size, shift, length = head[0] & 15, 4, 1
         while head[length - 1] & 0x80 and length < len(head):
             size |= (head[length] & 0x7F) << shift

@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,26 @@ def test_a_broken_entry_is_never_given_out(store: GitStore, at: float) -> None:
     assert packed(store).find(oid) is None
     with pytest.raises(Permanent, match="missing or broken"):
         GitStore.open(store.path).entry(oid)
+
+
+def test_an_index_that_points_behind_its_pack_gives_nothing_out(store: GitStore) -> None:
+    (oid,) = store.write([("blob", b"one")])
+    (index,) = (store.path / "objects/pack").glob("*.idx")
+    data = bytearray(index.read_bytes())
+    data[8 + 1024 + 24 : 8 + 1024 + 28] = (1 << 30).to_bytes(4, "big")
+    index.chmod(0o644)
+    index.write_bytes(data)
+    assert packed(store).find(oid) is None
+
+
+def test_threads_read_from_several_packs_at_once(store: GitStore) -> None:
+    for at in range(0, len(OBJECTS), 100):
+        store.write(OBJECTS[at : at + 100])
+    read = packed(store)
+    with ThreadPoolExecutor(8) as threads:
+        order = random.Random(3).sample(OBJECTS, len(OBJECTS))
+        found = list(threads.map(lambda one: read.find(git_id(*one)), order))
+    assert [(one.kind, one.data) for one in found if one] == order
 
 
 def test_what_is_no_pack_is_passed_over(store: GitStore) -> None:
