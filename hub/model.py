@@ -198,11 +198,13 @@ class OwnChart:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
     """What an external source was resolved to: `revision` for people (a version, a tag, a commit), `digest` what it is
-    by content (a commit id, or `sha256:…`), `tree` its files as a Git tree in the hub's store of sources."""
+    by content (a commit id, or `sha256:…`), `tree` its files as a Git tree in the hub's store of sources. `unless` is
+    the header with which its server is asked only for what changed since; it is not kept."""
 
     revision: str
     digest: str
     tree: Oid
+    unless: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,8 @@ class Pins:
         self._rows: dict[BundleName, PinRow] | None = None
         self._troubles: dict[BundleName, _Trouble] = {}
         self._looked_s: dict[BundleName, float] = {}
+        self._answers: dict[tuple[str, str], Pin] = {}
+        """By source and tenant, with what only a change is asked for; a hub that starts again asks for all."""
         self._refresh: set[str] = set()
         self._under_way: frozenset[Wanted] = frozenset()
         """What `look` fetches at the moment."""
@@ -136,6 +138,8 @@ class Pins:
             rows = await self._stored()
             gone = [name for name in rows if name not in names and name not in kept and not lost]
             self._troubles = {name: trouble for name, trouble in self._troubles.items() if name in names}
+            asked = {(one.text, one.tenant) for one in wanted}
+            self._answers = {source: pin for source, pin in self._answers.items() if source in asked}
             due = self._due()
             found = await self._ask_all(due, patience_s=PATIENCE_S)
             await self._journal_all(found, gone=gone)
@@ -262,15 +266,18 @@ class Pins:
         """What the source is now, or why nobody knows."""
         row = (await self._stored()).get(one.bundle)
         known = row.pin if row is not None and row.source == one.text else None
+        last = self._answers.get((one.text, one.tenant))
         try:
-            return await worker.run(
+            pin = await worker.run(
                 _fetch,
-                *(one.source, self._folder, self._access(one), known, self._fleet),
+                *(one.source, self._folder, self._access(one), last if last == known else known, self._fleet),
                 what=f"source of {one.bundle}",
                 limiter=self._limiter,
             )
         except FlotillaError as error:
             return error
+        self._answers[one.text, one.tenant] = pin
+        return pin
 
     def _access(self, one: Wanted) -> Access:
         return Access(secrets=self._secrets, tenant=one.tenant, allowed=one.allowed)

@@ -66,7 +66,7 @@ def fetch(
             repo = pygit2.init_repository(scratch, bare=True)
             pin = _fetched(source, repo, login=login, known=known)
             if known is not None and pin.digest == known.digest:
-                return known
+                return replace(known, unless=pin.unless)
             tree = _completed(source, pin.tree, repo, login, access)
             _check_size(repo, tree, f"source {address}")
             store.keep(folder, repo, tree)

@@ -2,6 +2,7 @@
 
 | of the index | what happens                                                                                         |
 |--------------|------------------------------------------------------------------------------------------------------|
+| unchanged    | not sent again: it is asked for with the state (`ETag`, `Last-Modified`) that it had                 |
 | its form     | YAML or JSON; of YAML as Helm writes it, only the one version is parsed: an index may have 30 MB    |
 | `version`    | one that is written just like the source's comes first, else the newest in its range                 |
 | `urls`       | tried in order; relative ones lie below the repository, `oci://` ones are asked of their registry    |
@@ -15,7 +16,7 @@ at its top. Next: `dependencies` completes it.
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ import yaml
 
 from hub.external import archive, oci
 from hub.external.credentials import Login
-from hub.external.web import Web, headers_of, joined, shown
+from hub.external.web import Web, headers_of, joined, shown, unless
 from hub.model import HelmSource, Pin
 from hub.repo import versions
 from hub.repo.schema import nearest
@@ -75,10 +76,20 @@ def fetch(source: HelmSource, repo: pygit2.Repository, *, login: Login | None = 
     remedy = f"check the credentials {source.credentials!r}" if source.credentials else ""
     web = Web(thing=thing, login=login, remedy=remedy)
     base = source.repository.rstrip("/") + "/"
-    index = web.get(joined(base, "index.yaml"), headers=headers_of(login), max_bytes=MAX_INDEX_BYTES)
+    name, _, state = known.unless.partition(": ") if known is not None else ("", "", "")
+    condition = {name: state} if state else {}
+    index = web.ask(
+        joined(base, "index.yaml"),
+        headers=lambda there: {**condition, **headers_of(login)(there)},
+        max_bytes=MAX_INDEX_BYTES,
+    )
+    if index.status == 304 and known is not None and condition:
+        return known
+    if index.status != 200:
+        raise web.failed(index)
     release = _chosen(source, _entries(_unzipped(index.body, thing), source.chart, thing), thing)
     if known is not None and known.digest == release.digest and known.revision == release.version:
-        return known
+        return replace(known, unless=unless(index))
     failures: list[FlotillaError] = []
     for url in release.urls[:_MAX_URLS]:
         try:
@@ -87,7 +98,7 @@ def fetch(source: HelmSource, repo: pygit2.Repository, *, login: Login | None = 
                 remedy = "publish it with https, or name credentials whose 'for' has the address"
                 raise Permanent(thing, f"its index leads to {shown(there)}, without TLS", remedy)
             digest, tree = _fetched(there, release, repo, web, login)
-            return Pin(revision=release.version, digest=digest, tree=tree)
+            return Pin(revision=release.version, digest=digest, tree=tree, unless=unless(index))
         except FlotillaError as error:
             failures.append(error)
     if not failures:

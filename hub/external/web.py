@@ -40,6 +40,7 @@ TIME_LIMIT_S = 240.0
 MAX_REDIRECTS = 5
 MAX_RETRY_AFTER_S = 3600.0
 _CHUNK_BYTES = 256 << 10
+_MAX_STATE_CHARACTERS = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LATER = frozenset({408, 425, 429})
 
@@ -226,6 +227,15 @@ class Web:
 
 
 _STEPS = frozenset({("http", "http"), ("http", "https"), ("https", "https")})
+
+
+def unless(answer: Answer) -> str:
+    """Pure: the header that asks for the same only if it is another by then; "" when its server names no state."""
+    for name, header in (("etag", "If-None-Match"), ("last-modified", "If-Modified-Since")):
+        said = answer.headers.get(name, "")
+        if said and said.isascii() and said.isprintable() and len(said) <= _MAX_STATE_CHARACTERS:
+            return f"{header}: {said}"
+    return ""
 
 
 def joined(base: str, reference: str) -> str:

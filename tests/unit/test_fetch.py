@@ -77,7 +77,7 @@ def test_what_did_not_change_is_not_completed_again(site: Site, other: Site, tmp
         site.routes["/index.yaml"] = index.encode()
     pin = fetched(site, tmp_path)
     other.asked.clear()
-    assert fetched(site, tmp_path, known=pin) is pin
+    assert fetched(site, tmp_path, known=pin) == pin
     assert other.asked == []
 
 

@@ -71,10 +71,41 @@ def test_the_newest_version_in_the_range_is_fetched(site: Site, repo: pygit2.Rep
 
 def test_what_is_pinned_already_is_not_fetched_again(site: Site, repo: pygit2.Repository) -> None:
     pin = helm_repo.fetch(source(site), repo)
-    assert helm_repo.fetch(source(site), repo, known=pin) is pin
+    assert helm_repo.fetch(source(site), repo, known=pin) == pin
     assert site.paths().count("/charts/web-1.1.0.tgz") == 1
     other = Pin(revision=pin.revision, digest="sha256:" + "0" * 64, tree=pin.tree)
     assert helm_repo.fetch(source(site), repo, known=other) == pin
+
+
+@pytest.mark.parametrize(
+    ("says", "asks"),
+    [
+        pytest.param({"ETag": 'W/"a"', "Last-Modified": "Mon, 02 Nov 2026 10:00:00 GMT"}, ("if-none-match", 'W/"a"')),
+        pytest.param(
+            {"Last-Modified": "Mon, 02 Nov 2026 10:00:00 GMT"}, ("if-modified-since", "Mon, 02 Nov 2026 10:00:00 GMT")
+        ),
+    ],
+    ids=["by its ETag", "by its time"],
+)
+def test_an_index_that_did_not_change_is_not_sent_again(
+    site: Site, repo: pygit2.Repository, says: dict[str, str], asks: tuple[str, str]
+) -> None:
+    index = site.routes["/charts/index.yaml"]
+    assert isinstance(index, bytes)
+    whole = Says(body=index, headers=says)
+    site.routes["/charts/index.yaml"] = lambda asked: Says(status=304) if asks[0] in asked.headers else whole
+    pin = helm_repo.fetch(source(site), repo)
+    again = helm_repo.fetch(source(site), repo, known=pin)
+    assert (again, again.unless) == (pin, pin.unless)
+    assert site.asked[-1].headers[asks[0]] == asks[1]
+    site.routes["/charts/index.yaml"] = Says(body=index, headers={"ETag": '"b"'})
+    assert helm_repo.fetch(source(site), repo, known=again).unless == 'If-None-Match: "b"'
+
+
+def test_nothing_new_without_a_question_is_an_error(site: Site, repo: pygit2.Repository) -> None:
+    site.routes["/charts/index.yaml"] = Says(status=304)
+    with pytest.raises(Permanent, match="status 304"):
+        helm_repo.fetch(source(site), repo)
 
 
 @pytest.mark.parametrize(

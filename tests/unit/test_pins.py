@@ -23,6 +23,7 @@ from hub.slices.gitstore import GitStore
 from proto.ids import BundleName, ClusterName, Oid
 from tests import charts
 from tests.served import WHO, Repo, Served, basic
+from tests.site import Says, Site
 from tests.unit.test_oci import FLUX, Registry, tar
 
 SHOP, CART, OWN = BundleName("shop"), BundleName("cart"), BundleName("own")
@@ -266,6 +267,28 @@ async def test_a_chart_of_a_repository_is_pinned_with_what_it_depends_on(
     hub.bundle("cart", chart, more="  namespace: cart\n")
     [finding] = (await hub.wants()).findings
     assert f"{served.url}/libs: is not where its tenant may fetch from" in finding.message
+
+
+async def test_a_repository_is_asked_only_for_what_changed(hub: Hub, tmp_path: Path) -> None:
+    packed(tmp_path / "work", "app", "1.0.0", into=tmp_path / "apps")
+    with Site({"/index.yaml": Says(body=charts.index(tmp_path / "apps"), headers={"ETag": '"a"'})}) as site:
+        site.routes["/app-1.0.0.tgz"] = (tmp_path / "apps/app-1.0.0.tgz").read_bytes()
+        hub.bundle("shop", f"{{helm: {{repository: '{site.url}', chart: app, version: ^1, interval: 10m}}}}")
+        first = await hub.wants()
+        assert (first.findings, first.pins[SHOP].revision) == ((), "1.0.0")
+        site.routes["/index.yaml"] = lambda asked: Says(status=304 if asked.headers.get("if-none-match") else 500)
+        for _ in range(2):
+            hub.now_s += 601
+            assert await hub.pins.look() is False
+        assert [one.headers.get("if-none-match") for one in site.asked] == [None, None, '"a"', '"a"']
+        assert (await hub.wants()).pins == first.pins
+
+        packed(tmp_path / "work", "app", "1.1.0", into=tmp_path / "apps")
+        site.routes["/app-1.1.0.tgz"] = (tmp_path / "apps/app-1.1.0.tgz").read_bytes()
+        site.routes["/index.yaml"] = Says(body=charts.index(tmp_path / "apps"), headers={"ETag": '"b"'})
+        hub.now_s += 601
+        assert await hub.pins.look() is True
+        assert (await hub.wants()).pins[SHOP].revision == "1.1.0"
 
 
 async def test_an_artifact_is_pinned_by_digest_and_had_again_by_it(hub: Hub) -> None:
