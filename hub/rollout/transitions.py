@@ -6,6 +6,7 @@ of rules are those of `rollouts`.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 
 from hub.state import (
     FINAL,
@@ -75,15 +76,16 @@ def flying(tally: Tally) -> int:
 def those(
     members: Mapping[ClusterName, Member], wave: Wave, tally: Tally, phases: Collection[MemberPhase]
 ) -> list[ClusterName]:
-    """Pure: the members of a wave in one of `phases`, in its order. Who comes after the last of them costs nothing."""
+    """Pure: the members of a wave in one of `phases`, in its order. They are sought from the first that may be pending
+    backwards, where those in flight are as a rule, and no further than to the last of them."""
     left = sum(tally.phases.get(phase, 0) for phase in phases)
-    found: list[ClusterName] = []
-    for cluster in wave.clusters if left else ():
-        if members[cluster].phase in phases:
-            found.append(cluster)
+    clusters, found = wave.clusters, list[int]()
+    for place in chain(range(tally.first - 1, -1, -1), range(tally.first, len(clusters))) if left else ():
+        if members[clusters[place]].phase in phases:
+            found.append(place)
             if len(found) == left:
                 break
-    return found
+    return [clusters[place] for place in sorted(found)]
 
 
 def waits_for(members: Mapping[ClusterName, Member], wave: Wave, tally: Tally) -> str:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests import real
-from tests.bench import charts, fleet, hub, large, processes, reverts, simulate, throughput
+from tests.bench import charts, decisions, fleet, hub, large, processes, reverts, simulate, throughput
 from tests.e2e.world import World
 
 CLUSTER = "bench"
@@ -205,6 +205,7 @@ def main() -> None:
         largest = 1 if options.quick else None
         alone = partial(hub.measure, hub.SIZES[:largest], turns_of=turns[:largest])
         step("the hub alone, up to 10,000 clusters", partial(rows_of, alone))
+        step("decisions", partial(rows_of, decisions.measure))
         step("Helm", partial(rows_of, charts.measure))
         step(
             "a simulated week", partial(rows_of, partial(simulate.measure, clusters=1_000 if options.quick else 10_000))
