@@ -65,7 +65,8 @@ def explain(root: Path, thing: str, cluster: str, as_json: bool) -> None:
             if part.touch is not None:
                 touch = part.touch
                 who = telling.printable(f"{touch.author}: {touch.subject}")
-                click.secho(f"           {touch.commit[:12]} {touch.when} {who}", dim=True)
+                earlier = "  (or an earlier one: this clone is shallow)" if touch.cut else ""
+                click.secho(f"           {touch.commit[:12]} {touch.when} {who}{earlier}", dim=True)
             if part.uncommitted:
                 click.secho("           not committed as it is here", fg="yellow")
 

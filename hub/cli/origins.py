@@ -27,12 +27,14 @@ _ORIGIN = "config.kubernetes.io/origin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Touch:
-    """The last commit that touched a path; `when` is its author's date (UTC)."""
+    """The last commit that touched a path; `when` is its author's date (UTC). With `cut` the clone's history ends
+    there, and it may have been an earlier one."""
 
     commit: str
     author: str
     when: str
     subject: str
+    cut: bool
 
 
 def last_touch(head: pygit2.Commit, path: str) -> Touch | None:
@@ -47,6 +49,7 @@ def last_touch(head: pygit2.Commit, path: str) -> Touch | None:
         author=commit.author.raw_name.decode("utf-8", "replace"),
         when=datetime.fromtimestamp(commit.author.time, UTC).strftime("%Y-%m-%d"),
         subject=commit.raw_message.decode("utf-8", "replace").strip().partition("\n")[0][:100],
+        cut=not commit.parents and b"\nparent " in commit.read_raw().partition(b"\n\n")[0],
     )
 
 

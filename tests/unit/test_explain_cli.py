@@ -1,6 +1,7 @@
 """`flotilla explain`: from which files and commits an object of a cluster comes."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,17 @@ def test_a_fleet_in_a_folder_of_a_larger_repository_has_its_commits(tmp_path: Pa
     commit(tmp_path, {f"deploy/fleet/{path}": text for path, text in FLEET.items()}, subject="All of it")
     found = parts(tmp_path / "deploy/fleet", "Deployment/web", "--cluster", "eu-1")
     assert ("file", "bundles/shop/web.yaml:2", "All of it") in found
+
+
+def test_where_a_shallow_clone_ends_the_commit_may_be_an_earlier_one(
+    fleet: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    commit(fleet, {"README.md": "x"}, subject="Something else")
+    clone = tmp_path_factory.mktemp("clone") / "fleet"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{fleet}", str(clone)], check=True)
+    told = explain(clone, "Deployment/web", "--cluster", "eu-1").stdout
+    assert "Something else  (or an earlier one: this clone is shallow)" in told
+    assert "shallow" not in explain(fleet, "Deployment/web", "--cluster", "eu-1").stdout
 
 
 def test_hostile_names_of_commits_do_not_reach_the_terminal(fleet: Path) -> None:
