@@ -35,6 +35,11 @@ def advance(turn: Turn) -> None:
         if not turn.wave_opened_at:
             if _stays_shut(turn, "before"):
                 return
+            asked = any(gate.when == "before" for gate in wave.gates)
+            if asked and turn.count(turn.wave, M.PENDING) and (why := _no_moves(turn, turn.wave)):
+                # What its gates find now is old when it may begin.
+                turn.reason = f"wave {wave.name} waits to open; {why}"
+                return
             turn.wave_opened_at = turn.now
             if turn.wave == 0:
                 turn.note("rollout-started", f"rollout {turn.rollout.id} goes to {len(turn.members)} clusters")

@@ -36,9 +36,9 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
 14. Nothing starts forward in a freeze or outside the rollout's windows; nor on a cluster that is held: by a freeze or
     window of its own, by a dependency that moves first, by too many changes at once. Who is held waits as PENDING,
     without a clock. Who is cordoned is OFFLINE until a person lets it back.
-15. A wave opens when its gates before it are open, all at one moment, and is done when those after it are. A gate
-    begins when all before it is done, and evidence from before that, or grown old, does not count; nor does what was
-    found before the wave's last proof.
+15. A wave opens when its gates before it are open, all at one moment and not in a freeze or outside its windows, and is
+    done when those after it are. A gate begins when all before it is done, and evidence from before that, or grown old,
+    does not count; nor does what was found before the wave's last proof.
 16. A gate that fails (rejected, or not passed in its time) acts as a failure over the budget does. One that cannot be
     asked holds the wave, says so, and fails nothing; a pause and a hub that does not run take none of its time.
 17. A person may open gates and end soaks (promote), leave a cluster or a wave out, and try what failed again.

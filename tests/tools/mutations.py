@@ -158,6 +158,8 @@ MUTATIONS = (
        'if _stays_shut(turn, "before"):', 'if _stays_shut(turn, "nowhere"):'),
     _m(15, "gates after a wave are open", "rollout/forward.py",
        'if _stays_shut(turn, "after"):', 'if _stays_shut(turn, "nowhere"):'),
+    _m(15, "a wave opens in a freeze on what its gates find then", "rollout/forward.py",
+       "if asked and turn.count(turn.wave, M.PENDING) and (", "if False and ("),
     _m(15, "evidence from before the gate's turn counts", "rollout/gates.py",
        "not max(found.since, found.last_at) <= evidence.asked_at <= turn.now", "not evidence.asked_at <= turn.now"),
     _m(15, "evidence from the future counts", "rollout/gates.py",

@@ -167,6 +167,26 @@ def test_good_evidence_grows_old_while_another_gate_is_shut() -> None:
     assert moves(hub.find("eu/metric")) == ["c2"]
 
 
+def test_what_a_gate_found_in_a_freeze_opens_no_wave_when_the_freeze_is_over() -> None:
+    hub = at_the_gate(metric_gate())
+    hub.frozen = "frozen by xmas"
+    assert kinds(hub.find("eu/metric")) == []
+    assert hub.state.reason == "wave eu waits to open; frozen by xmas"
+    hub.find("eu/metric", "bad", after_s=30.0)
+    hub.frozen = ""
+    assert moves(hub.tick()) == []
+    assert "waits at gate eu/metric" in hub.state.reason
+    assert moves(hub.find("eu/metric", after_s=30.0)) == ["c2"]
+
+
+def test_a_persons_word_in_a_freeze_counts_when_it_is_over() -> None:
+    hub = at_the_gate(word_gate())
+    hub.frozen = "frozen by xmas"
+    assert kinds(hub.say_to("approve")) == ["approved"]
+    hub.frozen = ""
+    assert moves(hub.tick()) == ["c2"]
+
+
 def test_a_check_that_cannot_be_asked_holds_the_wave_and_never_fails_it() -> None:
     hub = at_the_gate(metric_gate(timeout_s=100.0))
     for _ in range(10):
