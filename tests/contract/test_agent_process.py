@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.stream.receive import Receiver
+from tests.agent_process import AgentProcess
 from tests.kube import Kube
 from tests.real import Process, wait_until
 from tests.slices import CLUSTER, SliceMaker
@@ -27,18 +28,12 @@ def whole(color: str) -> str:
     return "\n---\n".join([namespace, *configs])
 
 
-class Machine:
+class Machine(AgentProcess):
     """A state folder with a slice in it, and the agent's process on it."""
 
     def __init__(self, kube: Kube, folder: Path) -> None:
+        super().__init__(kube.kubeconfig, folder)
         self.kube = kube
-        self.folder = folder
-        self.process: Process | None = None
-
-    def start(self) -> Process:
-        arguments = [sys.executable, "-m", "agent.main", f"--cluster={CLUSTER}", f"--state-dir={self.folder / 'state'}"]
-        self.process = Process("agent", [*arguments, f"--kubeconfig={self.kube.kubeconfig}"], self.folder)
-        return self.process
 
     def colors(self) -> list[str]:
         items = self.kube.must("GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps")["items"]
@@ -56,8 +51,7 @@ class Machine:
 def machine(kube: Kube, tmp_path: Path) -> Iterator[Machine]:
     made = Machine(kube, tmp_path)
     yield made
-    if made.process is not None:
-        made.process.kill()
+    made.end()
 
 
 async def test_killed_in_the_middle_it_goes_on_and_then_writes_nothing_more(machine: Machine) -> None:

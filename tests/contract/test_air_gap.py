@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from agent.stream.slice_reader import KINDS
 from hub.slices import signing
 from proto.ids import slice_ref
 from proto.sshsig import CommitSigner
+from tests.agent_process import AgentProcess
 from tests.kube import Kube
 from tests.real import Process, wait_until
 from tests.signing import SshKey, needs, run
@@ -37,18 +37,17 @@ data: {{color: {value}}}
 """
 
 
-class Site:
+class Site(AgentProcess):
     """A hub's slice repository out there, a folder that bundles are carried to, and the agent's process."""
 
     def __init__(self, kube: Kube, folder: Path) -> None:
+        super().__init__(kube.kubeconfig, folder)
         self.kube = kube
-        self.folder = folder
         self.slices = pygit2.init_repository(str(folder / "slices.git"), bare=True)
         self.maker = SliceMaker()
         self.stick = folder / "stick"
         self.stick.mkdir()
         self.report = folder / "report.json"
-        self.process: Process | None = None
 
     def move(self, value: str, key: CommitSigner | None = None) -> str:
         wake = self.maker.next({"shop": color(value)})
@@ -67,16 +66,7 @@ class Site:
         (self.stick / file.name).write_bytes(file.read_bytes())
 
     def start(self, *options: str) -> Process:
-        self.process = Process(
-            "agent",
-            [
-                *(sys.executable, "-m", "agent.main", f"--cluster={CLUSTER}", f"--state-dir={self.folder / 'state'}"),
-                *(f"--slice-bundles={self.stick}", f"--report-file={self.report}"),
-                *(f"--kubeconfig={self.kube.kubeconfig}", *options),
-            ],
-            self.folder,
-        )
-        return self.process
+        return super().start(f"--slice-bundles={self.stick}", f"--report-file={self.report}", *options)
 
     def has(self, value: str) -> bool:
         found = self.kube.call("GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps/web")[1]
@@ -99,9 +89,7 @@ def site(kube: Kube, tmp_path: Path) -> Iterator[Site]:
     needs("git")
     made = Site(kube, tmp_path)
     yield made
-    if made.process is not None:
-        # Killed it would keep the Lease from the agents of the tests behind this one.
-        made.process.stop(signal.SIGTERM)
+    made.end()
 
 
 def test_files_bring_slices_forward_and_a_report_goes_out(site: Site) -> None:

@@ -1,7 +1,5 @@
 """A cluster whose slices come from a mirror on stock Git: the agent as a process, with no hub to be reached."""
 
-import signal
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 
 from agent.stream.slice_reader import KINDS
 from proto.ids import slice_ref
+from tests.agent_process import AgentProcess
 from tests.git_host import PASSWORD, USER, GitHost, git_host
 from tests.kube import Kube
 from tests.real import Process, wait_until
@@ -30,14 +29,14 @@ def colors(*values: str) -> str:
     return "\n---\n".join([namespace, *configs])
 
 
-class Site:
+class Site(AgentProcess):
     """A mirror, and the agent's process that pulls from it."""
 
     def __init__(self, kube: Kube, host: GitHost, folder: Path) -> None:
-        self.kube, self.host, self.folder = kube, host, folder
+        super().__init__(kube.kubeconfig, folder)
+        self.kube, self.host = kube, host
         self.slices = pygit2.Repository(str(host.create()))
         self.maker = SliceMaker()
-        self.process: Process | None = None
 
     def move(self, *values: str) -> str:
         """What the hub pushes next."""
@@ -47,19 +46,11 @@ class Site:
         self.slices.references.create(REF, wake.commit, force=True)
         return wake.commit
 
-    def start(self) -> Process:
+    def start(self, *options: str) -> Process:
         login = self.folder / "login"
         login.write_text(f"{USER}:{PASSWORD}\n")
-        self.process = Process(
-            "agent",
-            [
-                *(sys.executable, "-m", "agent.main", f"--cluster={CLUSTER}", f"--state-dir={self.folder / 'state'}"),
-                *(f"--slices={self.host.url}/slices.git", f"--slices-login-file={login}", "--slices-poll=0.2"),
-                f"--kubeconfig={self.kube.kubeconfig}",
-            ],
-            self.folder,
-        )
-        return self.process
+        mirror = f"--slices={self.host.url}/slices.git"
+        return super().start(mirror, f"--slices-login-file={login}", "--slices-poll=0.2", *options)
 
     def has(self, *values: str) -> bool:
         found = self.kube.call("GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps")[1].get("items", [])
@@ -71,9 +62,7 @@ def site(kube: Kube, tmp_path: Path) -> Iterator[Site]:
     with git_host(tmp_path / "host") as host:
         made = Site(kube, host, tmp_path)
         yield made
-        if made.process is not None:
-            # Killed it would keep the Lease from the agents of the tests behind this one.
-            made.process.stop(signal.SIGTERM)
+        made.end()
 
 
 def asked(site: Site, more: int) -> None:

@@ -19,6 +19,7 @@ from agent.kube.cluster import Cluster
 from agent.stream.receive import Receiver
 from proto.identity import JoinToken
 from tests import real
+from tests.agent_process import AgentProcess
 from tests.agents import agent, until
 from tests.kube import Kube
 from tests.proxy import Proxy, proxied
@@ -185,32 +186,23 @@ async def test_an_agent_whose_lease_was_taken_stops_in_the_middle_of_its_pass(
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-class Machine:
+class Machine(AgentProcess):
     """A state folder with a slice in it, and the agent's process on it."""
 
     def __init__(self, kubeconfig: Path, folder: Path) -> None:
-        self.folder = folder
-        self.kubeconfig = kubeconfig
-        self.state = folder / "state"
+        super().__init__(kubeconfig, folder)
         self.maker = SliceMaker()
-        self.process: real.Process | None = None
 
     async def give(self, objects: list[dict[str, Any]]) -> None:
         """The next slice, taken in while no agent runs."""
         assert await Receiver(self.state, CLUSTER).offer(self.maker.next({"shop": objects}))
-
-    def start(self, *arguments: str) -> real.Process:
-        command = [sys.executable, "-m", "agent.main", f"--cluster={CLUSTER}", f"--state-dir={self.state}"]
-        self.process = real.Process("agent", [*command, f"--kubeconfig={self.kubeconfig}", *arguments], self.folder)
-        return self.process
 
 
 @pytest.fixture
 def machine(kubeconfig: Path, tmp_path: Path) -> Iterator[Machine]:
     made = Machine(kubeconfig, tmp_path)
     yield made
-    if made.process is not None:
-        made.process.stop()  # gives the lease back: the next test would wait for its end
+    made.end()
 
 
 def tells(process: real.Process, text: str) -> bool:
