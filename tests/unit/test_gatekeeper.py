@@ -368,7 +368,7 @@ async def test_a_gate_is_asked_again_after_its_interval_and_no_sooner_also_when_
 
 
 async def test_a_server_that_hangs_delays_nobody_else_and_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatekeeper, "TIME_LIMIT_S", 0.5)
+    monkeypatch.setattr(gatekeeper, "TIME_LIMIT_S", 3.0)
     loop = Deciding()
     async with serving(prometheus=hangs) as slow, serving(prometheus=says(vector("1"))) as fast:
         stuck = [loop.waits(number, metric(server="slow")) for number in range(150)]
@@ -377,7 +377,7 @@ async def test_a_server_that_hangs_delays_nobody_else_and_is_given_up(monkeypatc
             await until(lambda: loop.found(free))
             assert all(loop.found(id_) == [] for id_ in stuck)
             await until(lambda: all(loop.found(id_) for id_ in stuck))
-    assert loop.found(stuck[0]) == [("error", "no answer within 0 s")]
+    assert loop.found(stuck[0]) == [("error", "no answer within 3 s")]
 
 
 async def test_nobody_is_sent_elsewhere() -> None:
