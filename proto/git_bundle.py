@@ -34,9 +34,9 @@ class Header:
 
 
 def write_header(*, ref: str, commit: Oid, prerequisites: Iterable[Oid]) -> bytes:
-    """Pure: the header of a bundle of one ref."""
+    """Pure: the header of a bundle of one ref, which is its HEAD too: without one `git clone` checks nothing out."""
     needed = "".join(f"-{oid}\n" for oid in prerequisites)
-    return _V2 + f"{needed}{commit} {ref}\n\n".encode()
+    return _V2 + f"{needed}{commit} {ref}\n{commit} HEAD\n\n".encode()
 
 
 def read_header(data: bytes) -> Header:

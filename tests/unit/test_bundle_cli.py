@@ -73,7 +73,9 @@ def test_stock_git_verifies_and_clones_a_whole_bundle(slices: Slices, tmp_path: 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600, "it holds Secrets"
     git(tmp_path, "init", "-q", "empty")
     assert "records a complete history" in git(tmp_path / "empty", "bundle", "verify", str(file))
-    git(tmp_path, "clone", "-q", "-b", "clusters/eu-1", str(file), "clone")
+    git(tmp_path, "clone", "-q", str(file), "clone")
+    assert git(tmp_path / "clone", "branch", "--show-current").strip() == "clusters/eu-1"
+    assert (tmp_path / "clone" / "slice.json").is_file()
     log = git(tmp_path / "clone", "log", "--format=%H").split()
     assert log == [made.commit for made in reversed(slices.made)]
     git(tmp_path / "clone", "fsck", "--strict")
