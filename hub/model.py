@@ -187,7 +187,7 @@ External = GitSource | HelmSource | OciSource
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnChart:
     """A chart in a bundle's own `folder`, which has the tree id `files`, at `path` in it, that lacks charts which it
-    depends on (`external.own`); its Chart.yaml says where those are, and can name no credentials."""
+    depends on (`external.own`); its Chart.yaml says where those are, the bundle with which `credentials`."""
 
     folder: str
     files: Oid
@@ -219,6 +219,8 @@ class Bundle:
     source: str = ""
     external: External | None = None
     interval_s: float = 0.0
+    chart_credentials: str = ""
+    """The name of the credentials with which a chart of its own folder gets the charts that it depends on."""
     namespace: str = ""
     variants: tuple[Variant, ...] = ()
     kustomize: str | None = None

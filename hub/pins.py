@@ -329,7 +329,7 @@ def wanted(bundle: Bundle, folder: Oid, *, lacks_charts: bool) -> Wanted | None:
     theirs does."""
     source: Source | None = bundle.external
     if source is None and lacks_charts:
-        source = OwnChart(folder=bundle.folder, files=folder, path=bundle.source)
+        source = OwnChart(folder=bundle.folder, files=folder, path=bundle.source, credentials=bundle.chart_credentials)
     if source is None:
         return None
     return Wanted(

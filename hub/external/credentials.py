@@ -80,6 +80,14 @@ class Credentials:
         """The login `name` for `address`, None when none is named.
 
         Raises InvalidInput when the hub has none of the name, or not for this address or tenant."""
+        found = self.named(name, tenant=tenant)
+        if found is not None and not found.is_for(address):
+            remedy = "add the address to their 'for', in the file of --source-credentials"
+            raise InvalidInput(f"credentials {name!r}", f"are not for {address}", remedy)
+        return found
+
+    def named(self, name: str, *, tenant: str = "") -> Login | None:
+        """The login `name`, whatever it is for: ask `is_for` about each address. Raises as `login`."""
         if not name:
             return None
         found = self.logins.get(name)
@@ -88,9 +96,6 @@ class Credentials:
             known = [other for other, login in self.logins.items() if login.tenants is None or tenant in login.tenants]
             missing = nearest(name, known, else_="add them to the file of --source-credentials")
             raise InvalidInput(thing, "are not among those that may be used here", missing)
-        if not found.is_for(address):
-            cause = f"are not for {address}"
-            raise InvalidInput(thing, cause, "add the address to their 'for', in the file of --source-credentials")
         return found
 
 

@@ -117,10 +117,10 @@ def _fetched(source: External, repo: pygit2.Repository, *, login: Login | None, 
 def _own(source: OwnChart, folder: Path, fleet: sources.Tree, access: Access) -> Pin:
     """A chart of the fleet repo with the charts that it depends on."""
     revisions: list[str] = []
+    login = credentials.load(access.secrets).named(source.credentials, tenant=access.tenant)
 
     def bring(chart: HelmSource | OciSource) -> Oid:
-        _check(addresses.of(chart), None, access)
-        pin = _fetched(chart, repo, login=None, known=None)
+        pin = _brought(chart, repo, source.credentials, login, access)
         revisions.append(f"{dependencies.name_of(chart)} {pin.revision}")
         return pin.tree
 
@@ -140,13 +140,20 @@ def _completed(source: External, tree: Oid, repo: pygit2.Repository, login: Logi
     """The tree with the charts that its chart depends on. The login goes to those that it is for."""
 
     def bring(chart: HelmSource | OciSource) -> Oid:
-        address = addresses.of(chart)
-        allowed = login if login is not None and login.is_for(address) else None
-        _check(address, allowed, access)
-        return _fetched(replace(chart, credentials=source.credentials), repo, login=allowed, known=None).tree
+        return _brought(chart, repo, source.credentials, login, access).tree
 
     path = "" if isinstance(source, HelmSource) else source.path
     return dependencies.completed(repo, tree, bring, path=path, at=addresses.of(source))
+
+
+def _brought(
+    chart: HelmSource | OciSource, repo: pygit2.Repository, named: str, login: Login | None, access: Access
+) -> Pin:
+    """A chart that another depends on. The login goes there only if it is for its address."""
+    address = addresses.of(chart)
+    allowed = login if login is not None and login.is_for(address) else None
+    _check(address, allowed, access)
+    return _fetched(replace(chart, credentials=named), repo, login=allowed, known=None)
 
 
 def _check_size(repo: pygit2.Repository, tree: Oid, thing: str) -> None:

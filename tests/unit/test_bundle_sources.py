@@ -74,6 +74,21 @@ def test_a_source_outside_the_fleet_repo_is_read(text: str, external: object, pa
     assert (bundle.external, bundle.source, bundle.interval_s) == (external, path, 0.0)
 
 
+def test_a_chart_of_its_own_names_credentials_for_what_it_depends_on() -> None:
+    bundle, errors = loaded("{path: chart, credentials: team-a}")
+    assert errors == []
+    assert bundle is not None
+    assert (bundle.source, bundle.external, bundle.chart_credentials) == ("chart", None, "team-a")
+    bundle, errors = loaded("{credentials: team-a}")
+    assert (errors, bundle and bundle.chart_credentials) == ([], "team-a")
+
+
+def test_credentials_beside_a_source_from_outside_are_told() -> None:
+    _, [error] = loaded("{git: {url: https://git.example.org/app.git, branch: main}, credentials: team-a}")
+    assert "stands beside git" in error.message
+    assert error.remedy == "write it into git"
+
+
 def test_an_interval_is_when_to_look_again() -> None:
     bundle, errors = loaded("{git: {url: https://git.example.org/a.git, branch: main, interval: 10m}}")
     assert errors == []

@@ -542,6 +542,38 @@ async def test_credentials_are_named_and_go_where_their_owner_says(repo: Repo, h
     assert (finding.severity, "may be used here" in finding.message) == ("warning", True)
 
 
+async def test_a_chart_of_the_fleet_repo_names_credentials_for_what_it_depends_on(
+    hub: Hub, served: Served, tmp_path: Path
+) -> None:
+    packed(tmp_path / "work", "lib", "2.0.0", into=tmp_path / "served/libs")
+    charts.index(tmp_path / "served/libs")
+    served.wants = basic("bot", "hunter2")
+    hub.secrets.write_text(
+        f"team-a: {{for: ['{served.url}/libs'], username: bot, password: hunter2}}\n"
+        "team-b: {for: ['https://charts.example.org'], username: bot, password: hunter2}\n"
+    )
+    hub.stop()
+    hub.start()
+    needs = f"dependencies: [{{name: lib, version: ^2, repository: {served.url}/libs}}]\n"
+    files = {
+        "chart/Chart.yaml": f"apiVersion: v2\nname: app\nversion: 1.0.0\n{needs}",
+        "chart/templates/c.yaml": config("own", "chart"),
+    }
+    for named, why in (
+        ("", "cannot be read without other credentials"),
+        (", credentials: team-b", "cannot be read without other credentials"),
+        (", credentials: team-c", "may be used here"),
+    ):
+        hub.bundle("shop", f"{{path: chart{named}}}", files=files)
+        [finding] = (await hub.wants()).findings
+        assert why in finding.message
+        assert "hunter2" not in str(finding)
+    assert {header for _, header in served.heard} == {""}
+    hub.bundle("shop", "{path: chart, credentials: team-a}", files=files)
+    found = await hub.wants()
+    assert (found.findings, found.pins[SHOP].revision) == ((), "lib 2.0.0")
+
+
 async def test_folders_of_this_machine_and_plain_http_are_for_the_owner_to_allow(
     repo: Repo, hub: Hub, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def bundle(root: Section, where: str, *, folder: str) -> Bundle:
         source=source.path,
         external=source.external,
         interval_s=source.interval_s,
+        chart_credentials=source.credentials,
         namespace=namespace,
         variants=tuple(
             _variant(section, folder)

@@ -26,23 +26,26 @@ _VERSION = re.compile(r"[A-Za-z0-9_.+<>=!~^*|, -]{1,250}")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """`path` is where to build, from the bundle's folder; `interval_s` how often to look for something new, 0: never
-    without a change of the bundle."""
+    without a change of the bundle; `credentials` those for what a chart in the bundle's folder depends on."""
 
     path: str = ""
+    credentials: str = ""
     external: External | None = None
     interval_s: float = 0.0
 
 
 def source(spec: Section, *, folder: str) -> Source:
     """The `source` of a Bundle's spec."""
-    section = spec.section("source", ("path", *_KINDS))
+    section = spec.section("source", ("path", "credentials", *_KINDS))
     stated = [name for name in ("path", *_KINDS) if section.has(name)]
     if len(stated) > 1:
         section.problem(f"stands beside {stated[0]}", stated[1], remedy="a bundle has one source: keep one of the two")
         return Source()
     if not stated or stated == ["path"]:
-        return Source(path=section.path("path", folder=folder))
+        return Source(path=section.path("path", folder=folder), credentials=_credentials(section))
     kind = stated[0]
+    if section.has("credentials"):
+        section.problem(f"stands beside {kind}", "credentials", remedy=f"write it into {kind}")
     inner = section.section(kind, _KINDS[kind])
     readers: Mapping[str, Callable[[Section], External]] = {"git": _git, "helm": _helm, "oci": _oci}
     external = readers[kind](inner)
