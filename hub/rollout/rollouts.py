@@ -227,8 +227,8 @@ def _soaks(state: State) -> bool:
 
 
 def completed(before: State | None, after: State) -> Iterator[tuple[BundleName, ClusterName, Oid]]:
-    """Pure: what a rollout that is completed by this turn made of its bundles, but for clusters that left it: it never
-    was to stay there."""
+    """Pure: what a rollout that is completed by this turn made of its bundles; nothing where a cluster left it, or was
+    left out."""
     if after.phase is P.COMPLETED and (before is None or before.phase is not P.COMPLETED):
         for cluster, target in after.rollout.targets.items():
             if after.members[cluster].phase is not M.LEFT:
