@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -191,9 +192,19 @@ def main() -> None:
     most, edits, rest_s = (1_000, 20, 20.0) if options.quick else (10_000, 100, 60.0)
     rows: list[Row] = []
 
+    failed: list[str] = []
+
     def step(name: str, work: Callable[[], list[Row]]) -> None:
+        """What is measured already is not lost when something after it fails."""
+        began = time.monotonic()
         with console.status(name):
-            rows.extend(work())
+            try:
+                rows.extend(work())
+            except Exception:
+                failed.append(name)
+                console.print_exception()
+        if not console.is_terminal:
+            console.print(f"{time.monotonic() - began:4.0f} s  {name}")
 
     with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as temporary:
         folder = Path(temporary)
@@ -246,6 +257,8 @@ def main() -> None:
     Console(width=None if console.is_terminal else 160).print(table)
     Path(options.json).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     console.print(f"written to {options.json}")
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
