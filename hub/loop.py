@@ -26,7 +26,6 @@ from functools import partial
 
 import anyio
 import anyio.to_thread
-import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from hub import directives, outcome, record
@@ -35,9 +34,7 @@ from hub.copies import Copies, InGit
 from hub.desired import Desired
 from hub.inputs import FromAgent, Happened, Input
 from hub.journal import Decision, DirectiveKey, DirectiveRow, EventRow, HoldRow, Journal, SliceRow
-from hub.model import RolloutPolicy
 from hub.news import News
-from hub.noteworthy import Receiver
 from hub.outcome import Clash
 from hub.rollout import results, rounds, waves
 from hub.rollout.rounds import Memory, Round
@@ -61,9 +58,6 @@ INPUTS_KEPT = 1000
 
 LOOK_S = 60.0
 """Each rollout is looked at so often, though nothing says that time alone can change it: a belt beside the braces."""
-
-_decode_policies = msgspec.json.Decoder(type=dict[BundleName, RolloutPolicy]).decode
-_decode_receivers = msgspec.json.Decoder(type=tuple[Receiver, ...]).decode
 
 
 class Loop:
@@ -106,12 +100,12 @@ class Loop:
         self.memory = Memory()
         self._tails: dict[RolloutId, record.Tail] = {}
         self._commits: dict[RolloutId, tuple[Oid, ...]] = {}
-        self._policies: Mapping[BundleName, RolloutPolicy] = _decode_policies(journal.meta("policies", "{}"))
+        self._policies: outcome.Policies = outcome.decode_policies(journal.meta("policies", "{}"))
         """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
         self._send: MemoryObjectSendStream[Input]
         self._receive: MemoryObjectReceiveStream[Input]
         self._send, self._receive = anyio.create_memory_object_stream[Input](INPUTS_KEPT)
-        self.receivers = _decode_receivers(journal.meta("receivers", "[]"))
+        self.receivers = outcome.decode_receivers(journal.meta("receivers", "[]"))
         """Whom the fleet repo wants told."""
         self._load()
 
@@ -205,7 +199,8 @@ class Loop:
         made.decide(heard=news.heard, evidence=news.evidence, said=news.said, look=bool(news.directives))
         problem = self._plan(news, made)
         composed = await self._compose(made)
-        self._log_stuck(made)
+        for stuck in made.news:
+            log.warning("%s", stuck.text, exc_info=None if isinstance(stuck.error, FlotillaError) else stuck.error)
         policies = outcome.policies(self._policies, made)
         decision = outcome.decision(
             news,
@@ -353,10 +348,6 @@ class Loop:
         made.begin(planned)
         return ""
 
-    def _log_stuck(self, made: Round) -> None:
-        for stuck in made.news:
-            log.warning("%s", stuck.text, exc_info=None if isinstance(stuck.error, FlotillaError) else stuck.error)
-
     # --- from a decision to what is stored ------------------------------------------------------------------------
 
     async def _compose(self, made: Round) -> dict[ClusterName, Composed]:
@@ -377,9 +368,7 @@ class Loop:
 
     # --- after it is stored ---------------------------------------------------------------------------------------
 
-    def _keep(
-        self, news: News, made: Round, decision: Decision, *, policies: Mapping[BundleName, RolloutPolicy]
-    ) -> None:
+    def _keep(self, news: News, made: Round, decision: Decision, *, policies: outcome.Policies) -> None:
         """Memory after a turn that is stored."""
         self.memory = made.after()
         written = {row.id: record.after(self._tails.get(row.id, record.Tail()), row) for row in decision.rollouts}

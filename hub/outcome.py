@@ -27,6 +27,10 @@ from proto.slices import BundleEntry
 
 Policies = Mapping[BundleName, RolloutPolicy]
 
+decode_policies = msgspec.json.Decoder(type=dict[BundleName, RolloutPolicy]).decode
+decode_receivers = msgspec.json.Decoder(type=tuple[Receiver, ...]).decode
+"""Of what `remembered` made."""
+
 
 class Clash(Exception):
     """A rollout's move gives no slice, mostly because one object would have two owners."""
