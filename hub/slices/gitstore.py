@@ -44,8 +44,8 @@ _ENTRY_BYTES_CACHED = 64 << 20
 """Of compressed pack entries, a few hundred bytes each: the subtrees that a wave is fetching right now."""
 _SMALL_BYTES_CACHED, _GIT_BYTES_CACHED = 16 << 20, 16 << 20
 """Of objects that wake-ups carry, most to every cluster of a wave; of those that libgit2 keeps, by default 256 MB."""
-_DIFFERENCES_CACHED = 200_000
-"""Objects that one subtree has and another has not: clusters alike are carried the same."""
+_DIFFERENCES_BYTES_CACHED = 16 << 20
+"""Of what one subtree has and another has not, and what is around it: clusters alike are carried the same."""
 
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
@@ -68,7 +68,7 @@ class GitStore:
             _SMALL_BYTES_CACHED, lambda found: len(found.data) if found else 0
         )
         self._differences: Lru[tuple[Oid, Oid | None], tuple[int, tuple[GitObject, ...]]] = Lru(
-            _DIFFERENCES_CACHED, lambda found: len(found[1]) + 1
+            _DIFFERENCES_BYTES_CACHED, lambda found: 200 + sum(100 + len(item.data) for item in found[1])
         )
         self._repo = self._opened()
 

@@ -270,9 +270,13 @@ PER_CLUSTER: Final = (
 )
 TURNS: Final = (
     ("start", "the turn that starts 20 rollouts", "ms/cluster", 1e3),
+    ("start_cpu", "the turn that starts 20 rollouts, processor time", "ms/cluster", 1e3),
     ("proof", "the turns that take the proof of 20 rollouts", "ms/cluster", 1e3),
+    ("proof_cpu", "the turns that take the proof of 20 rollouts, processor time", "ms/cluster", 1e3),
     ("one_bundle_start", "the turn that starts one rollout", "ms/cluster", 1e3),
+    ("one_bundle_start_cpu", "the turn that starts one rollout, processor time", "ms/cluster", 1e3),
     ("one_bundle_proof", "the turns that take its proof", "ms/cluster", 1e3),
+    ("one_bundle_proof_cpu", "the turns that take its proof, processor time", "ms/cluster", 1e3),
     ("idle_turn", "turns that take a heartbeat each", "µs/cluster", 1e6),
     ("fleet_view", "a look at the whole fleet", "µs/cluster", 1e6),
     ("written_mb", "written to the journal for one rollout", "kB/cluster", 1e3),

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,6 +63,8 @@ class Fleeting:
         self.names = [ClusterName(f"c-{number}") for number in range(count)]
         self.sets = min(sets, count)
         self.carried = 0
+        self.cpu_s = 0.0
+        """Processor time of all turns."""
         self._numbers = dict.fromkeys(self.names, 0)
         bundles = [BundleName(f"b-{number}") for number in range(BUNDLES)]
         self._fleet = Fleet(
@@ -130,10 +132,11 @@ class Fleeting:
         return took
 
     async def turn(self, batch: list[Input]) -> float:
-        started = time.monotonic()
+        before = time.monotonic(), time.process_time()
         problem = await self.loop.turn(batch)
         assert not problem, problem
-        return time.monotonic() - started
+        self.cpu_s += time.process_time() - before[1]
+        return time.monotonic() - before[0]
 
     def written_mb(self) -> float:
         """To the journal, since it was opened."""
@@ -172,12 +175,19 @@ async def measured(folder: Path, count: int, sets: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     hub.now += 3 * HEARTBEAT_S
     found["hello_turn"] = max(await hub.turns(hub.report(name, full=True) for name in hub.names))
+    cpu_s = [hub.cpu_s]
     found["start"] = await hub.turn([Input(what=hub.desired("1"))])
+    cpu_s.append(hub.cpu_s)
     found["proof"] = sum(await hub.turns(hub.report(name, full=True) for name in hub.names))
+    cpu_s.append(hub.cpu_s)
     assert not hub.under_way()
     before = hub.written_mb()
     found["one_bundle_start"] = await hub.turn([Input(what=hub.desired("2", {BundleName("b-0"): "two"}))])
+    cpu_s.append(hub.cpu_s)
     found["one_bundle_proof"] = sum(await hub.turns(hub.report(name, full=True) for name in hub.names))
+    cpu_s.append(hub.cpu_s)
+    steps = ("start", "proof", "one_bundle_start", "one_bundle_proof")
+    found |= {f"{step}_cpu": after - before for step, (before, after) in zip(steps, pairwise(cpu_s), strict=True)}
     assert not hub.under_way()
     found["written_mb"] = hub.written_mb() - before
     found["wakes_that_carry_all"] = hub.carried
