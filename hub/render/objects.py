@@ -8,7 +8,7 @@ What no API server takes is refused, whatever the fleet's policies: a shape that
 | keys of labels and annotations      | `prefix/name`, 253 and 63 characters                                      |
 | values of labels                    | 63 characters                                                             |
 | annotations of an object, together  | 256 KiB                                                                   |
-| data of a ConfigMap or Secret       | 1 MiB                                                                     |
+| data of a ConfigMap or Secret       | 1 MiB; keys: 253 letters, digits, `-`, `_` and `.`                        |
 | a whole object                      | 1.5 MiB, what etcd stores                                                 |
 
 Pure. Fields are judged by `validate`, and what both pass over by the API server, in the first wave. Next: `build`
@@ -41,7 +41,9 @@ _NAMED_FREELY = frozenset(
 )
 """Groups of Kubernetes where a name is any path segment."""
 _NAMED_FREELY_TOO = frozenset({("networking.k8s.io", "IPAddress"), ("storage.k8s.io", "CSIDriver")})
+_MAX_CRONJOB_NAME = 52
 _KEY_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_DATA_KEY = re.compile(r"(?!\.\.|\.$)[-._A-Za-z0-9]{1,253}", re.ASCII)
 _MAX_ANNOTATIONS_BYTES = 256 << 10
 _MAX_DATA_BYTES = 1 << 20
 _MAX_OBJECT_BYTES = 3 << 19
@@ -218,7 +220,8 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _check_texts(value: Mapping[str, Any], *, what: str) -> None:
-    """What YAML most often reads as a number or boolean where Kubernetes takes text. Never shows a value."""
+    """What YAML most often reads as a number or boolean where Kubernetes takes text, and keys of data. Never shows a
+    value."""
     metadata = value["metadata"]
     checked = [(f"metadata.{field}", metadata.get(field)) for field in ("labels", "annotations")]
     if value["apiVersion"] == "v1" and value["kind"] in ("ConfigMap", "Secret"):
@@ -231,6 +234,11 @@ def _check_texts(value: Mapping[str, Any], *, what: str) -> None:
         for key, child in entries.items():
             if not isinstance(child, str):
                 raise InvalidInput(what, f"{field}.{key} is not text", "put its value into quotes")
+            if not field.startswith("metadata.") and not _DATA_KEY.fullmatch(key):
+                cause = f"{field} has the key {key[:100]!r}, which Kubernetes does not take"
+                raise InvalidInput(
+                    what, cause, "use at most 253 letters, digits, '-', '_' and '.', and no '..' at its start"
+                )
 
 
 def _check_name(name: str, identity: tuple[str, str], *, custom: bool, what: str) -> None:
@@ -238,6 +246,9 @@ def _check_name(name: str, identity: tuple[str, str], *, custom: bool, what: str
     group = identity[0]
     if identity in _NAMED_BY_LABEL:
         fits, rule = _LABEL_NAME.fullmatch(name), "at most 63 lower case letters, digits and '-'"
+    elif identity == ("batch", "CronJob"):  # its Jobs are called after it, with their time
+        fits = _SUBDOMAIN.fullmatch(name) if len(name) <= _MAX_CRONJOB_NAME else None
+        rule = f"at most {_MAX_CRONJOB_NAME} lower case letters, digits, '-' and '.'"
     elif group in _NAMED_FREELY or identity in _NAMED_FREELY_TOO:
         return
     elif custom or "." not in group or group.endswith(".k8s.io"):

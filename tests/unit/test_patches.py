@@ -161,8 +161,12 @@ def objects(rendered: build.Rendered) -> dict[str, Any]:
             id="JSON 6902",
         ),
         pytest.param(
-            patch('[{"op": "add", "path": "/data/a~1b", "value": "x"}]', target={"kind": "ConfigMap"}),
-            ("ConfigMap/settings", "data", "a/b"),
+            patch(
+                '[{"op": "add", "path": "/metadata/annotations", "value": {}},'
+                ' {"op": "add", "path": "/metadata/annotations/a~1b", "value": "x"}]',
+                target={"kind": "ConfigMap"},
+            ),
+            ("ConfigMap/settings", "metadata", "annotations", "a/b"),
             "x",
             id="JSON 6902 as text",
         ),

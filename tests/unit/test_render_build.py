@@ -297,6 +297,7 @@ LABEL_63, LABEL_64 = "a" * 63, "a" * 64
         pytest.param("v1 Service", "name: a.b", "the name 'a.b'", id="a Service with a dot"),
         pytest.param("v1 Service", f"name: {LABEL_64}", "at most 63", id="a Service with a long name"),
         pytest.param("v1 Namespace", "name: a_b", "the name 'a_b'", id="a Namespace with an underscore"),
+        pytest.param("batch/v1 CronJob", f"name: {'a' * 53}", "at most 52", id="a CronJob with a long name"),
         pytest.param("v1 ConfigMap", "name: a, labels: {-x: a}", "labels has the key '-x'", id="a label's name"),
         pytest.param("v1 ConfigMap", "name: a, labels: {Ex.org/x: a}", "the key 'Ex.org/x'", id="a label's prefix"),
         pytest.param("v1 ConfigMap", f"name: a, labels: {{{LABEL_64}: a}}", "at most 63", id="a long label's name"),
@@ -325,6 +326,7 @@ def test_names_and_labels_that_kubernetes_does_not_take(tmp_path: Path, kind: st
     [
         pytest.param("v1 ConfigMap", f"name: {'a.' * 126}a", id="253 characters"),
         pytest.param("v1 Service", f"name: {LABEL_63}", id="63 characters"),
+        pytest.param("batch/v1 CronJob", f"name: {'a' * 52}", id="a CronJob"),
         pytest.param("rbac.authorization.k8s.io/v1 ClusterRole", "name: 'system:Me'", id="a role"),
         pytest.param("example.org/v1 Thing", "name: Any:Thing", id="a kind that nobody knows"),
         pytest.param("v1 ConfigMap", f"name: a, labels: {{ex.org/{LABEL_63}: {LABEL_63}, b: ''}}", id="labels"),
@@ -334,6 +336,32 @@ def test_names_and_labels_that_kubernetes_does_not_take(tmp_path: Path, kind: st
 def test_names_and_labels_that_kubernetes_takes(tmp_path: Path, kind: str, metadata: str) -> None:
     version, name = kind.split()
     render(tmp_path, {"a.yaml": f"apiVersion: {version}\nkind: {name}\nmetadata: {{{metadata}}}"})
+
+
+@pytest.mark.parametrize(
+    ("key", "taken"),
+    [
+        pytest.param("a", True, id="a letter"),
+        pytest.param(".env", True, id="a hidden file"),
+        pytest.param("A_b-1.yaml", True, id="a file"),
+        pytest.param("k" * 253, True, id="the longest"),
+        pytest.param("k" * 254, False, id="one longer"),
+        pytest.param("1bad key", False, id="a space"),
+        pytest.param("a/b", False, id="a path"),
+        pytest.param("..data", False, id="what kubelet calls its own"),
+        pytest.param(".", False, id="a dot"),
+        pytest.param("", False, id="nothing"),
+    ],
+)
+@pytest.mark.parametrize("field", ["ConfigMap data", "ConfigMap binaryData", "Secret data", "Secret stringData"])
+def test_keys_of_data_are_what_kubernetes_takes(tmp_path: Path, field: str, key: str, taken: bool) -> None:
+    kind, name = field.split()
+    made = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}, name: {key: "aHVudGVyMg=="}}
+    if taken:
+        assert only(render(tmp_path, {"a.yaml": json.dumps(made)}))
+        return
+    with pytest.raises(InvalidInput, match=f"{name} has the key '.*', which Kubernetes does not take"):
+        render(tmp_path, {"a.yaml": json.dumps(made)})
 
 
 @pytest.mark.parametrize(
