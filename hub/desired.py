@@ -252,9 +252,10 @@ async def _holds(last: Desired, commit: Oid, *, mirror: Path, store: GitStore) -
     clusters counts for bundles that keep it, and a source may be another by now."""
     if last.failed or last.pins or last.fleet.lost_bundles:
         return False
+    if not await requesting.unchanged(commit, since=last.commit, fleet=last.fleet, mirror=mirror):
+        return False
     every = {oid for wanted in last.subtrees.values() for oid in wanted.values()}
-    there = await anyio.to_thread.run_sync(lambda: all(store.has(oid) for oid in every))
-    return there and await requesting.unchanged(commit, since=last.commit, fleet=last.fleet, mirror=mirror)
+    return await anyio.to_thread.run_sync(lambda: all(store.has(oid) for oid in every))
 
 
 def gone(fleet: Fleet, current: Mapping[ClusterName, Mapping[BundleName, Oid]]) -> frozenset[BundleName]:
