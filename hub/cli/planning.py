@@ -1,11 +1,12 @@
 """`flotilla plan`: what would roll out when the fleet repo goes from one revision to another, and what is risky in it.
 
-What may go wrong comes first. The exit code is 0 whatever the plan says. `forecast` makes it.
+What may go wrong comes first. The exit code is 1 when a part of it cannot be planned. `forecast` makes it.
 """
 
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,9 +44,9 @@ def plan(root: Path, revisions_: str, form: str, moment: str, verbose: bool) -> 
     """Show which clusters would change, in which waves, and what is risky about it.
 
     One revision is where the plan starts, and the working tree is where it goes. It is made as if every cluster ran the
-    first revision and no rollout was under way. What cannot be planned is told; the rest is planned. When a wave can
-    begin at the earliest is told by soaks, checks, windows and freezes alone: as if clusters were done, and people
-    agreed, at once.
+    first revision and no rollout was under way. What cannot be planned is told, and the exit code is 1; the rest is
+    planned. When a wave can begin at the earliest is told by soaks, checks, windows and freezes alone: as if clusters
+    were done, and people agreed, at once.
     """
     at = telling.moment(moment, "--at") if moment else time.time()
     comparison = revisions.compared(root, revisions_)
@@ -60,6 +61,8 @@ def plan(root: Path, revisions_: str, form: str, moment: str, verbose: bool) -> 
         _print(made, ahead, verbose=verbose)
         for finding in made.findings:
             click.echo(telling.shown(finding), err=True)
+    if made.findings:
+        sys.exit(1)
 
 
 commands: tuple[click.Command, ...] = (plan,)
