@@ -126,5 +126,8 @@ def _flattened(manifest: Manifest, *, depth: int = 0) -> Iterator[Manifest]:
                 item = {**item, "kind": kind.removesuffix("List"), "apiVersion": value.get("apiVersion")}
             inner = replace(manifest, value=item, root=(*manifest.root, "items", index))
             yield from _flattened(inner, depth=depth + 1)
+    elif (value.get("apiVersion"), kind) == ("v1", "List"):
+        cause = "is a List in too many others" if isinstance(items, list) else "is a List whose items are no list"
+        raise InvalidInput(manifest.where, cause, "write its items as documents of their own")
     elif not (kind in _OUR_KINDS and group_of(str(manifest.value.get("apiVersion"))) == _OUR_GROUP):
         yield manifest

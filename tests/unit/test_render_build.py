@@ -259,6 +259,16 @@ BAD = [
         {"a.yaml": "apiVersion: v1\nkind: List\nitems: [3]"}, "item 0 of a List is not", id="a list of numbers"
     ),
     pytest.param({"a.yaml": "a: [b"}, "a.yaml", id="broken YAML"),
+    pytest.param(
+        {"a.yaml": "apiVersion: v1\nkind: List\nmetadata: {name: x}\nitems: {a: b}"},
+        "a.yaml:1: is a List whose items are no list",
+        id="a list that is none",
+    ),
+    pytest.param(
+        {"a.yaml": "{apiVersion: v1, kind: List, metadata: {name: x}, items: [" * 9 + "]}" * 9},
+        "a.yaml:1: is a List in too many others",
+        id="lists without end",
+    ),
     pytest.param({"a.yaml": CONFIG + "data: {}\n"}, "a.yaml:5", id="a key twice"),
     pytest.param(
         {"a.yaml": CONFIG, "b/c.yaml": "\n" + CONFIG},
