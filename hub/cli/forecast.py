@@ -71,6 +71,8 @@ class Plan:
     left: tuple[ClusterName, ...]
     clusters: int
     findings: tuple[Finding, ...]
+    sound: bool
+    """Is nothing wrong with the newer revision? A plan from a broken one to its mend is cut, too, but no failure."""
 
     @property
     def changing(self) -> frozenset[ClusterName]:
@@ -146,6 +148,7 @@ def planned(comparison: Comparison) -> Plan:
         left=comparison.left,
         clusters=len(after.fleet.clusters),
         findings=(*comparison.errors(), *clashing.values()),
+        sound=not (comparison.errors(newer=True) or clashing),
     )
 
 

@@ -1,6 +1,7 @@
 """`flotilla plan`: what would roll out when the fleet repo goes from one revision to another, and what is risky in it.
 
-What may go wrong comes first. The exit code is 1 when a part of it cannot be planned. `forecast` makes it.
+What may go wrong comes first. The exit code is 1 when something is wrong with the revision that it goes to.
+`forecast` makes it.
 """
 
 import dataclasses
@@ -44,9 +45,9 @@ def plan(root: Path, revisions_: str, form: str, moment: str, verbose: bool) -> 
     """Show which clusters would change, in which waves, and what is risky about it.
 
     One revision is where the plan starts, and the working tree is where it goes. It is made as if every cluster ran the
-    first revision and no rollout was under way. What cannot be planned is told, and the exit code is 1; the rest is
-    planned. When a wave can begin at the earliest is told by soaks, checks, windows and freezes alone: as if clusters
-    were done, and people agreed, at once.
+    first revision and no rollout was under way. What cannot be planned is told, the rest is planned; the exit code is 1
+    when something is wrong with the revision where it goes. When a wave can begin at the earliest is told by soaks,
+    checks, windows and freezes alone: as if clusters were done, and people agreed, at once.
     """
     at = telling.moment(moment, "--at") if moment else time.time()
     comparison = revisions.compared(root, revisions_)
@@ -61,7 +62,7 @@ def plan(root: Path, revisions_: str, form: str, moment: str, verbose: bool) -> 
         _print(made, ahead, verbose=verbose)
         for finding in made.findings:
             click.echo(telling.shown(finding), err=True)
-    if made.findings:
+    if not made.sound:
         sys.exit(1)
 
 

@@ -149,10 +149,10 @@ class Comparison:
         after = self.after.files(pair.after) if pair.after else {}
         return None if before is None or after is None else (before, after)
 
-    def errors(self, *, cluster: str = "", bundle: str = "") -> list[Finding]:
-        """What could not be compared, and why, of the newer side first."""
+    def errors(self, *, cluster: str = "", bundle: str = "", newer: bool = False) -> list[Finding]:
+        """What could not be compared, and why, of the `newer` side first, or alone."""
         found: list[Finding] = []
-        for side in (self.after, self.before):
+        for side in (self.after,) if newer else (self.after, self.before):
             for finding in (*side.fleet.findings, *side.failures):
                 kind, _, name = finding.about.partition(" ")
                 asked = {"cluster": cluster, "bundle": bundle}.get(kind, "")

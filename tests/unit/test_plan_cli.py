@@ -180,6 +180,13 @@ def test_what_does_not_render_is_told_and_the_rest_is_planned(fleet: Path) -> No
     assert "bundles/shop/web.yaml:2: error: Deployment/web" in result.stderr
 
 
+def test_a_plan_that_mends_what_did_not_render_is_no_failure(fleet: Path) -> None:
+    commit(fleet, {WEB: FLEET[WEB].replace("${domain}", "${domian}")}, subject="A slip")
+    write(fleet, {WEB: FLEET[WEB]})
+    result = plan(fleet)
+    assert (result.exit_code, "web.yaml:2: error: Deployment/web" in result.stderr) == (0, True), result.output
+
+
 def test_a_cluster_that_is_decommissioned_loses_what_it_runs(fleet: Path) -> None:
     gone = CAREFUL["clusters/all.yaml"].replace(
         "spec: {variables: {domain: lab", "spec: {decommission: prune, variables: {domain: lab"
