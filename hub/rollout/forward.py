@@ -119,7 +119,7 @@ def _fill(turn: Turn, index: int) -> str:
             continue
         _move(turn, cluster, index, beyond=passes)
         left -= not passes
-        spare -= costs
+        spare -= costs and not turn.busy(cluster)  # who is in flight elsewhere was counted as gone already
     turn.start_at(index, stay)
     return full
 

@@ -187,6 +187,13 @@ def test_clusters_alike_share_one_member_so_that_a_large_fleet_costs_little() ->
     assert (one.seq, three.seq) == (8, 20)
 
 
+def test_who_is_in_flight_elsewhere_is_counted_once_as_unavailable_when_it_moves_here_too() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", "c3", max_unavailable=2)))
+    hub.busy = {"c1"}
+    assert moves(hub.tick()) == ["c1", "c2"]
+    assert moves(hub.tick()) == []
+
+
 def soaking(soak_s: float = 30.0, **changes: Any) -> Hub:
     hub = Hub(rollout(wave("canary", "c1", soak_s=soak_s, **changes), wave("rest", "c2")))
     hub.tick()
