@@ -19,6 +19,7 @@ files from here, `render.build` a bundle's folder. Longer than other modules: ea
 
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ MAX_REPO_FILES = 1_000_000
 MAX_DEPTH = 64
 IGNORE_FILE = ".flotillaignore"
 _MAX_IGNORE_BYTES = 64 << 10
+_MAX_STARS = 3
+"""Runs of `*` in one name, and folders `**` in one pattern: each more takes a hundred times as long to look for."""
 _MAX_LINKS = 8
 """Links that lead to links, before we call it a loop."""
 
@@ -339,6 +342,13 @@ def _without_ignored(entries: list[_Entry], folder: str) -> list[_Entry]:
             pathspec.GitIgnoreSpec.from_lines([line])
         except ValueError as error:
             raise InvalidInput(f"{where}:{number}", "is not a pattern of .gitignore's syntax", "correct it") from error
+        names = [] if line.startswith("#") else line.split("/")
+        if names.count("**") > _MAX_STARS or any(len(re.findall(r"\*+", name)) > _MAX_STARS for name in names):
+            raise InvalidInput(
+                f"{where}:{number}",
+                f"has more than {_MAX_STARS} '*' in one name, or '**' in one pattern",
+                "write more patterns that have fewer",
+            )
     ignored = pathspec.GitIgnoreSpec.from_lines(lines)
     return [entry for entry in entries if entry is not file and not ignored.match_file(entry.path)]
 

@@ -332,6 +332,8 @@ def test_what_is_ignored_is_not_looked_at(tmp_path: Path) -> None:
         pytest.param((FOLDER, b".flotillaignore", "x"), "", id="a folder"),
         pytest.param((FILE, b".flotillaignore", b"a\xff"), "ignore: is not UTF-8", id="no text"),
         pytest.param((FILE, b".flotillaignore", b"a\n!\n"), "ignore:2: is not a pattern", id="no pattern"),
+        pytest.param((FILE, b".flotillaignore", b"x\n" + b"*a" * 9), "ignore:2: has more than 3 '*'", id="many stars"),
+        pytest.param((FILE, b".flotillaignore", b"**/a/" * 4), "ignore:1: has more than 3", id="many folders"),
         pytest.param((FILE, b".flotillaignore", b"a\n" * 40_000), "ignore: has 80000 bytes", id="too large"),
     ],
 )
