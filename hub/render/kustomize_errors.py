@@ -7,6 +7,7 @@
 | `yaml: line 3`, an unknown field, a field's wrong type  | the line                                                 |
 | values: patches in place, literals, dumps of objects    | left out, for they may be a Secret's                     |
 | addresses in memory, Go's stacks                        | left out, for they differ each time                      |
+| one of Go's words for the end of its memory             | that the limit was reached                               |
 
 Next: `kustomize` raises it.
 """
@@ -38,6 +39,10 @@ _VALUES = (
     (re.compile(r"(can't be set at the same time)\n.*", re.DOTALL), r"\1"),
     (re.compile(r"(unknown anchor) '[^']*'"), r"\1"),
     (re.compile(r"\n+(?:runtime stack|goroutine \d).*", re.DOTALL), ""),
+    (
+        re.compile(r"^.*fatal error: [^\n]*(?:out of memory|cannot allocate memory).*$", re.DOTALL),
+        "it takes more memory than a render may have",
+    ),
     (re.compile(r" ?&\{0x[0-9a-f]+[^}]*\}"), ""),
 )
 

@@ -253,7 +253,7 @@ _render = module._render
         ),
         pytest.param(
             {b"kustomization.yaml": (FILE, b"resources: [x.yaml]"), b"x.yaml": (FILE, CONFIG.encode() + ALIASES)},
-            "does not build: fatal error: runtime: out of memory",
+            "does not build: it takes more memory than a render may have",
             id="aliases of aliases below a kustomization",
         ),
         pytest.param(
