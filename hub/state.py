@@ -193,6 +193,8 @@ class State:
     tallies: tuple[Tally, ...] = ()
     """Of each wave: counted once, then kept up to date, so that no event costs the size of the fleet."""
     reason: str = ""
+    paused_by: str = ""
+    """Who paused it; "" when it paused itself, or is not paused."""
     updated_at: float = 0.0
 
 

@@ -40,6 +40,7 @@ def carry_out(turn: Turn, command: Command) -> None:
     match command.verb:
         case "pause":
             turn.enter(P.PAUSED, by)
+            turn.paused_by = command.actor
             turn.note("paused", f"rollout {turn.rollout.id} is paused by {by}")
         case "resume":
             _resume(turn, by)

@@ -23,7 +23,7 @@ def waits_for(older: State, wants: Mapping[BundleName, Mapping[ClusterName, Oid]
     # Clusters that joined are no reason: a rollout of them and the rest would not ask at the gates it has come to.
     newer = any(_outdated(older, cluster, wants) for cluster in targets)
     sick = any(transitions.failures(tally) for tally in older.tallies)
-    jumps = newer and sick and older.rollout.fixes == "jump" and not wanted
+    jumps = newer and sick and older.rollout.fixes == "jump" and not wanted and not older.paused_by
     everybody_left = all(member.phase is M.LEFT for member in older.members.values())
     if everybody_left or held_empty(older) or rollouts.stalled(older) or jumps:
         return ""

@@ -54,6 +54,7 @@ class _Head(msgspec.Struct, frozen=True):
     wave_opened_at: float = 0.0
     emergency: str = ""
     reason: str = ""
+    paused_by: str = ""
 
 
 _HEAD = _Head.__struct_fields__

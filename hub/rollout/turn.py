@@ -50,6 +50,7 @@ class Turn:
     wave_opened_at: float
     emergency: str
     reason: str
+    paused_by: str
     members: Mapping[ClusterName, Member]
     tallies: list[Tally]
     gates: Mapping[str, GateState]
@@ -93,6 +94,7 @@ class Turn:
             wave_opened_at=state.wave_opened_at,
             emergency=state.emergency,
             reason=state.reason,
+            paused_by=state.paused_by,
             members=state.members,
             tallies=list(state.tallies),
             gates=state.gates,
@@ -117,6 +119,7 @@ class Turn:
             or self.wave_opened_at != old.wave_opened_at
             or self.emergency != old.emergency
             or self.reason != old.reason
+            or self.paused_by != old.paused_by
             or self.gates is not old.gates
         )
         if not changed:
@@ -128,6 +131,7 @@ class Turn:
             wave_opened_at=self.wave_opened_at,
             emergency=self.emergency,
             reason=self.reason,
+            paused_by=self.paused_by,
             members=self.members,
             tallies=tuple(self.tallies),
             gates=self.gates,
@@ -178,7 +182,7 @@ class Turn:
         """Put the rollout into `phase`, which the table has to allow."""
         if phase not in PHASE[self.phase]:
             raise IllegalEvent(f"rollout {self.rollout.id}", f"is {self.phase} and cannot become {phase}")
-        self.phase, self.reason = phase, reason
+        self.phase, self.reason, self.paused_by = phase, reason, ""
 
     def note(self, kind: str, text: str, *, cluster: str = "", wave: str = "") -> None:
         """Tell people; the text begins with what it is about."""

@@ -540,18 +540,19 @@ def test_a_newcomer_does_not_cut_short_what_is_in_flight_and_still_wanted() -> N
 
 
 @pytest.mark.parametrize(
-    ("phase", "fixes", "wanted", "replaced"),
+    ("phase", "by", "fixes", "wanted", "replaced"),
     [
-        pytest.param(Phase.RUNNING, "jump", NEWER, True, id="a fix of what runs"),
-        pytest.param(Phase.PAUSED, "jump", NEWER, True, id="a fix of what was paused for its failure"),
-        pytest.param(Phase.RUNNING, "wait", NEWER, False, id="the policy lets it wait"),
-        pytest.param(Phase.RUNNING, "jump", NEW, False, id="c2 is in flight, and its proof would be nobody's"),
+        pytest.param(Phase.RUNNING, "", "jump", NEWER, True, id="a fix of what runs"),
+        pytest.param(Phase.PAUSED, "", "jump", NEWER, True, id="a fix of what was paused for its failure"),
+        pytest.param(Phase.PAUSED, "ada", "jump", NEWER, False, id="a person paused it"),
+        pytest.param(Phase.RUNNING, "", "wait", NEWER, False, id="the policy lets it wait"),
+        pytest.param(Phase.RUNNING, "", "jump", NEW, False, id="c2 is in flight, and its proof would be nobody's"),
     ],
 )
-def test_a_fix_jumps_the_queue_where_it_may(phase: Phase, fixes: Any, wanted: Oid, replaced: bool) -> None:
+def test_a_fix_jumps_the_queue_where_it_may(phase: Phase, by: str, fixes: Any, wanted: Oid, replaced: bool) -> None:
     fleet = replace(FLEET, policies={"careful": replace(CAREFUL, fixes=fixes)})
     failed, moving = Member(phase=MemberPhase.FAILED, seq=4), Member(phase=MemberPhase.MOVING, seq=4)
-    state = replace(under_way(phase, planned=plan(fleet=fleet), c1=failed, c2=moving), wave=1)
+    state = replace(under_way(phase, planned=plan(fleet=fleet), c1=failed, c2=moving), wave=1, paused_by=by)
     there = {SHOP: NEW}
     current = {**running(shop=OLD), ClusterName("c1"): there, ClusterName("c2"): there}
     desired = {SHOP: {**everywhere(NEWER), ClusterName("c2"): wanted}, TILL: {}}
