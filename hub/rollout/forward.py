@@ -177,8 +177,15 @@ def _spare(turn: Turn, index: int) -> float:
         if turn.members[cluster].phase is not M.LEFT
         and (turn.members[cluster].phase in IN_FLIGHT or _unavailable(turn, cluster))
     ]
-    silent = sum(turn.members[cluster].phase is M.OFFLINE and not turn.heard(cluster) for cluster in gone)
+    silent = sum(_is_silent(turn, cluster) for cluster in gone)
     return wave.max_unavailable - len(gone) + min(silent, wave.offline_budget)
+
+
+def _is_silent(turn: Turn, cluster: ClusterName) -> bool:
+    """Is it offline for its silence? Who is cordoned may be well heard, only not yet since the hub started."""
+    if turn.members[cluster].phase is not M.OFFLINE or turn.heard(cluster):
+        return False
+    return not turn.view[cluster].cordoned or turn.silent(cluster)
 
 
 def _unavailable(turn: Turn, cluster: ClusterName) -> bool:

@@ -242,6 +242,16 @@ def test_who_is_offline_within_the_budget_for_that_leaves_the_others_the_unavail
     assert "the budget is 1" in hub.state.reason
 
 
+def test_who_is_cordoned_and_was_not_heard_yet_since_the_hub_started_is_not_taken_for_offline_by_silence() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", "c3", max_unavailable=1, offline_budget=1)))
+    cordon(hub, "c3")
+    hub.view[ClusterName("c3")] = replace(hub.view[ClusterName("c3")], last_seen=0.0)
+    hub.settle_until = hub.now + 20
+    assert moves(hub.tick(seen=False)) == []
+    hub.settle_until = hub.now - 1000
+    assert moves(hub.tick(seen=False)) == ["c1"]
+
+
 def test_a_fix_passes_the_limit_where_the_bundle_is_sick_and_only_if_the_policy_says_so() -> None:
     for fixes, moved in (("wait", ["c1"]), ("jump", ["c1", "c3"])):
         hub = Hub(rollout(wave("one", "c1", "c2", "c3", max_concurrent=1), fixes=fixes))
