@@ -50,17 +50,22 @@ def compositions(
     sign: Callable[[bytes], bytes] = bytes,
 ) -> dict[ClusterName, compose.Composed]:
     """Pure: the next slice commit of each cluster that moves. Raises Clash naming the rollout that has to wait."""
-    moves: dict[ClusterName, list[Move]] = {}
-    for move in decided.all_of(Move):
-        moves.setdefault(move.cluster, []).append(move)
     made = {}
-    for cluster, moved in sorted(moves.items()):
+    for cluster, moved in sorted(_by_cluster(decided.all_of(Move)).items()):
         next_of = partial(_next, decided, cluster, slices.get(cluster), keys=keys, revision_of=revision_of, sign=sign)
         try:
             made[cluster] = next_of(moved)
         except Permanent as error:
             raise Clash(_guilty(moved, next_of), error) from error
     return made
+
+
+def _by_cluster(moves: Iterable[Move]) -> dict[ClusterName, list[Move]]:
+    """In the order of `moves`, of clusters too."""
+    found: dict[ClusterName, list[Move]] = {}
+    for move in moves:
+        found.setdefault(move.cluster, []).append(move)
+    return found
 
 
 def _next(
@@ -125,9 +130,7 @@ def decision(
     before = decided.before.states
     changed = [state for id_, state in decided.states.items() if state is not before.get(id_)]
     events = _events(news, decided)
-    moves: dict[ClusterName, list[Move]] = {}
-    for move in sorted(decided.all_of(Move), key=lambda move: move.rollout):
-        moves.setdefault(move.cluster, []).append(move)
+    moves = _by_cluster(sorted(decided.all_of(Move), key=lambda move: move.rollout))
     return Decision(
         rollouts=[
             record.row(

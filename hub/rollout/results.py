@@ -35,12 +35,12 @@ def last_good(
 
 def completed(
     before: Mapping[BundleName, Mapping[ClusterName, Oid]], newly: Iterable[tuple[BundleName, ClusterName, Oid]]
-) -> dict[BundleName, dict[ClusterName, Oid]]:
+) -> dict[BundleName, Mapping[ClusterName, Oid]]:
     """Pure: what the last completed rollout of each bundle brought to each cluster."""
-    found = {bundle: dict(subtrees) for bundle, subtrees in before.items()}
+    new: dict[BundleName, dict[ClusterName, Oid]] = {}
     for bundle, cluster, subtree in newly:
-        found.setdefault(bundle, {})[cluster] = subtree
-    return found
+        new.setdefault(bundle, {})[cluster] = subtree
+    return {**before, **{bundle: {**before.get(bundle, {}), **subtrees} for bundle, subtrees in new.items()}}
 
 
 def put_on_hold(

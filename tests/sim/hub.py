@@ -28,7 +28,7 @@ class Stored:
     states: dict[RolloutId, bytes] = field(default_factory=dict)
     slices: dict[ClusterName, Slice] = field(default_factory=dict)
     last_good: dict[tuple[ClusterName, BundleName], Oid] = field(default_factory=dict)
-    completed: dict[BundleName, dict[ClusterName, Oid]] = field(default_factory=dict)
+    completed: Mapping[BundleName, Mapping[ClusterName, Oid]] = field(default_factory=dict)
     holds: dict[BundleName, HoldRow] = field(default_factory=dict)
     commits: dict[BundleName, tuple[Oid, ...]] = field(default_factory=dict)
     """Those that each bundle on hold was taken back from."""
