@@ -28,6 +28,8 @@ MAX_OBJECTS: Final = 500_000
 MAX_HELD_BYTES: Final = 64 << 20
 
 INDEX_MAGIC: Final = b"\xfftOc\0\0\0\2"
+INDEX_OIDS_AT: Final = len(INDEX_MAGIC) + 256 * 4
+"""Where the ids begin in an index: behind the table of how many begin with each byte or a lower one."""
 _LARGE_OFFSET: Final = 1 << 31
 _CHECKSUM: Final = 20
 _TYPES: Final = {"commit": 1, "tree": 2, "blob": 3}

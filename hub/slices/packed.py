@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 from proto.ids import Oid
 from proto.objects import git_id
-from proto.packs import INDEX_MAGIC
+from proto.packs import INDEX_MAGIC, INDEX_OIDS_AT
 
 _FANOUT_AT = len(INDEX_MAGIC)
-_OIDS_AT = _FANOUT_AT + 256 * 4
 _LARGE = 1 << 31
 _KINDS = {1: "commit", 2: "tree", 3: "blob"}
 
@@ -82,16 +81,16 @@ class _Pack:
     def __init__(self, index: Path) -> None:
         """Raises OSError, ValueError for what is no pack."""
         self._index, self._pack = _mapped(index), _mapped(index.with_suffix(".pack"))
-        if self._index[:_FANOUT_AT] != INDEX_MAGIC or len(self._index) < _OIDS_AT:
+        if self._index[:_FANOUT_AT] != INDEX_MAGIC or len(self._index) < INDEX_OIDS_AT:
             raise ValueError(f"{index.name} is no index of version 2")
         self._fanout = (0, *struct.unpack_from(">256I", self._index, _FANOUT_AT))
-        self._offsets_at = _OIDS_AT + 24 * self._fanout[-1]
+        self._offsets_at = INDEX_OIDS_AT + 24 * self._fanout[-1]
         self._large_at = self._offsets_at + 4 * self._fanout[-1]
 
     def place(self, oid: bytes) -> int | None:
         """Where the object's entry begins."""
         first = self._fanout[oid[0]]
-        some = self._index[_OIDS_AT + 20 * first : _OIDS_AT + 20 * self._fanout[oid[0] + 1]]
+        some = self._index[INDEX_OIDS_AT + 20 * first : INDEX_OIDS_AT + 20 * self._fanout[oid[0] + 1]]
         at = some.find(oid[1:])  # all of them begin with the same byte
         while at >= 0 and at % 20 != 1:
             at = some.find(oid[1:], at + 1)

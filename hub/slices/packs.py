@@ -22,7 +22,7 @@ from proto.packfile import UNFINISHED
 from proto.packfile import Unfinished as Unfinished
 from proto.packfile import sync_folder as sync_folder
 from proto.packfile import write as write
-from proto.packs import INDEX_MAGIC
+from proto.packs import INDEX_MAGIC, INDEX_OIDS_AT
 from proto.packs import Placed as Placed
 from proto.packs import entry as entry
 from proto.packs import index as index
@@ -30,7 +30,6 @@ from proto.packs import stream as stream
 
 _DOOMED = "flotilla.doomed"
 """The names of packs that are on their way out, together."""
-_OIDS_AT = len(INDEX_MAGIC) + 256 * 4
 
 
 def to_merge(sizes: Sequence[int]) -> int:
@@ -56,10 +55,10 @@ def packs(folder: Path) -> list[Path]:
 def oids(pack: Path) -> Iterator[Oid]:
     """The ids of all objects in a pack, from its index. Raises Permanent when that is not one."""
     data = pack.with_suffix(".idx").read_bytes()
-    if not data.startswith(INDEX_MAGIC) or len(data) < _OIDS_AT:
+    if not data.startswith(INDEX_MAGIC) or len(data) < INDEX_OIDS_AT:
         raise Permanent(f"pack index {pack.stem}", "is not a version 2 index", "run 'git fsck' on the slice repository")
-    (count,) = struct.unpack_from(">I", data, _OIDS_AT - 4)
-    for at in range(_OIDS_AT, _OIDS_AT + 20 * count, 20):
+    (count,) = struct.unpack_from(">I", data, INDEX_OIDS_AT - 4)
+    for at in range(INDEX_OIDS_AT, INDEX_OIDS_AT + 20 * count, 20):
         yield Oid(data[at : at + 20].hex())
 
 
