@@ -15,13 +15,11 @@ from hub.desired import Desired
 from hub.journal import DirectiveKind, DirectiveRow, EventRow, HoldRow, SliceRow
 from hub.model import Finding
 from hub.repo import addresses
-from hub.state import FINAL, Member, MemberPhase, State
+from hub.state import FINAL, Member, State
 from proto.ids import BundleName, ClusterName
 from proto.messages import Health, worst
 
 Json = dict[str, Any]
-
-_OPEN = (MemberPhase.PENDING, MemberPhase.OFFLINE)
 
 
 def rfc3339(seconds: float) -> str:

@@ -19,14 +19,7 @@ import pygit2
 
 from hub.external import credentials, dependencies, git, helm_repo, oci, own, store
 from hub.external.credentials import Login
-from hub.model import (
-    External,
-    GitSource,
-    HelmSource,
-    OciSource,
-    OwnChart,
-    Pin,
-)
+from hub.model import External, GitSource, HelmSource, OciSource, OwnChart, Pin
 from hub.repo import addresses, remote, sources
 from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid

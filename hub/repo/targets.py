@@ -13,16 +13,7 @@ from typing import Any
 
 import msgspec
 
-from hub.model import (
-    Bundle,
-    Checks,
-    Cluster,
-    Fleet,
-    HelmOptions,
-    RenderRequest,
-    Requirement,
-    Selector,
-)
+from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, RenderRequest, Requirement, Selector
 from hub.repo import references
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import canonical

@@ -21,17 +21,7 @@ from dataclasses import replace
 from hub.model import BundleDone, Gate
 from hub.rollout.transitions import IllegalEvent
 from hub.rollout.turn import Turn
-from hub.state import (
-    FINAL,
-    Command,
-    Evidence,
-    GateState,
-    Phase,
-    State,
-    Verdict,
-    Vote,
-    Wave,
-)
+from hub.state import FINAL, Command, Evidence, GateState, Phase, State, Verdict, Vote, Wave
 from proto.ids import BundleName
 
 DONE_INTERVAL_S = 5.0

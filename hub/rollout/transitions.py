@@ -8,16 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 
-from hub.state import (
-    FINAL,
-    ClusterView,
-    Member,
-    MemberPhase,
-    Phase,
-    State,
-    Tally,
-    Wave,
-)
+from hub.state import FINAL, ClusterView, Member, MemberPhase, Phase, State, Tally, Wave
 from proto.errors import InvalidInput, Permanent
 from proto.ids import ClusterName
 

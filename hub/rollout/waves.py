@@ -30,28 +30,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
-from hub.model import (
-    DEFAULT_POLICY,
-    Approval,
-    Cluster,
-    Fleet,
-    Gate,
-    RolloutPolicy,
-)
+from hub.model import DEFAULT_POLICY, Approval, Cluster, Fleet, Gate, RolloutPolicy
 from hub.rollout import exchange, keeping, queue, rollouts
 from hub.rollout.resolve import resolve, share
 from hub.rollout.transitions import IN_FLIGHT, UNMOVED
-from hub.state import (
-    ABSENT,
-    Keep,
-    MemberPhase,
-    Notice,
-    Phase,
-    Rollout,
-    State,
-    Target,
-    Wave,
-)
+from hub.state import ABSENT, Keep, MemberPhase, Notice, Phase, Rollout, State, Target, Wave
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.objects import ObjectKey
 

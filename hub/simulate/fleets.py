@@ -6,15 +6,7 @@ Pure. Next: `setting`.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from hub.model import (
-    DEFAULT_POLICY,
-    Bundle,
-    Cluster,
-    Fleet,
-    Requirement,
-    RolloutPolicy,
-    Selector,
-)
+from hub.model import DEFAULT_POLICY, Bundle, Cluster, Fleet, Requirement, RolloutPolicy, Selector
 from proto.ids import BundleName, ClusterName
 from proto.slices import BundlePolicy
 

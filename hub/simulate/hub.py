@@ -20,19 +20,7 @@ from hub.simulate import ledger
 from hub.simulate.clock import Clock, Turn
 from hub.simulate.ledger import Commit, Entry
 from hub.simulate.setting import HEARTBEAT_S, HOUR_S
-from hub.state import (
-    ABSENT,
-    ClusterView,
-    MarkGood,
-    MemberPhase,
-    Move,
-    Phase,
-    Reported,
-    Rollout,
-    Roster,
-    State,
-    Tick,
-)
+from hub.state import ABSENT, ClusterView, MarkGood, MemberPhase, Move, Phase, Reported, Rollout, Roster, State, Tick
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 
 P, M = Phase, MemberPhase

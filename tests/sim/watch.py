@@ -13,19 +13,7 @@ from typing import TYPE_CHECKING
 from hub.model import Gate
 from hub.repo import targets
 from hub.rollout import gates
-from hub.state import (
-    ABSENT,
-    Evidence,
-    Hold,
-    MarkGood,
-    MemberPhase,
-    Move,
-    Notice,
-    Phase,
-    Rollout,
-    State,
-    Wave,
-)
+from hub.state import ABSENT, Evidence, Hold, MarkGood, MemberPhase, Move, Notice, Phase, Rollout, State, Wave
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Health
 from tests.sim.agents import Letter

@@ -4,18 +4,7 @@ from typing import Any
 
 import pytest
 
-from hub.model import (
-    Amount,
-    Checks,
-    FailurePolicy,
-    Finding,
-    Fleet,
-    HelmOptions,
-    Patch,
-    Publish,
-    Requirement,
-    Selector,
-)
+from hub.model import Amount, Checks, FailurePolicy, Finding, Fleet, HelmOptions, Patch, Publish, Requirement, Selector
 from hub.noteworthy import Receiver
 from hub.repo import fleet, places
 from proto.errors import InvalidInput

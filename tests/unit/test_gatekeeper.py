@@ -18,17 +18,7 @@ from hub.gatekeeper import Gatekeeper, Server
 from hub.inputs import FromGate
 from hub.journal import HoldRow
 from hub.loop import Loop
-from hub.model import (
-    Bundle,
-    BundleDone,
-    Fleet,
-    Gate,
-    HttpCheck,
-    MetricCheck,
-    RolloutPolicy,
-    Selector,
-    WavePolicy,
-)
+from hub.model import Bundle, BundleDone, Fleet, Gate, HttpCheck, MetricCheck, RolloutPolicy, Selector, WavePolicy
 from hub.rollout import gates
 from hub.state import Evidence, GateState, Phase, State
 from proto.errors import InvalidInput, Transient

@@ -10,15 +10,7 @@ from hub.agents.live import LiveCluster
 from hub.api import status
 from hub.desired import Desired
 from hub.journal import HoldRow, SliceRow
-from hub.model import (
-    Bundle,
-    Cluster,
-    Finding,
-    Fleet,
-    GitSource,
-    Pin,
-    Selector,
-)
+from hub.model import Bundle, Cluster, Finding, Fleet, GitSource, Pin, Selector
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, Health
 from proto.slices import BundleEntry, BundlePolicy, SliceManifest

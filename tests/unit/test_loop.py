@@ -15,17 +15,7 @@ from hub.desired import Desired
 from hub.inputs import Direct, FromAgent, Happened, Input, Release, ToRollout
 from hub.journal import Decision, EventRow, Journal
 from hub.loop import Loop
-from hub.model import (
-    Amount,
-    Bundle,
-    Cluster,
-    FailurePolicy,
-    Finding,
-    Fleet,
-    RolloutPolicy,
-    Selector,
-    WavePolicy,
-)
+from hub.model import Amount, Bundle, Cluster, FailurePolicy, Finding, Fleet, RolloutPolicy, Selector, WavePolicy
 from hub.rollout import rollouts, waves
 from hub.slices import compose, trees
 from hub.slices.gitstore import GitStore

@@ -12,15 +12,7 @@ from hub.api.metrics import HubMetrics
 from hub.desired import Desired
 from hub.journal import HoldRow, Journal, StoredRollout
 from hub.loop import Loop
-from hub.model import (
-    Approval,
-    Cluster,
-    Finding,
-    Fleet,
-    Freeze,
-    Gate,
-    MetricCheck,
-)
+from hub.model import Approval, Cluster, Finding, Fleet, Freeze, Gate, MetricCheck
 from hub.rollout.rounds import Memory
 from hub.slices.gitstore import GitStore
 from hub.state import Phase, Rollout, State

@@ -21,14 +21,7 @@ from hub.api.stream import Stream
 from hub.inputs import FromAgent
 from hub.journal import EventRow
 from hub.state import Member as RolloutMember
-from hub.state import (
-    MemberPhase,
-    Phase,
-    Rollout,
-    State,
-    Target,
-    Wave,
-)
+from hub.state import MemberPhase, Phase, Rollout, State, Target, Wave
 from hub.wiring import Hub
 from proto.errors import Transient
 from proto.ids import BundleName, ClusterName, Oid, RolloutId

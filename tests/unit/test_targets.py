@@ -7,18 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.model import (
-    Bundle,
-    Checks,
-    Cluster,
-    Fleet,
-    HelmOptions,
-    Patch,
-    RenderRequest,
-    Requirement,
-    Selector,
-    Variant,
-)
+from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, Patch, RenderRequest, Requirement, Selector, Variant
 from hub.repo import targets
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import canonical

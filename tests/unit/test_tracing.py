@@ -10,15 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from hub.rollout import rollouts
-from hub.state import (
-    Member,
-    MemberPhase,
-    Phase,
-    Rollout,
-    State,
-    Target,
-    Wave,
-)
+from hub.state import Member, MemberPhase, Phase, Rollout, State, Target, Wave
 from hub.tracing import Tracing
 from proto import telemetry
 from proto.ids import BundleName, ClusterName, Oid, RolloutId

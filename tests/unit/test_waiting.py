@@ -7,17 +7,7 @@ import pytest
 
 from hub.api import waiting
 from hub.cli import waiting as shown
-from hub.model import (
-    Approval,
-    BundleDone,
-    Cluster,
-    Fleet,
-    Freeze,
-    Gate,
-    HttpCheck,
-    MetricCheck,
-    Selector,
-)
+from hub.model import Approval, BundleDone, Cluster, Fleet, Freeze, Gate, HttpCheck, MetricCheck, Selector
 from hub.repo import windows
 from proto.ids import BundleName, ClusterName
 from tests.rollout_hub import Hub, rollout, wave

@@ -6,31 +6,11 @@ from typing import Any
 
 import pytest
 
-from hub.model import (
-    Amount,
-    Bundle,
-    Cluster,
-    FailurePolicy,
-    Fleet,
-    RolloutPolicy,
-    Selector,
-    WavePolicy,
-)
+from hub.model import Amount, Bundle, Cluster, FailurePolicy, Fleet, RolloutPolicy, Selector, WavePolicy
 from hub.rollout import held, resolve, rollouts, waves
 from hub.rollout.turn import tallies
 from hub.rollout.waves import Planned
-from hub.state import (
-    ABSENT,
-    ClusterView,
-    Keep,
-    Member,
-    MemberPhase,
-    Move,
-    Phase,
-    State,
-    Target,
-    Tick,
-)
+from hub.state import ABSENT, ClusterView, Keep, Member, MemberPhase, Move, Phase, State, Target, Tick
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import ObjectKey
 from proto.slices import BundlePolicy

@@ -4,14 +4,7 @@ else by them."""
 import re
 from typing import Literal
 
-from hub.model import (
-    Checks,
-    Fleet,
-    Publish,
-    Rights,
-    Selector,
-    Tenant,
-)
+from hub.model import Checks, Fleet, Publish, Rights, Selector, Tenant
 from hub.noteworthy import KINDS, SEVERITIES, Receiver
 from hub.repo import addresses, signers, tenants
 from hub.repo.kinds import gates

@@ -9,16 +9,7 @@ from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from hub.model import (
-    Approval,
-    BundleDone,
-    Freeze,
-    Gate,
-    HttpCheck,
-    MetricCheck,
-    Selector,
-    Window,
-)
+from hub.model import Approval, BundleDone, Freeze, Gate, HttpCheck, MetricCheck, Selector, Window
 from hub.repo import windows
 from hub.repo.schema import Section
 from proto.ids import BundleName
