@@ -34,14 +34,13 @@ from agent.apply import body as bodies
 from agent.apply.body import Manifest
 from agent.apply.removal import KEPT_KINDS
 from agent.fields import ignored, ownership, steal
+from agent.kube import races
 from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import ClusterApi, Entry, Resource, Result
 from proto.errors import Refused, Transient
 from proto.objects import ObjectKey, blob_id
 from proto.slices import BUNDLE_LABEL, BundlePolicy
 
-_TRIES: Final = 3
-"""How often an object is looked at anew when others write it in between; more is a fight."""
 _ADOPTION_STEPS: Final = 8
 """More than the versions that any one object's managers ever wrote."""
 
@@ -82,7 +81,8 @@ async def apply_object(
         resource=await api.resource(entry.api_version, entry.key.kind),
         manifest=bodies.parsed(data, entry.key, rules=policy.drift.ignore),
     )
-    for _ in range(_TRIES):
+    for lost in range(races.TRIES):
+        await races.pause(lost)
         try:
             return await (case.first_contact() if entry.baseline is None else case.again())
         except Conflict as conflict:
@@ -189,14 +189,19 @@ class _Case:
 
     async def _take_over(self, live: dict[str, Any], predecessors: frozenset[str] | set[str]) -> dict[str, Any]:
         """Make ours what predecessors own, and apply, until nothing of that kind is left."""
-        for _ in range(_ADOPTION_STEPS):
+        lost = 0
+        for _ in range(_ADOPTION_STEPS + races.TRIES):
             patch = self._takeover(live, predecessors)
             if patch is None:
-                break
+                return live
             before = ownership.entries(live)
             try:
                 live = await self.api.json_patch(self.resource, self.key, patch)
             except Conflict:
+                lost += 1
+                if lost == races.TRIES:
+                    break
+                await races.pause(lost)
                 live = await self._look()
                 continue
             try:
@@ -206,8 +211,8 @@ class _Case:
                 if predecessors is adopt.PREDECESSORS:
                     raise
                 log.info("%s keeps fields that Git does not have and that nobody is known to own: %s", self.key, error)
-                break
-        return live
+                return live
+        raise Transient(str(self.key), "changes faster than it can be adopted")
 
     async def _give_back(self, live: dict[str, Any], entries: Sequence[Mapping[str, Any]]) -> None:
         """What the API server would not let go of stays with whoever had it, without what we own there, too."""

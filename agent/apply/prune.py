@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from agent.apply.body import SYNC_OPTIONS, listed
 from agent.fields import ownership
+from agent.kube import races
 from agent.kube.cluster import Conflict, NotFound
 from agent.model import ClusterApi, Entry
 from proto.errors import Transient
@@ -34,8 +35,6 @@ OPT_OUTS: Final[Mapping[str, str]] = {
     SYNC_OPTIONS: "Prune=false",
 }
 """Annotations of an object, and the values, alone or in a list with commas, that keep it from being deleted."""
-
-_TRIES = 3
 
 
 class Fate(StrEnum):
@@ -53,7 +52,8 @@ async def prune_object(api: ClusterApi, entry: Entry, *, release: bool) -> tuple
     key = entry.key
     try:
         resource = await api.resource(entry.api_version, key.kind)
-        for _ in range(_TRIES):
+        for lost in range(races.TRIES):
+            await races.pause(lost)
             live = await api.get(resource, key, metadata_only=True)
             metadata = live["metadata"]
             if metadata.get("deletionTimestamp"):

@@ -31,15 +31,13 @@ from agent.drift import drift, values
 from agent.drift.drift import Attribution, Mode
 from agent.fields import ignored, ownership, steal
 from agent.fields.ownership import FieldPath, Paths
+from agent.kube import races
 from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import Baseline, ClusterApi, Entry, Resource, WatchEvent
 from proto import objects
 from proto.errors import FlotillaError, Permanent, Transient
 from proto.messages import DriftReport, FieldValue
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL, DriftPolicy
-
-_TRIES = 5
-"""How often a write that names a resourceVersion is tried when others (a busy rollout's status) write in between."""
 
 _NOBODY = Attribution(fields=())
 
@@ -116,7 +114,7 @@ async def confirm(
     if before["metadata"].get("deletionTimestamp"):
         # Nothing brings it back before it is gone, and then a DELETED event comes.
         return Confirmed(baseline=drift.baseline(before))
-    for tries_left in reversed(range(_TRIES)):
+    for tries_left in reversed(range(races.TRIES)):
         try:
             match case.mode:
                 case "revert":
@@ -129,6 +127,7 @@ async def confirm(
             if not tries_left:
                 raise
         # Others wrote since this was looked at: what our apply changes is told by comparison, so look again.
+        await races.pause(races.TRIES - tries_left)
         now = await case.look()
         if now is None:
             return await case.deleted(before)
@@ -279,7 +278,7 @@ class _Case:
                 self.resource, self.entry.key, objects.canonical(body), force=True, dry_run=dry_run, conditional=True
             )
         live: Mapping[str, Any] | None = before if self.pointers else None
-        for last in (False,) * (_TRIES - 1) + (True,):
+        for tries_left in reversed(range(races.TRIES)):
             try:
                 return await self.api.apply(
                     self.resource,
@@ -292,8 +291,10 @@ class _Case:
             except Conflict as error:
                 if not self.pointers:
                     raise
-                if last:
-                    raise Transient(str(self.entry.key), f"was written by others {_TRIES} times in a row") from error
+                if not tries_left:
+                    cause = f"was written by others {races.TRIES} times in a row"
+                    raise Transient(str(self.entry.key), cause) from error
+                await races.pause(races.TRIES - tries_left)
                 live = await self.look()
         raise AssertionError("the last try returns or raises")
 
@@ -349,18 +350,20 @@ class _Case:
         self, seen: Mapping[str, Any], patch_of: Callable[[Mapping[str, Any]], steal.JsonPatch | None]
     ) -> Mapping[str, Any] | None:
         """Send the patch for an object as it is; None when there was nothing to patch."""
-        for _ in range(_TRIES):
+        for lost in range(races.TRIES):
             patch = patch_of(seen)
             if patch is None:
                 return None
             try:
                 return await self.api.json_patch(self.resource, self.entry.key, patch)
             except Conflict as error:
+                await races.pause(lost + 1)
                 tested, seen = seen["metadata"]["resourceVersion"], await self._now()
                 if seen["metadata"]["resourceVersion"] == tested:
                     # The test held: admission refuses the patch, with the same code.
                     raise Invalid(error.thing, error.cause) from error
-        raise Transient(f"{self.entry.key} managedFields", f"were written by others {_TRIES} times in a row meanwhile")
+        cause = f"were written by others {races.TRIES} times in a row meanwhile"
+        raise Transient(f"{self.entry.key} managedFields", cause)
 
     # --- what is told ---------------------------------------------------------------------------------------------
 

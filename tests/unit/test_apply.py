@@ -18,6 +18,7 @@ from agent.apply.plan import BundlePlan, Membership
 from agent.apply.reconcile import DELETING_LOOK_S, PERMANENT_RETRY_S, Reconciler
 from agent.drift.drift import baseline
 from agent.inventory import Inventory
+from agent.kube import races
 from agent.kube.cluster import Invalid, NotFound
 from agent.kube.pace import Pace
 from agent.model import DesiredBundle, Entry, Result
@@ -222,6 +223,53 @@ async def test_a_write_in_between_is_looked_at_before_an_ignored_value_is_taken_
     wanted = deployment("web:2")
     done = await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=SCALED)
     assert done.live["spec"] == {"replicas": 8, "image": "web:2"}
+
+
+def _busy(cluster: FakeCluster, writes: int, method: str) -> None:
+    """A controller writes the object ahead of each of so many requests of this kind."""
+    left = iter(range(writes))
+
+    def write(requested: str, key: ObjectKey) -> None:
+        if requested == method and (number := next(left, None)) is not None:
+            revision = {"deployment.kubernetes.io/revision": str(number)}
+            metadata = {"name": key.name, "namespace": key.namespace, "annotations": revision}
+            theirs = {"apiVersion": "apps/v1", "kind": key.kind, "metadata": metadata}
+            cluster.put(theirs, manager="kube-controller-manager")
+
+    cluster.before = write
+
+
+async def test_a_controller_that_writes_again_and_again_only_delays_an_apply(cluster: FakeCluster) -> None:
+    wanted = deployment()
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=SCALED)
+    _busy(cluster, races.TRIES - 1, "apply")
+    wanted = deployment("web:2")
+    done = await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=SCALED)
+    assert done.live["spec"] == {"replicas": 3, "image": "web:2"}
+
+
+async def test_an_object_that_never_rests_is_left_for_the_next_try(cluster: FakeCluster) -> None:
+    wanted = deployment()
+    done = await apply_object(cluster, entry_of(wanted), body(wanted), policy=SCALED)
+    _busy(cluster, 1000, "apply")
+    wanted = deployment("web:2")
+    with pytest.raises(Transient, match="Deployment/shop/web: changes faster than it can be applied"):
+        await apply_object(cluster, entry_of(wanted, done.live), body(wanted), policy=SCALED)
+    assert cluster.objects[key_of(wanted)]["spec"]["image"] == "web:1"
+
+
+@pytest.mark.parametrize("writes", [races.TRIES - 1, 1000])
+async def test_an_adoption_is_whole_or_left_for_the_next_try_while_others_write(
+    cluster: FakeCluster, writes: int
+) -> None:
+    cluster.put(deployment(labels={"old": "yes"}), manager="kubectl-client-side-apply")
+    _busy(cluster, writes, "patch")
+    adopting = apply_object(cluster, entry_of(deployment()), body(deployment()), policy=POLICY)
+    if writes == 1000:
+        with pytest.raises(Transient, match="changes faster than it can be adopted"):
+            await adopting
+        return
+    assert "old" not in (await adopting).live["metadata"]["labels"]
 
 
 async def test_an_object_that_was_deleted_is_made_as_git_has_it_ignored_or_not(cluster: FakeCluster) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from agent.apply.prune import OPT_OUTS, Fate, prune_object
+from agent.kube import races
 from agent.model import Entry
 from proto.errors import Transient
 from proto.objects import ObjectKey, canonical, key_of
@@ -72,6 +73,26 @@ async def test_what_is_not_ours_any_more_is_left_alone(
     assert message.startswith("ConfigMap/shop/old: is left alone")
     assert why in message
     assert cluster.count("delete", "patch") == 0
+
+
+@pytest.mark.parametrize("release", [False, True])
+@pytest.mark.parametrize("writes", [races.TRIES - 1, 1000])
+async def test_an_object_that_others_write_is_pruned_once_it_rests(
+    cluster: FakeCluster, release: bool, writes: int
+) -> None:
+    left = iter(range(writes))
+
+    def write(method: str, key: ObjectKey) -> None:
+        if method in ("delete", "patch") and (number := next(left, None)) is not None:
+            cluster.put(theirs(annotations={"written": str(number)}))
+
+    cluster.before = write
+    if writes == 1000:
+        with pytest.raises(Transient, match="ConfigMap/shop/old: changes faster than it can be pruned"):
+            await prune_object(cluster, ENTRY, release=release)
+    else:
+        fate, _ = await prune_object(cluster, ENTRY, release=release)
+        assert fate is (Fate.RELEASED if release else Fate.DELETING)
 
 
 async def test_an_object_without_our_apply_entry_is_left_alone(cluster: FakeCluster) -> None:
