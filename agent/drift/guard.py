@@ -17,18 +17,17 @@ slice, or that is to be applied anyway, is left to the pass. Next: `report`.
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from dataclasses import replace
+from typing import Any, Final
 
 import anyio
 import msgspec
 import orjson
 
 from agent.drift import drift, revert
-from agent.drift.revert import Confirmed
+from agent.drift.revert import Confirmed, Stance
 from agent.drift.suspects import Held, Suspect, Suspects
 from agent.drift.values import Memory
 from agent.fields.ownership import CONTROLLERS
@@ -51,17 +50,6 @@ LOOK_AT_PAUSE_S: Final = 300.0
 """A pause ends by the wall clock, which may jump: it is looked at again at least so often."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stance:
-    """What may be done about drift of one object now. What is not undone is told as `stays_as`, with `why`; `wait_s`
-    is how long that is so at least (infinite: until somebody says otherwise)."""
-
-    mode: drift.Mode
-    stays_as: Literal["reported", "paused"] = "reported"
-    why: str = ""
-    wait_s: float = math.inf
 
 
 class Guard:
@@ -204,9 +192,7 @@ class Guard:
                 suspect.event,
                 desired=desired,
                 policy=bundle.policy.drift,
-                mode=stance.mode,
-                stays_as=stance.stays_as,
-                why=f"{key}: {stance.why}" if stance.why else "",
+                stance=stance,
                 observed=self._timestamp() if event is None else suspect.observed,
                 seen_at=suspect.seen_at,
                 controllers=self._controllers,
@@ -225,9 +211,9 @@ class Guard:
         if mode != "revert":
             return Stance(mode=mode)
         if why := self._refuses(entry.key):
-            return Stance(mode="report", why=why)
+            return Stance(mode="report", why=f"{entry.key}: {why}")
         if why := self._suspended(entry.bundle):
-            return Stance(mode="report", why=f"bundle {entry.bundle} is suspended: {why}")
+            return Stance(mode="report", why=f"{entry.key}: bundle {entry.bundle} is suspended: {why}")
         until = self._pause_until(entry.key, event.object if event is not None else None)
         left_s = until - self._wall_ns() / 1e9 if until is not None else 0.0
         if left_s > 0:

@@ -10,11 +10,13 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
+import orjson
 import pytest
 import yaml
 
 from agent.drift import drift, revert
 from agent.drift.flight import Flight
+from agent.drift.revert import Stance
 from agent.fields import ownership
 from agent.kube.cluster import Cluster
 from agent.model import Entry, Resource, WatchEvent
@@ -195,6 +197,7 @@ class Events:
                     event,
                     desired=rig.desired,
                     policy=rig.policy,
+                    stance=Stance(mode=drift.mode_of(rig.policy, orjson.loads(rig.desired))),
                     observed="2026-01-01T00:00:00Z",
                     seen_at=anyio.current_time(),
                 )

@@ -9,7 +9,7 @@ import pytest
 
 from agent.drift import drift, revert
 from agent.drift.flight import Flight
-from agent.drift.revert import Confirmed
+from agent.drift.revert import Confirmed, Stance
 from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import Baseline, Entry, Resource, WatchEvent
 from proto import objects
@@ -107,18 +107,19 @@ async def confirm_all(
     *,
     kind: Any = "MODIFIED",
     policy: DriftPolicy | None = None,
+    stance: Stance | None = None,
     finished: bool = False,
-    **more: Any,
 ) -> Confirmed:
+    policy = policy or DriftPolicy()
     return await revert.confirm(
         api,
         Entry(key=KEY, bundle="shop", api_version="v1", baseline=drift.baseline(GOOD), finished=finished),
         WatchEvent(kind=kind, resource=MAPS, object=obj),
         desired=objects.canonical(DESIRED),
-        policy=policy or DriftPolicy(),
+        policy=policy,
+        stance=stance or Stance(mode=policy.mode),
         observed="2026-01-01T00:00:00Z",
         seen_at=anyio.current_time(),
-        **more,
     )
 
 
@@ -340,7 +341,7 @@ async def test_an_api_server_that_goes_away_before_an_addition_is_removed_takes_
 
 async def test_drift_that_may_not_be_undone_is_told_with_the_reason() -> None:
     api = Api(dry_run=[live(2, OWN, time="3")])
-    confirmed = await confirm_all(api, EDITED, mode="report", stays_as="paused", why="until noon")
+    confirmed = await confirm_all(api, EDITED, stance=Stance(mode="report", stays_as="paused", why="until noon"))
     (told,) = confirmed.reports
     assert (told.action, told.error) == ("paused", "until noon")
     assert confirmed.stands
