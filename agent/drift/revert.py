@@ -246,7 +246,7 @@ class _Case:
         found = self.subject.changed(before, after, self._stays()) if drifted else {}
         if self.additions != "tolerate":
             removable = self.additions == "revert"
-            fate = Fate(action=self.stance.stays_as) if removable else _TOLD
+            fate = self._stays() if removable else _TOLD
             added = self.subject.additions(before, after, fate)
             drifted = drifted or bool(added and removable)
             found |= added

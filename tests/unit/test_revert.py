@@ -347,6 +347,13 @@ async def test_drift_that_may_not_be_undone_is_told_with_the_reason() -> None:
     assert confirmed.stands
 
 
+async def test_an_addition_that_may_not_be_removed_is_told_with_the_reason() -> None:
+    stance = Stance(mode="report", stays_as="paused", why="until noon")
+    confirmed = await confirm_all(Api(dry_run=[BESIDE]), BESIDE, policy=REMOVE, stance=stance)
+    assert [(told.what, told.action, told.error) for told in confirmed.reports] == [("added", "paused", "until noon")]
+    assert confirmed.stands
+
+
 async def test_another_object_in_its_place_that_ours_cannot_be_made_of_is_left_to_the_pass() -> None:
     other = live(9, {}, ("kubectl-create", OWN), uid="other")
     refused = Invalid("ConfigMap/shop/settings apply failed (Invalid)", "immutable")
