@@ -113,8 +113,11 @@ def documents(text: bytes, *, where: str, strict: bool = True) -> tuple[Document
     try:
         return _Reader(text, where=where, strict=strict).read()
     except yaml.YAMLError as error:
-        if text.lstrip()[:1] in (b"{", b"[") and (value := _json(text)) is not None:
-            return (Document(value=value, line=1, where=where, lines=Lines(_Nodes(b""), index=0, first=1)),)
+        if text.lstrip()[:1] in (b"{", b"[") and (found := _json(text)) is not None:
+            return tuple(
+                Document(value=value, line=line, where=where, lines=Lines(_Nodes(b""), index=0, first=line))
+                for value, line in found
+            )
         line, cause = _explain(error, text)
         tabbed = any(b"\t" in part for part in text.split(b"\n", line)[line - 1 : line])
         raise InvalidInput(f"{where}:{line}", cause, "indent with spaces, not tabs" if tabbed else "") from error
@@ -131,20 +134,31 @@ def _explain(error: yaml.YAMLError, text: bytes) -> tuple[int, str]:
     return 1, f"is not valid YAML: {error}"
 
 
-def _json(text: bytes) -> Any:
-    """`text` as one JSON value; None if it is none, or one that the rules of this module refuse.
+def _json(text: bytes) -> list[tuple[Any, int]] | None:
+    """`text` as JSON values one after the other, each with its line; None if it is none, or one that the rules of this
+    module refuse.
 
-    Some JSON is no YAML: surrogate pairs, keys beyond 1024 characters. kubectl reads what begins with `{` as JSON.
+    Some JSON is no YAML: surrogate pairs, keys beyond 1024 characters, values with no `---` between them. kubectl reads
+    what begins with `{` as JSON.
     """
+    found: list[tuple[Any, int]] = []
+    nodes, end, line = 0, 0, 1
     try:
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_float=_number, parse_int=_number, parse_constant=_number
-        )
-        json.dumps(value, ensure_ascii=False).encode()  # refuses half a surrogate pair
+        whole = text.decode()
+        while (gap := _JSON_GAP.match(whole, end)) is not None and (start := gap.end()) < len(whole):
+            line += whole.count("\n", end, start)
+            value, end = _JSON.raw_decode(whole, start)
+            json.dumps(value, ensure_ascii=False).encode()  # refuses half a surrogate pair
+            depth, more = _measure(value)
+            nodes += more
+            if depth > MAX_DEPTH or nodes > MAX_NODES:
+                return None
+            if value is not None:
+                found.append((value, line))
+            line += whole.count("\n", start, end)
     except (ValueError, RecursionError):
         return None
-    depth, nodes = _measure(value)
-    return value if depth <= MAX_DEPTH and nodes <= MAX_NODES else None
+    return found
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -160,6 +174,11 @@ def _number(digits: str) -> int | float:
     if isinstance(number, str):
         raise ValueError(f"{digits} is not a JSON number")
     return cast(int | float, yaml_scalars.json_number(number))
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_number, parse_int=_number, parse_constant=_number)
+_JSON_GAP = re.compile(r"(?:\s|^---(?!\S))*", re.ASCII | re.MULTILINE)
+"""Always matches: between two values may be nothing."""
 
 
 def _measure(value: Any) -> tuple[int, int]:

@@ -265,6 +265,34 @@ def test_lines_are_those_of_the_key_or_of_the_nearest_ancestor() -> None:
     assert [lines.at(*path) for path in [("none",), ("spec", "d"), ("spec", "list", 9), ("kind", "x")]] == [3, 4, 5, 3]
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        pytest.param('{"a": 1}\n{"b": 2}\n', [({"a": 1}, 1), ({"b": 2}, 2)], id="one a line"),
+        pytest.param('{\n  "a": 1\n} {"b": 2}', [({"a": 1}, 1), ({"b": 2}, 3)], id="one after the other"),
+        pytest.param('{"a": "\\ud83d\\ude00"}\n---\n{"b": 2}', [({"a": "\U0001f600"}, 1), ({"b": 2}, 3)], id="no YAML"),
+        pytest.param('{"a": 1}\nnull\n{"b": 2}', [({"a": 1}, 1), ({"b": 2}, 3)], id="a null between"),
+    ],
+)
+def test_json_values_one_after_the_other_are_documents_as_with_kubectl(text: str, values: object) -> None:
+    found = yaml_reader.documents(text.encode(), where="f.json")
+    assert [(document.value, document.line) for document in found] == values
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        pytest.param('{"a": 1}\n{"b": 2', 2, id="one that does not end"),
+        pytest.param('{"a": 1}\nb: 2', 2, id="YAML after it"),
+        pytest.param('{"a": 1}\n{"b": 1, "b": 2}', 2, id="a key that is set twice"),
+        pytest.param('{"a": 1}\n' + "[" * 300 + "]" * 300, 2, id="one too deep"),
+    ],
+)
+def test_json_values_one_after_the_other_are_bounded_too(text: str, line: int) -> None:
+    with pytest.raises(InvalidInput, match=rf"^f\.json:{line}\b"):
+        yaml_reader.documents(text.encode(), where="f.json")
+
+
 def test_lines_of_json_that_is_no_yaml_are_the_first() -> None:
     (document,) = yaml_reader.documents(b'{"a": "\\ud83d\\ude00",\n "b": 1}', where="f.json")
     assert document.lines.at("b") == 1
