@@ -1,25 +1,21 @@
 """The agent's one loop: wires the steps together, and holds what they share.
 
-    slice:   receive → take up (order) → plan → reconcile → plan → … until nothing is left to do
+    slice:   intake → take up (order) → plan → reconcile → plan → … until nothing is left to do
     events:  watches → observe → health, suspicions → plan, guard
     all:     → status → report
 
 A plan is made anew, whatever happened; each bundle's plan runs as a task of its own, so that a slow bundle holds up no
 other, and drift is undone beside them all. A new slice supersedes what runs at the next object. Nothing is planned
 before the parents are known, nothing is written without the lease, and the hub is never waited for. Assumes one event
-loop, and one agent per state folder. Longer than other modules: it is the one place where all steps meet. `main` makes
-the parts.
+loop, and one agent per state folder. `main` makes the parts.
 """
 
 import logging
 import math
-import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Final
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from agent import status
@@ -32,7 +28,6 @@ from agent.apply.reconcile import Reconciler
 from agent.drift.guard import Guard
 from agent.drift.kinds import Checks, KindWatches
 from agent.drift.observe import Observer
-from agent.drift.resync import Resync
 from agent.drift.writing import Writing
 from agent.explainer import Explainer
 from agent.fields.ownership import CONTROLLERS
@@ -42,6 +37,7 @@ from agent.kube.lease import Fence, Lease
 from agent.model import ClusterApi, Desired
 from agent.owner.directives import DirectiveStore
 from agent.owner.owner import Owner
+from agent.stream.intake import Intake
 from agent.stream.problems import Problems
 from agent.stream.receive import Receiver
 from agent.stream.report import Reporter
@@ -60,15 +56,11 @@ however many events come, planning takes a sixth of the time."""
 BURST_S: Final = 1.0
 """Of rests that may be left out at first: who had nothing to do for a while does not have to wait."""
 SAVE_S: Final = 5.0
-RESYNC_LOOK_S: Final = 60.0
-"""Bundles that came or left are seen by the slow full pass this late."""
 DRAIN_S: Final = 10.0
 """For what is under way to finish; with `FAREWELL_S` well within the 30 s that a pod is given."""
 FAREWELL_S: Final = 5.0
 """To save the inventory and give the lease back."""
 LEASE_LOOK_S: Final = 1.0
-WAKE_UPS: Final = 64
-"""Kept while one is taken in; what is dropped is fetched."""
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +91,8 @@ class Loop:
         self._lease = lease
         self._api: ClusterApi = Fence(api, lease)
         self._inventory = inventory
-        self._receiver = receiver
         self._reporter = reporter
-        self._tracing = tracing
-        self._fetch = fetch
         self._timestamp = timestamp
-        self._wall_ns = wall_ns
         self._delays = delays
         self._desired = Desired(commit=Oid(""), seq=0, bundles={})
         self._manifests = Manifests(receiver.blob)
@@ -112,8 +100,9 @@ class Loop:
         self._running: set[str] = set()
         self._reports: dict[str, BundleReport] = {}
         self._problem = Problems(reporter)
-        self._wake_ups: deque[WakeUp] = deque(maxlen=WAKE_UPS)
-        self._woken = anyio.Event()
+        self._intake = Intake(
+            receiver, fetch=fetch, take_up=self._take_up, problem=self._problem, wall_ns=wall_ns, delays=delays
+        )
         self._changed = anyio.Event()
         self._finished = anyio.Event()
         self._stopping = anyio.Event()
@@ -189,8 +178,7 @@ class Loop:
 
     def on_wake(self, wake: WakeUp) -> None:
         """The hub says where the slice is."""
-        self._wake_ups.append(wake)
-        self._woken.set()
+        self._intake.wake(wake)
 
     def on_directives(self, directives: Directives) -> None:
         """What people at the hub ask beside Git."""
@@ -221,15 +209,14 @@ class Loop:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._lease.run, name="lease")
-                if self._receiver.desired().commit:
-                    await self._take_up(self._receiver.desired(), since_ns=self._wall_ns())
-                group.start_soon(self._receive, name="receive")
+                await self._intake.resume()
+                group.start_soon(self._intake.run, name="intake")
                 group.start_soon(self._owner.run, name="owner")
                 group.start_soon(self._keep_parents, name="parents")
                 group.start_soon(self._kinds.run, name="watches")
                 group.start_soon(self._confirm_drift, name="guard")
                 group.start_soon(self._explainer.run, name="explainer")
-                group.start_soon(self._look_at_all, name="resync")
+                group.start_soon(self._guard.look_at_all, name="resync")
                 group.start_soon(self._save, name="save")
                 group.start_soon(self._steer, group, name="steer")
                 await self._stopping.wait()
@@ -247,41 +234,11 @@ class Loop:
 
     # --- the slice ------------------------------------------------------------------------------------------------
 
-    async def _receive(self) -> None:
-        """Take in every wake-up: from what it carries, else by fetching until its commit is here."""
-        while True:
-            self._woken = anyio.Event()
-            while self._wake_ups:
-                await self._take_in(self._wake_ups.popleft())
-            await self._woken.wait()
-
-    async def _take_in(self, wake: WakeUp) -> None:
-        since_ns = self._wall_ns()
-        for delay in self._delays():
-            problem = ""
-            try:
-                taken = await self._receiver.offer(wake)
-            except FlotillaError as error:
-                taken, problem = False, str(error)
-            if not taken and self._fetch is not None:
-                try:
-                    await self._fetch()
-                    problem = ""
-                except FlotillaError as error:
-                    problem = str(error)
-            self._problem("slice", f"the slice cannot be taken in, the one before stays: {problem}" if problem else "")
-            desired = self._receiver.desired()
-            if desired.commit != self._desired.commit:
-                await self._take_up(desired, since_ns=since_ns)
-            if desired.seq >= wake.seq or self._wake_ups or self._fetch is None:
-                return
-            wake = WakeUp(seq=wake.seq, commit=wake.commit)
-            with anyio.move_on_after(delay):
-                await self._woken.wait()
-
-    async def _take_up(self, desired: Desired, *, since_ns: int) -> None:
-        """Make a slice the one that is enforced."""
+    async def _take_up(self, desired: Desired, since_ns: int) -> None:
+        """Make a slice the one that is enforced, if it is not."""
         before = self._desired
+        if desired.commit == before.commit:
+            return
         await self._manifests.take_up(desired, before=before)
         self._desired = desired
         for name in self._reports.keys() - desired.bundles.keys() - before.bundles.keys():
@@ -430,18 +387,6 @@ class Loop:
         await self._parents.known.wait()
         await self._owner.wait_known()
         await self._guard.run()
-
-    async def _look_at_all(self) -> None:
-        """Have every object confirmed, slowly, for what no event tells."""
-        resync = Resync(jitter=random.random)
-        while True:
-            bundles = {name: bundle.objects for name, bundle in self._desired.bundles.items()}
-            key, wait_s = resync.next(bundles, now=anyio.current_time())
-            if key is not None:
-                self._guard.resync([key])
-            await anyio.sleep(min(wait_s, RESYNC_LOOK_S))
-
-    # --- shared ---------------------------------------------------------------------------------------------------
 
     async def _save(self) -> None:
         while True:

@@ -17,6 +17,7 @@ slice, or that is to be applied anyway, is left to the pass. Next: `report`.
 
 import hashlib
 import logging
+import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -27,6 +28,7 @@ import msgspec
 import orjson
 
 from agent.drift import drift, revert
+from agent.drift.resync import Resync
 from agent.drift.revert import Confirmed, Stance
 from agent.drift.suspects import Held, Suspect, Suspects
 from agent.drift.values import Memory
@@ -48,6 +50,8 @@ FAILED_LONGEST_S: Final = 900.0
 CONTEST_TOLD_S: Final = 300.0
 LOOK_AT_PAUSE_S: Final = 300.0
 """A pause ends by the wall clock, which may jump: it is looked at again at least so often."""
+RESYNC_LOOK_S: Final = 60.0
+"""Bundles that came or left are seen by the slow full pass this late."""
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +142,16 @@ class Guard:
                 self._added = anyio.Event()
                 with anyio.move_on_after(self._suspects.due_in(now)):
                     await self._added.wait()
+
+    async def look_at_all(self) -> None:
+        """Have every object confirmed, slowly, for what no event tells; until cancelled."""
+        resync = Resync(jitter=random.random)
+        while True:
+            bundles = {name: bundle.objects for name, bundle in self._desired().bundles.items()}
+            key, wait_s = resync.next(bundles, now=anyio.current_time())
+            if key is not None:
+                self.resync([key])
+            await anyio.sleep(min(wait_s, RESYNC_LOOK_S))
 
     # --- one suspicion --------------------------------------------------------------------------------------------
 
