@@ -32,6 +32,9 @@ class Phase(StrEnum):
 
 FINAL = frozenset({Phase.COMPLETED, Phase.ROLLED_BACK, Phase.ROLLBACK_FAILED, Phase.REPLACED, Phase.ABORTED})
 
+FOLLOWED = frozenset({Phase.COMPLETED, Phase.REPLACED})
+"""Those final ones in which who is still in flight is followed until it proves or fails."""
+
 
 class MemberPhase(StrEnum):
     """Of one cluster in a rollout."""

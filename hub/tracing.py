@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
 from hub.rollout.transitions import BACK, IN_FLIGHT
-from hub.state import FINAL, Member, MemberPhase, Phase, State
+from hub.state import FINAL, FOLLOWED, Member, MemberPhase, Phase, State
 from proto import telemetry
 from proto.ids import BundleName, ClusterName
 
@@ -165,7 +165,7 @@ def _is_over(state: State, member: Member) -> bool:
     if member.phase is MemberPhase.FAILED:
         return state.phase in FINAL
     if member.phase in IN_FLIGHT:
-        return state.phase in FINAL and state.phase is not Phase.COMPLETED
+        return state.phase in FINAL - FOLLOWED
     return member.phase in (MemberPhase.PROVEN, MemberPhase.LEFT, *BACK)
 
 

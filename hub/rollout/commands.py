@@ -19,7 +19,7 @@ What is asked of bundles and clusters (hold, release, cordon) is not for one rol
 from hub.rollout import forward, gates, presence, reports, rollback
 from hub.rollout.transitions import IN_FLIGHT, UNMOVED, IllegalEvent
 from hub.rollout.turn import Turn
-from hub.state import Command, Member, MemberPhase, Phase, Wave
+from hub.state import FINAL, Command, Member, MemberPhase, Phase, Wave
 from proto.ids import ClusterName
 
 P, M = Phase, MemberPhase
@@ -75,7 +75,7 @@ def leave(turn: Turn, cluster: ClusterName, reason: str, *, skipped: bool = Fals
         rollback.proceed(turn)
         return
     index = turn.members[cluster].wave
-    if index < turn.wave:
+    if turn.phase in FINAL or index < turn.wave:
         return
     wave = turn.rollout.waves[index]
     if _lost_everybody(turn, wave, index):

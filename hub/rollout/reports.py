@@ -9,7 +9,7 @@ from hub.rollout import gates, presence, rollback, transitions
 from hub.rollout.proof import Verdict, judge, why_failed
 from hub.rollout.transitions import BACK, IN_FLIGHT, UNMOVED
 from hub.rollout.turn import Turn
-from hub.state import MarkGood, MemberPhase, Phase
+from hub.state import FINAL, MarkGood, MemberPhase, Phase
 from proto.ids import ClusterName
 
 P, M = Phase, MemberPhase
@@ -116,10 +116,10 @@ def fail(turn: Turn, cluster: ClusterName, reason: str) -> None:
 
 
 def act(turn: Turn, failed: Sequence[ClusterName]) -> None:
-    """Pure: what new failures lead to (rule 6). Those of a catch-up after completion lead to nothing (rule 8)."""
+    """Pure: what new failures lead to (rule 6). Those after the rollout's end lead to nothing (rule 8)."""
     for cluster in failed:
         member = turn.members[cluster]
-        if turn.phase is P.COMPLETED or transitions.excused(member) or _within_budget(turn, member.wave):
+        if turn.phase in FINAL or transitions.excused(member) or _within_budget(turn, member.wave):
             continue
         wave = turn.wave_of(cluster).name
         give_up(turn, f"{cluster} failed in wave {wave}: {member.reason}", wave)

@@ -20,7 +20,8 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
     those that failed.
  7. Who proves after it failed is soaked and counted again when there is room (not in the fleet-wide rollback).
  8. Offline is who was silent for `offline_after_s` when its turn came. Back again it is pending, in its wave's room
-    even when later waves are open. After completion too: then it fails alone, with a notice.
+    even when later waves are open. After completion too: then it fails alone, with a notice. So does who is in flight
+    in a rollout that is replaced, while the newer one has nothing to change there.
  9. Rollback: the failed first, then the others from the last wave to the first, at most `rollback_limit` at once, to
     the before-subtrees; nobody waits for a soak. Who was not moved never gets the commit. A cluster not back by
     the deadline is REVERT_FAILED; the others are finished, and the whole is ROLLBACK_FAILED, which says so.
@@ -50,7 +51,7 @@ the fleet: members are copied when they change, waves counted as they do, and `W
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from hub.rollout import commands, forward, gates, reports, rollback, suspension, transitions
 from hub.rollout import turn as turns
@@ -58,6 +59,7 @@ from hub.rollout.transitions import IN_FLIGHT, UNMOVED, IllegalEvent
 from hub.rollout.turn import Turn
 from hub.state import (
     FINAL,
+    FOLLOWED,
     ClusterView,
     Command,
     Effect,
@@ -138,7 +140,7 @@ def decide(
     for event in events:
         if not isinstance(event, Reported | Evidence):
             _use_room(turn)
-        over = turn.phase in FINAL and turn.phase is not P.COMPLETED
+        over = turn.phase in FINAL - FOLLOWED
         if isinstance(event, Command) or (lives and not over):
             _meet(turn, event)
     _use_room(turn)
@@ -174,19 +176,31 @@ def _use_room(turn: Turn) -> None:
             forward.advance(turn)
 
 
-def supersede(state: State, now: float, *, by: RolloutId) -> tuple[State, tuple[Effect, ...]]:
-    """Pure: the end of a rollout that a newer one replaces. Raises IllegalEvent when it is over or rolling back."""
+def supersede(
+    state: State, now: float, *, by: RolloutId, left: Collection[ClusterName] = ()
+) -> tuple[State, tuple[Effect, ...]]:
+    """Pure: the end of a rollout that a newer one replaces; of those in flight, who `left` is not followed any more.
+    Raises IllegalEvent when it is over or rolling back."""
     turn = Turn.of(state, view={}, now=now)
     turn.enter(P.REPLACED, f"replaced by {by}")
     turn.note("replaced", f"rollout {state.rollout.id} is replaced by {by}")
+    waves = zip(state.rollout.waves, state.tallies, strict=True)
+    flying = [c for wave, tally in waves for c in transitions.those(state.members, wave, tally, IN_FLIGHT)]
+    over = [cluster for cluster in flying if cluster in left]
+    if len(over) < len(flying):  # it lives on, and must not seem to be about to move anybody
+        over += [cluster for cluster, member in state.members.items() if member.phase in UNMOVED]
+    for cluster in over:
+        turn.put(cluster, M.LEFT, reason=turn.reason)
     return _finish(turn)
 
 
 def alive(state: State) -> bool:
-    """Pure: can an event still change it? A completed rollout lives on while clusters of it have to catch up."""
-    if state.phase is P.COMPLETED:
-        return any(tally.phases.get(phase) for tally in state.tallies for phase in (*UNMOVED, *IN_FLIGHT))
-    return state.phase not in FINAL
+    """Pure: can an event still change it? A completed rollout lives on while clusters of it have to catch up, and one
+    that was replaced while any is in flight."""
+    if state.phase not in FOLLOWED:
+        return state.phase not in FINAL
+    phases = (*UNMOVED, *IN_FLIGHT) if state.phase is P.COMPLETED else IN_FLIGHT
+    return any(tally.phases.get(phase) for tally in state.tallies for phase in phases)
 
 
 def concerns(state: State | Turn, cluster: ClusterName) -> bool:

@@ -258,11 +258,13 @@ class Round:
         before = dict(self.states)
         self.planned, self._around, self._heirs = True, None, dict(planned.replaced)
         for rollout, cluster in planned.left:
-            self._step(rollout, [Left(cluster=cluster)])
+            if rollout not in planned.replaced:
+                self._step(rollout, [Left(cluster=cluster)])
         for older, newer in planned.replaced.items():
             state = self.states[older]
             if state.phase not in FINAL:
-                self.states[older], effects = rollouts.supersede(state, self.now, by=newer)
+                left = {cluster for rollout, cluster in planned.left if rollout == older}
+                self.states[older], effects = rollouts.supersede(state, self.now, by=newer, left=left)
                 self.effects += [(older, effect) for effect in effects]
         self.states |= {made.id: rollouts.start(made, self.now) for made in planned.rollouts}
         self._around = self._known = None  # those that depend on each other have to know of each other

@@ -34,7 +34,7 @@ from hub.model import DEFAULT_POLICY, Approval, Cluster, Fleet, Gate, RolloutPol
 from hub.rollout import exchange, keeping, queue, rollouts
 from hub.rollout.resolve import resolve, share
 from hub.rollout.transitions import IN_FLIGHT, UNMOVED
-from hub.state import ABSENT, Keep, MemberPhase, Notice, Phase, Rollout, State, Target, Wave
+from hub.state import ABSENT, FINAL, Keep, MemberPhase, Notice, Phase, Rollout, State, Target, Wave
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.objects import ObjectKey
 
@@ -51,8 +51,9 @@ class Planned:
     """What to do, all in one transaction, in this order.
 
     `left`: members that no longer belong to an older rollout, each for `rollouts.decide` as `Left`. `replaced`: older →
-    newer rollout, for `rollouts.supersede`. `rollouts`: for `rollouts.start`. `released`: bundles whose hold is over.
-    `waiting`: bundle → why it does not start now, for people; nothing has to be kept of it.
+    newer rollout, for `rollouts.supersede`, which takes their part of `left`. `rollouts`: for `rollouts.start`.
+    `released`: bundles whose hold is over. `waiting`: bundle → why it does not start now, for people; nothing has to be
+    kept of it.
     """
 
     rollouts: tuple[Rollout, ...]
@@ -119,9 +120,7 @@ def plan_rollouts(
             bundle: {c: s for c, s in changes[bundle].items() if not (alone and (bundle, c) in catching_up)}
             for bundle in group.bundles
         }
-        older = [
-            s for s in active if s.phase is not P.COMPLETED and not set(group.bundles).isdisjoint(s.rollout.bundles)
-        ]
+        older = [s for s in active if s.phase not in FINAL and not set(group.bundles).isdisjoint(s.rollout.bundles)]
         news = any((bundle, c) not in moving for bundle in todo for c in todo[bundle])
         if not any(todo.values()) or not (news or any(queue.held_empty(state) for state in older)):
             continue
@@ -164,7 +163,7 @@ def plan_rollouts(
     return Planned(
         rollouts=tuple(made),
         replaced=replaced,
-        left=tuple(_leavers(fleet, wants, [s for s in active if s.rollout.id not in replaced], made, frozen)),
+        left=tuple(_leavers(fleet, wants, active, made, frozen, replaced=replaced.keys())),
         released=frozenset(released - waiting.keys()),
         waiting=waiting,
         notices=tuple(
@@ -245,7 +244,7 @@ def _under_way(
             continue
         for cluster, target in state.rollout.targets.items():
             member = state.members[cluster]
-            if member.phase in UNMOVED or (member.skipped and state.phase is not P.COMPLETED):
+            if member.phase in UNMOVED or (member.skipped and state.phase not in FINAL):
                 same = {(b, cluster) for b, s in target.after.items() if wants.get(b, {}).get(cluster, ABSENT) == s}
                 moving |= same
                 if state.phase is P.COMPLETED and len(same) == len(target.after):
@@ -262,14 +261,24 @@ def _differs(failed_as: Mapping[ClusterName, Oid], want: Mapping[ClusterName, Oi
 
 
 def _leavers(
-    fleet: Fleet, wants: Subtrees, active: Iterable[State], made: Iterable[Rollout], frozen: Collection[str]
+    fleet: Fleet,
+    wants: Subtrees,
+    active: Iterable[State],
+    made: Iterable[Rollout],
+    frozen: Collection[str],
+    *,
+    replaced: Collection[RolloutId],
 ) -> Iterable[tuple[RolloutId, ClusterName]]:
-    """Who no longer belongs to a rollout: it left the fleet, or is wanted otherwise now, or a newer rollout has it."""
+    """Who no longer belongs to a rollout: it left the fleet, or is wanted otherwise now, or a newer rollout has it. Of
+    one that is `replaced` only those in flight are of interest: nobody else would be moved."""
     known = _takes_part(fleet).keys()
     taken = {(bundle, cluster) for new in made for cluster, target in new.targets.items() for bundle in target.after}
     for state in active:
+        over = state.phase in FINAL or state.rollout.id in replaced
         for cluster, target in state.rollout.targets.items():
             phase = state.members[cluster].phase
+            if state.rollout.id in replaced and phase not in IN_FLIGHT:
+                continue
             sure = {b: wants.get(b, {}).get(cluster, ABSENT) for b in target.after if b not in frozen}
             if phase is M.LEFT:
                 continue
@@ -279,7 +288,7 @@ def _leavers(
                 yield state.rollout.id, cluster
             elif state.phase is P.ROLLING_BACK:
                 continue
-            elif state.phase is P.COMPLETED:
+            elif over:
                 other = any(target.after[b] != s or (b, cluster) in taken for b, s in sure.items())
                 if other and (phase in UNMOVED or phase in IN_FLIGHT):
                     yield state.rollout.id, cluster

@@ -20,10 +20,10 @@ from hub.simulate import ledger
 from hub.simulate.clock import Clock, Turn
 from hub.simulate.ledger import Commit, Entry
 from hub.simulate.setting import HEARTBEAT_S, HOUR_S
-from hub.state import ABSENT, ClusterView, MarkGood, MemberPhase, Move, Phase, Reported, Rollout, Roster, State, Tick
+from hub.state import ABSENT, FINAL, ClusterView, MarkGood, MemberPhase, Move, Reported, Rollout, Roster, State, Tick
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 
-P, M = Phase, MemberPhase
+M = MemberPhase
 Bundles = Mapping[BundleName, Oid]
 _LOOKS_S = 60.0
 """How often who is held is looked at while somebody is in flight, whose deadline may pass."""
@@ -228,7 +228,7 @@ def _obstacles(bundle: BundleName, states: Iterable[State]) -> tuple[object, ...
     looked at when nobody is in flight."""
     found: list[object] = []
     for state in states:
-        if bundle not in state.rollout.bundles or state.phase is P.COMPLETED:
+        if bundle not in state.rollout.bundles or state.phase in FINAL:
             continue
         phases = {phase for tally in state.tallies for phase in tally.phases}
         flying = sorted(phases & transitions.IN_FLIGHT)

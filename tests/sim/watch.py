@@ -145,6 +145,12 @@ class Watch:
         wanted = set(bundles)
         return any(word.health is not Health.CURRENT for name, word in words if not wanted or name in wanted)
 
+    def _is_wanted(self, rollout: Rollout, cluster: ClusterName) -> bool:
+        """Is what the rollout brings to the cluster still what the fleet repo says?"""
+        wanted = self.world.hub.desired.subtrees
+        after = rollout.targets[cluster].after
+        return all(wanted[bundle].get(cluster, ABSENT) == subtree for bundle, subtree in after.items())
+
     # --- effects ---
 
     def _goes_back_to_last_good(self, rollout: Rollout) -> None:
@@ -202,7 +208,8 @@ class Watch:
             case "rolling-back" | "aborted" | "replaced":
                 self.world.seen[notice.kind] += 1
                 track.stopped = notice.kind
-                track.flying.clear()
+                stay = track.flying if notice.kind == "replaced" else ()
+                track.flying = {cluster for cluster in stay if self._is_wanted(track.rollout, cluster)}
             case "rollout-completed":
                 track.completed = True
             case "gate-waits":
@@ -301,6 +308,8 @@ class Watch:
         assert not on_hold, f"{track.rollout.id} moved {cluster} while {TILL} of the same commit is on hold"
         number = self.world.commits[after]
         brought = [s for s, n in self.world.commits.items() if n == number and s.startswith(f"{TILL}@")]
+        if brought and cluster in self.world.spared.get(brought[0], ()):
+            return
         if not brought or _version(self.good.get((cluster, TILL), ABSENT)) >= _version(brought[0]):
             return
         for other in self.tracks.values():

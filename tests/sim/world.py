@@ -38,6 +38,10 @@ class World:
         self.kinds: dict[Oid, str] = {}
         """How each subtree behaves: good, failed, hangs, or cuts the cluster off."""
         self.versions = dict.fromkeys(BUNDLES, 0)
+        self.in_parts = seed % 4 == 3
+        """Some commits change a bundle on a part of the fleet only, as a variable of those clusters does."""
+        self.spared: dict[Oid, dict[ClusterName, Oid]] = {}
+        """Clusters where a subtree is not wanted, and what is wanted there in its place."""
         self.commits: dict[Oid, int] = {}
         """Which commit brought each subtree."""
         self.number = 0
@@ -62,8 +66,11 @@ class World:
         self.number += 1
         for bundle in BUNDLES:
             if everything or self.random.random() < 0.6:
+                before = self.desired.subtrees[bundle] if self.in_parts and not everything else {}
                 self.versions[bundle] += 1
                 subtree = Oid(f"{bundle}@{self.versions[bundle]}")
+                if before and self.random.random() < 0.5:
+                    self.spared[subtree] = {name: was for name, was in before.items() if self.random.random() < 0.5}
                 weights = [1, 0, 0, 0] if everything else [6, 2, 1, 1]
                 self.kinds[subtree] = self.random.choices(["good", "failed", "hangs", "cuts"], weights)[0]
                 self.commits[subtree] = self.number
@@ -71,10 +78,10 @@ class World:
 
     def wish(self) -> Desired:
         """What the fleet repo says now."""
-        subtrees = {
-            bundle: {name: Oid(f"{bundle}@{version}") for name in self.fleet.clusters}
-            for bundle, version in self.versions.items()
-        }
+        subtrees = {}
+        for bundle, version in self.versions.items():
+            newest = Oid(f"{bundle}@{version}")
+            subtrees[bundle] = {name: self.spared.get(newest, {}).get(name, newest) for name in self.fleet.clusters}
         self.desired = Desired(fleet=self.fleet, subtrees=subtrees, revision=Oid(f"commit-{self.number}"))
         return self.desired
 
@@ -180,3 +187,5 @@ class World:
         for name in self.fleet.clusters:
             wanted = {bundle: subtrees[name] for bundle, subtrees in self.desired.subtrees.items()}
             assert self.agents[name].runs == wanted, f"{name} runs {self.agents[name].runs}, not {wanted}"
+        for rollout, track in self.watch.tracks.items():
+            assert not track.flying, f"{rollout} moved {track.flying}, and nobody said what became of it"

@@ -105,6 +105,8 @@ MUTATIONS = (
     _m(7, "who failed proves without room", "rollout/reports.py",
        "room(turn, member.wave) < 1:", "room(turn, member.wave) < -9:"),
     _m(8, "nobody is offline", "rollout/presence.py", "elif turn.silent(cluster):", "elif False:"),
+    _m(8, "who is in flight as its rollout is replaced is forgotten", "rollout/rollouts.py",
+       "over = [cluster for cluster in flying if cluster in left]", "over = flying"),
     _m(8, "nobody comes back", "rollout/presence.py",
        "if turn.members[cluster].phase is M.OFFLINE and turn.heard(cluster) and not seen.cordoned:", "if False:"),
     _m(9, "a rollback goes forward through the waves", "rollout/rollback.py",

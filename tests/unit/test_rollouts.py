@@ -883,6 +883,51 @@ def test_a_rollout_that_waits_for_the_suspended_alone_is_stalled() -> None:
     assert rollouts.frees(before, hub.state)
 
 
+SHOP_2 = RolloutId("shop-2")
+
+
+def replaced_while_suspended(*left: str, **changes: Any) -> Hub:
+    """c1 is suspended after its move, c2 waits for its room, and a newer rollout takes the place."""
+    hub = Hub(rollout(wave("one", "c1", "c2", max_concurrent=1), **changes))
+    hub.tick()
+    hub.suspend("c1")
+    hub.tick(after_s=1)
+    hub.state, _ = rollouts.supersede(hub.state, hub.now, by=SHOP_2, left={ClusterName(name) for name in left})
+    return hub
+
+
+def test_who_is_suspended_in_a_rollout_that_is_replaced_is_followed_to_its_proof() -> None:
+    hub = replaced_while_suspended()
+    assert [hub.phase("c1"), hub.phase("c2")] == [M.MOVING, M.LEFT]
+    assert hub.tick(after_s=5000) == []
+    hub.suspend("c1", "")
+    assert kinds(hub.tick(after_s=1)) == ["cluster-resumed"]
+    assert [mark.cluster for mark in of(MarkGood, hub.report("c1"))] == ["c1"]
+    assert (hub.whole(), rollouts.alive(hub.state)) == (Phase.REPLACED, False)
+
+
+@pytest.mark.parametrize("late", [pytest.param(False, id="it says Failed"), pytest.param(True, id="it says nothing")])
+def test_who_fails_after_its_rollout_was_replaced_fails_alone_and_people_are_told(late: bool) -> None:
+    hub = replaced_while_suspended(deadline_s=100.0)
+    hub.suspend("c1", "")
+    hub.tick(after_s=1000)
+    hub.tick(after_s=100)
+    assert hub.phase("c1") is M.MOVING, "its deadline counts from when it was resumed"
+    told = hub.tick(after_s=1) if late else hub.report("c1", health=Health.FAILED)
+    assert kinds(told) == ["cluster-failed"]
+    assert moves(told) == []
+    assert (hub.whole(), rollouts.alive(hub.state)) == (Phase.REPLACED, False)
+
+
+def test_who_has_something_newer_to_get_is_not_followed_in_the_rollout_that_was_replaced() -> None:
+    hub = replaced_while_suspended("c1")
+    assert hub.member("c1").reason == "replaced by shop-2"
+    assert (hub.phase("c1"), rollouts.alive(hub.state)) == (M.LEFT, False)
+    hub = replaced_while_suspended()
+    assert kinds(hub.tell(Left(cluster=ClusterName("c1")))) == ["cluster-left"]
+    assert (hub.whole(), rollouts.alive(hub.state)) == (Phase.REPLACED, False)
+
+
 def test_another_bundle_that_is_suspended_there_concerns_nobody() -> None:
     hub = Hub(rollout(wave("one", "c1")))
     cluster = ClusterName("c1")

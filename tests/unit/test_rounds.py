@@ -279,6 +279,17 @@ def test_a_rollout_whose_end_is_taken_back_has_no_other_in_its_place() -> None:
     assert made.after().plan_at == rounds.AT_ONCE
 
 
+def test_who_is_in_flight_and_not_moved_again_is_followed_in_the_rollout_that_was_replaced() -> None:
+    made = decide(a_round(memory(shop)), look=True)
+    made.begin(planned(newer_shop, replaced={SHOP_1: SHOP_2}, left=((SHOP_1, C1),)))
+    assert list(made.after().states) == [SHOP_2]
+    made = decide(a_round(memory(shop)), look=True)
+    made.begin(planned(rollout(wave("all", "c2"), id=SHOP_2, number=2), replaced={SHOP_1: SHOP_2}))
+    after = made.after()
+    assert sorted(after.states) == [SHOP_1, SHOP_2]
+    assert after.wakes[SHOP_1] > NOW, "its deadline"
+
+
 @pytest.mark.usefixtures("shop_is_broken")
 def test_a_leaver_that_its_rollout_could_not_take_is_planned_anew_and_the_others_begin() -> None:
     made = a_round(memory(shop))

@@ -11,7 +11,7 @@ from hub.rollout import held, resolve, rollouts, waves
 from hub.rollout.turn import tallies
 from hub.rollout.waves import Planned
 from hub.state import ABSENT, ClusterView, Keep, Member, MemberPhase, Move, Phase, State, Target, Tick
-from proto.ids import BundleName, ClusterName, Oid
+from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.objects import ObjectKey
 from proto.slices import BundlePolicy
 
@@ -546,6 +546,31 @@ def test_a_rollout_that_only_waits_for_offline_clusters_starves_nobody() -> None
     assert rollouts.stalled(state)
     planned = plan(desired={SHOP: everywhere(NEWER), TILL: {}}, active=[state], number=8)
     assert planned.replaced == {"shop-7": "shop-8"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "left"),
+    [
+        pytest.param(NEW, (), id="still what it was moved to"),
+        pytest.param(NEWER, (("shop-7", "c1"),), id="something newer"),
+    ],
+)
+def test_who_is_suspended_in_flight_leaves_the_rollout_that_is_replaced_when_the_newer_one_has_it(
+    wanted: Oid, left: tuple[tuple[str, str], ...]
+) -> None:
+    moved = Member(phase=MemberPhase.MOVING, seq=4, moved_at=1000.0, suspended=True, reason="suspended: ann")
+    state = replace(under_way(c1=moved), wave=0)
+    assert rollouts.stalled(state)
+    current = {**running(shop=OLD), ClusterName("c1"): {SHOP: NEW}}
+    desired = {SHOP: {**everywhere(NEWER), ClusterName("c1"): wanted}, TILL: {}}
+    planned = plan(desired=desired, active=[state], current=current, number=8)
+    assert (planned.replaced, planned.left) == ({"shop-7": "shop-8"}, left)
+    older, _ = rollouts.supersede(state, 1000.0, by=RolloutId("shop-8"), left={cluster for _, cluster in planned.left})
+    alive = [older] if rollouts.alive(older) else []
+    assert bool(alive) is not bool(left)
+    newest = plan(desired={SHOP: everywhere(NEWER), TILL: {}}, active=alive, current=current, number=9)
+    assert [sorted(made.targets) for made in newest.rollouts] == [["c1", "c2", "c3"]], "it keeps no newer one waiting"
+    assert newest.left == (() if left else (("shop-7", "c1"),))
 
 
 def test_a_rollout_that_everybody_left_keeps_nobody_waiting() -> None:
