@@ -21,6 +21,7 @@ import enum
 import importlib
 import os
 import pickle
+import select
 import shutil
 import signal
 import subprocess
@@ -39,7 +40,7 @@ import anyio
 import msgspec
 from anyio import lowlevel, to_thread
 
-from hub import isolation
+from hub import isolation, scratch
 from proto.errors import FlotillaError, Permanent, Transient
 
 Ts = TypeVarTuple("Ts")
@@ -49,6 +50,10 @@ TIME_LIMIT_S = 300.0
 """Of one call: above every limit inside it (a build has 60 s), so that those can say what took so long."""
 IDLE_S = 300.0
 """A process that nobody needed for so long ends."""
+SCRATCH_BYTES = 1536 << 20
+"""What all calls that are under way may have in their temporary folders, looked at each second: more than any honest
+one takes (`external.git` fetches at most 1 GiB), less than a pod is given for it. The call that has most is stopped."""
+_LOOK_S = 1.0
 MAX_IDLE = 2 * (os.cpu_count() or 2)
 """Of both sorts; when there are more, the one that waits for longest ends."""
 _SETTINGS = "FLOTILLA_"
@@ -118,10 +123,12 @@ class _Process:
         """Raises Transient when it cannot start."""
         self.confined = confined
         self.idle_since_s = 0.0
+        self.scratch_bytes = 0
+        """What its temporary folder took when it was looked at last."""
         self.answered = False
         """All that it was asked: one that died, or may still be at it, is none for the next call."""
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix="flotilla-worker-")).resolve()
+            self._folder = scratch.new("worker")
         except OSError as error:
             raise Transient(thing, f"has no temporary folder: {error}", "look at the hub's disk") from error
         path = [str(Path(entry).absolute()) for entry in sys.path]  # "" is where the hub was started
@@ -151,7 +158,8 @@ class _Process:
     def _environment(self) -> dict[str, str]:
         if self.confined is not None:
             return isolation.environment(os.environ, home=self._folder)
-        return {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
+        return {**kept, "TMPDIR": str(self._folder)}
 
     def _tell(self, message: object) -> None:
         pickle.dump(message, self._calls, protocol=pickle.HIGHEST_PROTOCOL)
@@ -160,23 +168,37 @@ class _Process:
     def call(self, thing: str, call: bytes) -> tuple[bool, Any]:
         """(True, its result) or (False, its error), which is always one of ours."""
         try:
-            scratch = tempfile.mkdtemp(dir=self._folder)
+            folder = tempfile.mkdtemp(dir=self._folder)
         except OSError as error:
             return False, Transient(thing, f"has no temporary folder: {error}", "look at the hub's disk")
         try:
-            self._tell((scratch, thing, call))
+            self._tell((folder, thing, call))
+            if not self._waited():
+                cause = f"takes {self.scratch_bytes >> 20} MiB of temporary space, and all work at once may take "
+                remedy = "make it smaller, or split it"
+                return False, Permanent(thing, f"{cause}{SCRATCH_BYTES >> 20} MiB", remedy)
             answer = pickle.load(self._answers) if self.confined is None else _Values(self._answers).load()
         except (OSError, EOFError, ValueError):
             remedy = "it may have taken too much memory or processor time; else look for a lack of memory on the hub"
             return False, Permanent(thing, "its worker process died", remedy)
         except Exception as error:  # whatever an unpickler raises for bytes that are no honest answer
             return False, Permanent(thing, f"its worker process gave no answer that can be read: {error}")
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         self.answered = True
         done, made = answer
         if done is False and not isinstance(made, FlotillaError):
             return False, Permanent(thing, "its worker process gave no answer that can be read")
         return done, made
+
+    def _waited(self) -> bool:
+        """Wait for an answer, or the end of the process; False when it takes more of the disk than it may."""
+        answers = select.poll()
+        answers.register(self._answers, select.POLLIN)
+        while not answers.poll(_LOOK_S * 1000):
+            self.scratch_bytes = scratch.size(self._folder)
+            if _pool.is_full_of(self):
+                return False
+        return True
 
     def end(self) -> None:
         """Kill it and what it started, and remove its folder. May be called twice."""
@@ -217,6 +239,7 @@ class _Pool:
         self._lock = threading.Lock()
         self._idle: deque[_Process] = deque()
         """Longest idle first."""
+        self._busy: set[_Process] = set()
 
     def take(self, confined: _Confined | None, thing: str) -> _Process:
         """One that nobody else has, started if need be. Raises Transient."""
@@ -229,9 +252,22 @@ class _Pool:
                 found.answered = False
         for process in old:
             process.end()
-        return found if found is not None else _Process(confined, thing)
+        if found is None:
+            found = _Process(confined, thing)
+        with self._lock:
+            self._busy.add(found)
+        return found
+
+    def is_full_of(self, process: _Process) -> bool:
+        """Whether the calls that are under way take more of the disk than they may, and this one most."""
+        with self._lock:
+            taken = [other.scratch_bytes for other in self._busy]
+        return sum(taken) > SCRATCH_BYTES and process.scratch_bytes == max(taken)
 
     def give_back(self, process: _Process) -> None:
+        with self._lock:
+            self._busy.discard(process)
+        process.scratch_bytes = 0
         if not process.answered:
             process.end()
             return

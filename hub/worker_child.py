@@ -9,12 +9,11 @@ itself prints goes nowhere. Told by `worker`.
 import importlib
 import os
 import pickle
-import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from hub import collector, isolation
+from hub import collector, isolation, scratch
 from proto.errors import FlotillaError, Permanent
 
 
@@ -37,9 +36,9 @@ def main() -> None:
         answers.flush()
 
 
-def _answer(scratch: str, thing: str, call: bytes) -> bytes:
+def _answer(folder: str, thing: str, call: bytes) -> bytes:
     """Whether the function came to its end, and what it gave or raised; pickled."""
-    tempfile.tempdir = scratch
+    scratch.enter(folder)
     try:
         function: Callable[..., Any]
         function, args = pickle.loads(call)
@@ -52,8 +51,6 @@ def _answer(scratch: str, thing: str, call: bytes) -> bytes:
         return pickle.dumps(
             (False, Permanent(thing, f"failed in a way we did not expect: {type(error).__name__} at {place}"))
         )
-    finally:
-        tempfile.tempdir = None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ nothing that is printed. It says what it is about to do and asks; then waits unt
 
 import os
 import subprocess
-import tempfile
 import time
 import urllib.parse
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import click
 import yaml
 
+from hub import scratch
 from hub.cli.asking import DEFAULT_HUB, HubApi
 from hub.kubectl import executable
 from proto.errors import FlotillaError
@@ -137,8 +137,7 @@ def _render(kubectl: _Kubectl, manifests: Path, *, address: str, image: str, tok
             f"{manifests} has no kustomization.yaml\nGive --manifests: deploy/agent of a checkout, or an overlay of it."
         )
     name, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "")
-    with tempfile.TemporaryDirectory(prefix="flotilla-bootstrap-") as made:
-        folder = Path(made).resolve()
+    with scratch.folder("bootstrap") as folder:
         overlay: dict[str, Any] = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",

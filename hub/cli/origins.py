@@ -7,7 +7,6 @@ carries them. Commits are looked up as `git log -1 -- PATH` does. Next: `explain
 import dataclasses
 import json
 import posixpath
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import Any
 
 import pygit2
 
+from hub import scratch
 from hub.model import Finding
 from hub.render import kustomize, objects, plain, variables
 from hub.repo import sources, yaml_reader
@@ -86,8 +86,8 @@ def built_from(tree: sources.Tree, folder: str, inputs: Mapping[str, Any]) -> Bu
     `kustomize.load`."""
     path = str(inputs.get("path") or "").strip("/")
     source = posixpath.normpath(posixpath.join(folder, path))
-    with tempfile.TemporaryDirectory(prefix="flotilla-explain-") as scratch:
-        place = Path(scratch, "bundle")
+    with scratch.folder("explain") as made:
+        place = made / "bundle"
         tree.materialise(folder, place)
         _ask_for_origins(place / path)
         manifests = kustomize.load(place, "" if path == "." else path, at=folder)

@@ -10,12 +10,12 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final, Self
 
 import click
 import pygit2
 
+from hub import scratch
 from hub.cli import telling
 from hub.cli.asking import HubApi
 from hub.cli.revisions import Failed
@@ -65,15 +65,15 @@ class History:
             data = api.download(f"clusters/{urllib.parse.quote(cluster, safe='')}/bundle", {"history": True})
         except click.ClickException as error:
             raise Failed(error.message) from error
-        with TemporaryDirectory(prefix="flotilla-slice-") as folder:
+        with scratch.folder("slice") as folder:
             try:
                 header = git_bundle.read_header(data)
-                repo = pygit2.init_repository(folder, bare=True)
+                repo = pygit2.init_repository(str(folder), bare=True)
                 pack = memoryview(data)[header.pack_at :]
                 entries = packs.unpacked_entries(
                     pack, bases=lambda _: None, max_object_bytes=_MAX_OBJECT_BYTES, max_bytes=_MAX_BYTES
                 )
-                packfile.write(Path(folder, "objects", "pack"), entries, count=packs.count(pack))
+                packfile.write(folder / "objects/pack", entries, count=packs.count(pack))
                 tip = header.refs[slice_ref(cluster)]
             except (FlotillaError, KeyError) as error:
                 raise Failed(f"what the hub answers is no slice of {cluster}: {error}") from error

@@ -2,7 +2,6 @@
 
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from hub import scratch
 from proto.errors import FlotillaError, InvalidInput
 
 LEAST_CLUSTERS = 5
@@ -104,8 +104,8 @@ def _ask(plan: str, *, yes: bool) -> None:
 def _folder(wanted: Path | None) -> Iterator[Path]:
     """The folder for everything: a temporary one that goes with the demo, or the one asked for, which stays."""
     if wanted is None:
-        with tempfile.TemporaryDirectory(prefix="flotilla-demo-") as made:
-            yield Path(made)
+        with scratch.folder("demo") as made:
+            yield made
         return
     if wanted.exists() and any(wanted.iterdir()):
         raise InvalidInput(f"--dir {wanted}", "is not empty", "name a new folder")

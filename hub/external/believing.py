@@ -7,11 +7,11 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple, Unpack
 
+from hub import scratch
 from proto.errors import FlotillaError, Transient
 
 Ts = TypeVarTuple("Ts")
@@ -21,11 +21,11 @@ T = TypeVar("T")
 def run(ca: Path, function: Callable[[Unpack[Ts]], T], *args: *Ts, thing: str) -> T:
     """`function(*args)` where only the certificates of the file `ca` are believed. Raises the FlotillaError that it
     raises; Transient about `thing` when it gives no answer."""
-    with tempfile.TemporaryDirectory(prefix="flotilla-ca-") as nothing:
+    with scratch.folder("ca") as nothing:
         environment = {
             **os.environ,
             "SSL_CERT_FILE": str(ca),
-            "SSL_CERT_DIR": nothing,
+            "SSL_CERT_DIR": str(nothing),
             "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
         }
         command = [sys.executable, "-m", "hub.external.believing"]

@@ -11,12 +11,12 @@ A chart's tree has the charts that it depends on, fetched by the same rules, so 
 Blocks, and runs in a worker process. Next: `hub.pins` keeps what a source was resolved to.
 """
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pygit2
 
+from hub import scratch
 from hub.external import credentials, dependencies, git, helm_repo, oci, own, store
 from hub.external.credentials import Login
 from hub.model import External, GitSource, HelmSource, OciSource, OwnChart, Pin
@@ -55,8 +55,8 @@ def fetch(
         return known
     remote.set_up()
     try:
-        with tempfile.TemporaryDirectory(prefix="flotilla-source-") as scratch:
-            repo = pygit2.init_repository(scratch, bare=True)
+        with scratch.folder("source") as place:
+            repo = pygit2.init_repository(str(place), bare=True)
             pin = _fetched(source, repo, login=login, known=known)
             if known is not None and pin.digest == known.digest:
                 return replace(known, unless=pin.unless)
@@ -118,8 +118,8 @@ def _own(source: OwnChart, folder: Path, fleet: sources.Tree, access: Access) ->
         return pin.tree
 
     try:
-        with tempfile.TemporaryDirectory(prefix="flotilla-source-") as scratch:
-            repo = pygit2.init_repository(scratch, bare=True)
+        with scratch.folder("source") as place:
+            repo = pygit2.init_repository(str(place), bare=True)
             copy = own.copied(fleet, source.folder, repo)
             tree = dependencies.completed(repo, copy, bring, path=source.path, at=source.folder)
             _check_size(repo, tree, source.folder)

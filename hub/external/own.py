@@ -7,12 +7,12 @@ outside: a range means the same for all waves, and is looked at again when the f
 
 import os
 import posixpath
-import tempfile
 from pathlib import Path
 
 import pygit2
 from pygit2.enums import FileMode
 
+from hub import scratch
 from hub.external import dependencies
 from hub.repo import sources
 from proto.errors import InvalidInput
@@ -33,8 +33,8 @@ def needs(tree: sources.Tree, folder: str, path: str) -> bool:
     if not any(isinstance(data, bytes) and b"repository" in data for data in found):
         return False
     try:
-        with tempfile.TemporaryDirectory(prefix="flotilla-chart-") as scratch:
-            repo = pygit2.init_repository(scratch, bare=True)
+        with scratch.folder("chart") as empty:
+            repo = pygit2.init_repository(str(empty), bare=True)
             return dependencies.needed(repo, copied(tree, folder, repo), path=path)
     except InvalidInput:
         return True
@@ -43,8 +43,8 @@ def needs(tree: sources.Tree, folder: str, path: str) -> bool:
 def copied(tree: sources.Tree, folder: str, repo: pygit2.Repository) -> Oid:
     """The tree in `repo` of a bundle's folder as it would be written out. Raises InvalidInput for what is no bundle."""
     made = pygit2.Index()
-    with tempfile.TemporaryDirectory(prefix="flotilla-chart-") as scratch:
-        place = Path(scratch, "bundle")
+    with scratch.folder("chart") as made_in:
+        place = made_in / "bundle"
         tree.materialise(folder, place)
         for parent, _, names in os.walk(place):
             for file in (Path(parent, name) for name in names):

@@ -20,7 +20,6 @@ import hashlib
 import http.client
 import socket
 import ssl
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
+from hub import scratch
 from hub.external.credentials import Login
 from hub.repo import addresses
 from proto.errors import FlotillaError, Permanent, Refused, TooLarge, Transient
@@ -122,7 +122,7 @@ class Web:
     @contextmanager
     def saved(self, url: str, *, headers: Headers = no_headers, max_bytes: int) -> Iterator[tuple[Path, str]]:
         """A body in a temporary file, and its `sha256:…`. Raises as `get`; Transient too when the disk fails."""
-        with tempfile.NamedTemporaryFile(prefix="flotilla-download-") as file:
+        with scratch.folder("download") as place, (place / "body").open("wb") as file:
             digest = hashlib.sha256()
             with self._open(url, headers) as (response, answer):
                 if answer.status != 200:

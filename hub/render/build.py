@@ -4,7 +4,6 @@ Equal sources and inputs give equal bytes. Variables are filled in after the bui
 one Kustomize build (kept per process, for the last few folders). Next: `packs` stores the files as Git objects.
 """
 
-import tempfile
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from hub import scratch
 from hub.model import Notes, Rights
 from hub.render import checks, gather, limits, objects, plain, validate, variables
 from hub.repo import sources, tenants
@@ -92,8 +92,8 @@ def render_tree(
         key = folder, tree.tree_id(folder), canonical([inputs.get("path") or "", inputs.get("patches") or []])
         built = _kept.get(key)
         if built is None:
-            with tempfile.TemporaryDirectory(prefix="flotilla-render-") as scratch:
-                place = Path(scratch, "bundle")
+            with scratch.folder("render") as made:
+                place = made / "bundle"
                 tree.materialise(folder, place)
                 built = _built(place, inputs, bundle=bundle, at=folder)
             if not built.helm:

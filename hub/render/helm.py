@@ -23,7 +23,6 @@ import posixpath
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hub import scratch
 from hub.render import objects, plain, stable, variables
 from hub.repo import versions, yaml_reader
 from proto.errors import InvalidInput, Permanent
@@ -280,15 +280,15 @@ def _by_command(
     helm = shutil.which("helm")
     if helm is None:
         raise Permanent("helm", "is not installed", "pip install helm-python-sdk, or put helm on PATH")
-    with tempfile.TemporaryDirectory(prefix="flotilla-home-") as home:
-        file = Path(home, "values.json")
+    with scratch.folder("home") as home:
+        file = home / "values.json"
         file.write_text(json.dumps(values))
         command = [helm, "template", release, str(chart), "--namespace", namespace, "--kube-version", version]
         try:
             done = subprocess.run(
                 [*command, "--include-crds", "--values", str(file)],
                 cwd=home,
-                env={"HOME": home, "TMPDIR": home, "PATH": os.defpath},
+                env={"HOME": str(home), "TMPDIR": str(home), "PATH": os.defpath},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=TIME_LIMIT_S,

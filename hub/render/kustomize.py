@@ -10,12 +10,12 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hub import scratch
 from hub.render import kustomize_errors, plain
 from hub.repo import yaml_reader
 from proto.errors import InvalidInput, Permanent, Transient
@@ -191,8 +191,8 @@ def _command() -> list[str]:
 
 def _run(folder: Path, *, name: str, root: Path, at: str) -> bytes:
     """Standard output of the build, bounded in size and time."""
-    with tempfile.TemporaryDirectory(prefix="flotilla-home-") as home, tempfile.TemporaryFile() as errors:
-        nowhere = "http://127.0.0.1:9"
+    with scratch.folder("home") as made, (made / "errors").open("w+b") as errors:
+        home, nowhere = str(made), "http://127.0.0.1:9"
         environment = {"HOME": home, "TMPDIR": home, "PATH": home, "HTTP_PROXY": nowhere, "HTTPS_PROXY": nowhere}
         try:
             process = subprocess.Popen(

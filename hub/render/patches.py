@@ -18,7 +18,6 @@ The manifests and patches go through a kustomization that is made for them, so t
 Next: `build` fills in variables, so those of a patch are each cluster's own.
 """
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 import orjson
 
+from hub import scratch
 from hub.render import kustomize, merge_directives, objects, plain
 from hub.repo import yaml_reader
 from proto.errors import InvalidInput
@@ -166,8 +166,7 @@ def _applied(manifests: Sequence[plain.Manifest], patches: Sequence[_Patch], *, 
 def _build(manifests: Sequence[plain.Manifest], patches: Sequence[_Patch], *, at: str) -> list[plain.Manifest]:
     if not manifests:
         return []
-    with tempfile.TemporaryDirectory(prefix="flotilla-patches-") as scratch:
-        folder = Path(scratch).resolve()
+    with scratch.folder("patches") as folder:
         entries: list[dict[str, Any]] = []
         for index, patch in enumerate(patches):
             name = f"patch-{index}.json"

@@ -12,7 +12,6 @@ import base64
 import http.client
 import re
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 import pygit2
 from pygit2.enums import CredentialType
 
+from hub import scratch
 from proto.errors import FlotillaError, InvalidInput, Permanent, Refused, Transient
 
 CONNECT_TIMEOUT_S = 10.0
@@ -156,14 +156,14 @@ def trusting(ssh: Ssh | None) -> Iterator[None]:
         yield
         return
     before = pygit2.settings.homedir or ""
-    with tempfile.TemporaryDirectory(prefix="flotilla-ssh-") as home:
-        (Path(home) / ".ssh").mkdir()
+    with scratch.folder("ssh") as home:
+        (home / ".ssh").mkdir()
         try:
-            shutil.copyfile(ssh.known_hosts, Path(home) / ".ssh/known_hosts")
+            shutil.copyfile(ssh.known_hosts, home / ".ssh/known_hosts")
         except OSError as error:
             thing, cause = f"known hosts {ssh.known_hosts}", f"cannot be read: {error.strerror}"
             raise InvalidInput(thing, cause, "check its path and permissions") from error
-        pygit2.settings.homedir = home
+        pygit2.settings.homedir = str(home)
         try:
             yield
         finally:

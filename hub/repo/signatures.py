@@ -7,11 +7,11 @@ signature or a commit states. Next: `verification` says which commits are looked
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hub import scratch
 from hub.repo.signers import Signers
 from proto.errors import InvalidInput
 from proto.sshsig import MAX_SIGNATURE_BYTES, split
@@ -44,8 +44,7 @@ def verify(raw: bytes, trusted: Signers) -> Verdict:
         return Verdict(problem="is not signed")
     if len(signature) > MAX_SIGNATURE_BYTES:
         return Verdict(problem="has a signature beyond every size")
-    with tempfile.TemporaryDirectory(prefix="flotilla-signature-") as folder:
-        place = Path(folder)
+    with scratch.folder("signature") as place:
         (place / "signature").write_bytes(signature)
         try:
             if signature.startswith(b"-----BEGIN SSH SIGNATURE-----"):

@@ -3,6 +3,8 @@
 import os
 import signal
 import tempfile
+import time
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -47,6 +49,13 @@ def leave_a_file() -> str:
     path = Path(tempfile.mkdtemp(), "left")
     path.write_text("behind")
     return str(path)
+
+
+def fill(megabytes: int, marker: Path) -> None:
+    Path(tempfile.mkdtemp(), "large").write_bytes(bytes(megabytes << 20))
+    marker.write_text("full")
+    while not (marker.parent / "enough").exists():
+        time.sleep(0.01)
 
 
 def exists(path: str) -> bool:
@@ -119,6 +128,22 @@ async def test_a_call_that_hangs_is_killed_and_its_files_removed(tmp_path: Path)
 
 async def test_what_a_call_leaves_in_its_temporary_folder_is_removed() -> None:
     assert not exists(await worker.run(leave_a_file))
+
+
+async def test_of_calls_that_fill_the_disk_together_the_one_that_took_most_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "SCRATCH_BYTES", 24 << 20)
+    limiter = anyio.CapacityLimiter(2)
+    small, large = tmp_path / "small", tmp_path / "large"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(worker.run, fill, 8, small, what="bundle small", limiter=limiter))
+        while not small.exists():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        with pytest.raises(Permanent, match=r"bundle large: takes 20 MiB of temporary space.* may take 24 MiB"):
+            await worker.run(fill, 20, large, what="bundle large", limiter=limiter)
+        (tmp_path / "enough").touch()
+    assert await worker.run(identity, 1) == 1
 
 
 async def test_waiting_for_a_core_does_not_count_as_time() -> None:
