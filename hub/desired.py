@@ -65,6 +65,8 @@ class Desired:
     """Of the commit, as far as it is known, and its first line."""
     subject: str = ""
     rendered_s: Mapping[BundleName, tuple[float, float]] = field(default_factory=dict)
+    unfinished: bool = False
+    """A bundle failed for want of something on this machine, as room on its disk: the next look tries it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,9 @@ async def desired(
     spans: dict[BundleName, tuple[float, float]] = {}
     places: dict[BundleName, Mount] = {}
     troubles: list[FlotillaError] = []
+    """What keeps the whole commit from being rendered."""
+    wanting: list[FlotillaError] = []
+    """What kept single bundles from it, and may pass: they must not take the others with them."""
     storing = _Storing(store, journal)
     progress = _Progress(commit)
 
@@ -180,6 +185,7 @@ async def desired(
             if refusal := made.refused.get(request.key):
                 failed.add(name)
                 found.append(_not_rendered(request, refusal))
+                wanting.extend([refusal] if isinstance(refusal, Transient) else [])
         if made.made:
             start, end = spans.get(name, (made.started_s, made.ended_s))
             spans[name] = (min(start, made.started_s), max(end, made.ended_s))
@@ -244,6 +250,7 @@ async def desired(
         findings=fleet_loader.bounded((*dict.fromkeys((*found, *clashing.values())),)),  # many clusters say the same
         pins=asked.pins,
         rendered_s=spans,
+        unfinished=bool(wanting),
     )
 
 
@@ -403,8 +410,6 @@ def _render(
         bundle = request.bundle
         try:
             rendered = build.render_request(tree, bundle.folder, request.inputs, bundle.name, known_definitions)
-        except Transient:
-            raise
         except FlotillaError as error:
             refused[request.key] = error
             continue

@@ -65,7 +65,7 @@ class Upstream:
         self._note = note
         self._clock = clock
         self._poked = anyio.Event()
-        self._render_again = self._accept_rewrite = False
+        self._render_again = self._accept_rewrite = self._unfinished = False
         self._fails_since: float | None = None
         self._told = ""
         """The problem that is on the event list, until it is over."""
@@ -135,7 +135,7 @@ class Upstream:
 
     async def sync(self) -> None:
         """Fetch; when the tip is new, render it and hand it to the loop. Raises what kept it from doing so."""
-        again, self._render_again = self._render_again, False
+        again, self._render_again = self._render_again or self._unfinished, False
         accept, self._accept_rewrite = self._accept_rewrite, False
         fetch = partial(sync.fetch, revision=self.revision, ssh=self._ssh, trust=self._trust, accept_rewrite=accept)
         try:
@@ -154,7 +154,7 @@ class Upstream:
             log.info("fleet repo is at %.12s: %s", revision.commit, revision.subject)
             desired = await self._render(revision.commit)
             await self._take(replace(desired, author=revision.author[:200], subject=revision.subject))
-            self.tip = revision.commit
+            self.tip, self._unfinished = revision.commit, desired.unfinished
         self.synced_s = self._clock()
 
     async def _resume(self) -> None:

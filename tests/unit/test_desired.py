@@ -1,5 +1,7 @@
 """What one commit wants: bundles that render or keep what they run, and who owns an object that two bundles claim."""
 
+import errno
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,8 @@ from hub.desired import Desired, clashes, desired
 from hub.journal import Journal
 from hub.model import Finding
 from hub.pins import Pins
-from hub.repo import sync
+from hub.render import build
+from hub.repo import sources, sync
 from hub.slices.gitstore import GitStore
 from proto.errors import Permanent, Transient
 from proto.ids import BundleName, ClusterName, Oid
@@ -426,6 +429,31 @@ async def test_the_hubs_trouble_is_tried_again_and_fails_no_bundle(
     found = await hub.wants(FILES)
     assert found.failed == frozenset()
     assert hub.rendered == ["bundle a"]  # b was kept
+
+
+async def test_a_bundle_that_fills_the_disk_is_named_and_tried_again_and_the_others_go_on(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def materialise(tree: sources.CommitTree, folder: str, destination: Path) -> None:
+        if folder == "bundles/a" and not (tmp_path / "room").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(tree, folder, destination)
+
+    async def here(function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+        return function(*arguments)
+
+    written = sources.CommitTree.materialise
+    monkeypatch.setattr(worker, "run", here)
+    monkeypatch.setattr(sources.CommitTree, "materialise", materialise)
+    monkeypatch.setattr(build, "_kept", OrderedDict())
+    found = await hub.wants(FILES)
+    assert (set(found.subtrees), found.failed, found.unfinished) == ({B}, frozenset({A}), True)
+    [finding] = found.findings
+    assert "bundle a does not render for eu-1, us-1: cannot be rendered here" in finding.message
+    assert "No space left on device" in finding.message
+    (tmp_path / "room").touch()
+    found = await hub.wants(FILES)
+    assert (set(found.subtrees), found.failed, found.unfinished) == ({A, B}, frozenset(), False)
 
 
 async def test_warnings_name_the_bundle_and_stop_nothing(hub: Hub) -> None:

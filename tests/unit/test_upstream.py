@@ -45,6 +45,7 @@ class Hub:
         self.rendered: list[str] = []
         self.taken: list[str] = []
         self.failing: Exception | None = None
+        self.unfinished = False
         self.noted: list[EventRow] = []
         self.now = 7.0
         self.upstream = Upstream(
@@ -63,7 +64,9 @@ class Hub:
         self.rendered.append(commit)
         if self.failing is not None:
             raise self.failing
-        return Desired(commit=commit, fleet=Fleet(), subtrees={}, failed=frozenset(), findings=())
+        return Desired(
+            commit=commit, fleet=Fleet(), subtrees={}, failed=frozenset(), findings=(), unfinished=self.unfinished
+        )
 
     async def take(self, desired: Desired) -> None:
         self.taken.append(desired.commit)
@@ -168,6 +171,18 @@ async def test_a_commit_that_the_loop_did_not_store_is_handed_on_again(
     assert hub.upstream.tip is None
     await hub.upstream.sync()
     assert hub.taken == [tip]
+
+
+async def test_a_commit_whose_renders_lacked_room_is_rendered_at_each_look_until_all_had_it(
+    repo: Repo, hub: Hub
+) -> None:
+    tip = repo.commit("one")
+    hub.unfinished = True
+    await hub.upstream.sync()
+    hub.unfinished = False
+    for _ in range(3):
+        await hub.upstream.sync()
+    assert (hub.rendered, hub.taken) == ([tip, tip], [tip, tip])
 
 
 async def test_a_poke_renders_the_same_commit_again(repo: Repo, hub: Hub) -> None:
