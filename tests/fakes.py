@@ -16,7 +16,7 @@ import anyio
 import orjson
 from anyio.streams.memory import MemoryObjectSendStream
 
-from agent.kube.cluster import Conflict, Invalid, NotFound
+from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import Resource, WatchEvent
 from proto.errors import Permanent
 from proto.objects import ObjectKey, group_of, key_of

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 
 from agent.apply.plan import Membership, parent_key
-from agent.kube.cluster import NotFound
+from agent.kube.api_status import NotFound
 from agent.model import ClusterApi, WatchEvent
 from agent.owner import conditions, directives
 from agent.owner.directives import Asked

@@ -21,7 +21,7 @@ from typing import Any, Final
 from agent.apply.body import SYNC_OPTIONS, listed
 from agent.fields import ownership
 from agent.kube import races
-from agent.kube.cluster import Conflict, NotFound
+from agent.kube.api_status import Conflict, NotFound
 from agent.model import ClusterApi, Entry
 from proto.errors import Transient
 from proto.slices import BUNDLE_LABEL, PART_OF_LABEL

@@ -2,8 +2,7 @@
 
 Bytes are sent as they were given and answers parsed by orjson: the library's own request path costs three times the CPU
 per object. Assumes a server of Kubernetes 1.30 or newer (1.32 for streamed initial events; older ones get lists).
-Errors come from `api_status`, watches from `watch`; next: `revert` and the apply step call this.
-A little longer than other modules: every verb is one short method.
+Errors come from `api_status`, watches from `watch`, paths from `kinds`; next: `revert` and the apply step call this.
 """
 
 import copy
@@ -16,27 +15,22 @@ from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
-import anyio
-import anyio.lowlevel
 import orjson
 
-from agent.kube import api_status, discovery, kubeclient, watch
+from agent.kube import api_status, kubeclient, watch
 from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.kube.connection import NETWORK, Connection, unreachable
+from agent.kube.kinds import Kinds
 from agent.model import Resource, WatchEvent
 from proto.errors import Transient
 from proto.objects import ObjectKey
 from proto.slices import FIELD_MANAGER
-
-__all__ = ["Cluster", "Conflict", "Invalid", "NotFound", "backoff"]
 
 logger = logging.getLogger("flotilla.agent.cluster")
 
 REQUEST_S: Final = 70.0
 """The API server gives up on a request, admission webhooks included, after 60 s."""
 CONNECT_S: Final = 10.0
-_ASK_AGAIN_S: Final = 2.0
-"""A kind that is not served is asked for at most this often."""
 
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -66,9 +60,7 @@ class Cluster:
         self._delays = delays
         self._silence_s = silence_s
         self._account: Mapping[str, str] = {}
-        self._kinds: dict[tuple[str, str], Resource] = {}
-        self._missing: dict[tuple[str, str], float] = {}
-        self._discovering = anyio.Lock()
+        self._kinds = Kinds(self._discovery)
 
     @classmethod
     @asynccontextmanager
@@ -272,42 +264,12 @@ class Cluster:
     # --- discovery ------------------------------------------------------------------------------------------------
 
     async def resource(self, api_version: str, kind: str) -> Resource:
-        """How a kind is served. The first call asks for everything (two requests); a kind that is missing then is asked
-        for by its group and version. Raises NotFound (kind)."""
-        wanted = (api_version, kind)
-        if wanted not in self._kinds:
-            async with self._discovering:
-                await self._discover(wanted)
-        found = self._kinds.get(wanted)
-        if found is None:
-            raise NotFound(
-                f"{kind} of {api_version}",
-                "is not served by this cluster",
-                "install its CustomResourceDefinition, or use a version that the cluster serves",
-                what="kind",
-            )
-        return found
+        """How a kind is served, asked for if need be. Raises NotFound (kind)."""
+        return await self._kinds.resource(api_version, kind)
 
-    async def _discover(self, wanted: tuple[str, str]) -> None:
-        if not self._kinds:
-            for path in ("/api", "/apis"):
-                _, answer = await self._send("discovery", "GET", path, accept=discovery.ACCEPT, about="discovery")
-                self._kinds.update(discovery.aggregated(answer))
-        now = anyio.current_time()
-        if wanted in self._kinds or now < self._missing.get(wanted, 0.0):
-            return
-        # An aggregated answer lags a new CustomResourceDefinition by a second or two; its own path does not.
-        api_version = wanted[0]
-        path = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
-        try:
-            _, answer = await self._send("discovery", "GET", path, about="discovery")
-        except NotFound:
-            answer = {}
-        self._kinds.update(discovery.plain(api_version, answer))
-        for missing in [key for key, until in self._missing.items() if until <= now]:
-            del self._missing[missing]
-        if wanted not in self._kinds:
-            self._missing[wanted] = now + _ASK_AGAIN_S
+    async def _discovery(self, path: str, accept: str) -> dict[str, Any]:
+        _, answer = await self._send("discovery", "GET", path, accept=accept, about="discovery")
+        return answer
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -365,9 +327,7 @@ class Cluster:
             retry_after=response.headers.get("Retry-After"),
         )
         if isinstance(error, NotFound) and error.what == "kind" and resource is not None:
-            # Its definition went away; when it comes back it may be served otherwise.
-            for gone in [key for key, known in self._kinds.items() if known == resource]:
-                del self._kinds[gone]
+            self._kinds.forget(resource)
         return error
 
 

@@ -1,7 +1,7 @@
 """Which kinds an API server serves, and where: its discovery documents as `Resource`s. All of it is pure.
 
 Aggregated discovery (Kubernetes 1.30 and newer) tells everything in two documents; the plain form tells one group and
-version. Next: `cluster` asks for them and keeps what they say.
+version. Next: `kinds` asks for them and keeps what they say.
 """
 
 from collections.abc import Iterator, Mapping

@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 
-from agent.kube.cluster import Conflict, Invalid, NotFound
+from agent.kube.api_status import Conflict, Invalid, NotFound
 from agent.model import ClusterApi, Resource, WatchEvent
 from proto.errors import FlotillaError, Transient
 from proto.objects import ObjectKey, canonical

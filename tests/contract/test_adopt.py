@@ -10,7 +10,8 @@ import pytest
 from agent.apply.apply import Applied, apply_object
 from agent.drift.drift import baseline
 from agent.fields.ownership import own_entry
-from agent.kube.cluster import Cluster, Conflict
+from agent.kube.api_status import Conflict
+from agent.kube.cluster import Cluster
 from agent.model import Entry, Result
 from proto.errors import Refused
 from proto.objects import canonical, key_of

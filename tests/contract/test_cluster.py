@@ -9,7 +9,8 @@ import anyio
 import pytest
 import yaml
 
-from agent.kube.cluster import Cluster, Conflict, Invalid, NotFound
+from agent.kube.api_status import Conflict, Invalid, NotFound
+from agent.kube.cluster import Cluster
 from agent.model import Resource, WatchEvent
 from proto import objects
 from proto.errors import Permanent

@@ -11,7 +11,8 @@ import pytest
 
 from agent.apply.apply import Applied, apply_object
 from agent.drift.drift import baseline
-from agent.kube.cluster import Cluster, Invalid
+from agent.kube.api_status import Invalid
+from agent.kube.cluster import Cluster
 from agent.model import Entry, Result
 from proto.errors import Transient
 from proto.objects import blob_id, canonical, key_of

@@ -19,7 +19,7 @@ from agent.apply.reconcile import DELETING_LOOK_S, PERMANENT_RETRY_S, Reconciler
 from agent.drift.drift import baseline
 from agent.inventory import Inventory
 from agent.kube import races
-from agent.kube.cluster import Invalid, NotFound
+from agent.kube.api_status import Invalid, NotFound
 from agent.kube.pace import Pace
 from agent.model import DesiredBundle, Entry, Result
 from agent.tracing import Tracing

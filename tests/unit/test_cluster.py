@@ -14,8 +14,8 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agent.kube.api_status import Busy
-from agent.kube.cluster import Cluster, Conflict, Invalid, NotFound, backoff
+from agent.kube.api_status import Busy, Conflict, Invalid, NotFound
+from agent.kube.cluster import Cluster, backoff
 from agent.model import Resource, WatchEvent
 from proto.errors import InvalidInput, Refused, Transient
 from proto.objects import ObjectKey
