@@ -103,7 +103,9 @@ class Around:
 def frozen(fleet: Fleet, now: float) -> str:
     """Pure: the freeze that stops the whole fleet now, or ""."""
     if fleet.lost_freezes:
-        return "fleet.yaml is not valid: what it freezes is not known"
+        wrong = (found.where for found in fleet.findings if found.severity == "error")
+        place = next((where for where in wrong if where.startswith("fleet.yaml:")), "fleet.yaml")
+        return f"{place} is not valid: what it freezes is not known"
     everywhere = Selector()
     return next((_told(each) for each in fleet.freezes if each.select == everywhere and _runs(each, now)), "")
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hub.model import Cluster, Fleet, Freeze, Selector
+from hub.model import Cluster, Finding, Fleet, Freeze, Selector
 from hub.repo import windows
 from hub.rollout import held, rollouts
 from hub.rollout.held import Around
@@ -60,6 +60,9 @@ def test_nothing_starts_while_nobody_knows_what_is_frozen_or_shut() -> None:
 def test_a_cluster_may_have_windows_of_its_own() -> None:
     night = windows.parse("22:00-06:00 UTC", deny=False)
     fleet = Fleet(clusters={C1: replace(CLUSTERS[C1], windows=(night,)), C2: CLUSTERS[C2]})
+    findings = tuple(Finding(where=where, message="x") for where in ("clusters/a.yaml:1", "fleet.yaml:7", "fleet.yaml"))
+    told = held.frozen(replace(unread, findings=findings), 0.0)
+    assert told == "fleet.yaml:7 is not valid: what it freezes is not known", "where to look"
     around = Around(fleet=fleet, now=12 * 3600.0)
     assert (around.why(SHOP, C1), around.why(SHOP, C2)) == ("moves only 22:00-06:00 UTC", "")
     assert Around(fleet=fleet, now=23 * 3600.0).why(SHOP, C1) == ""
