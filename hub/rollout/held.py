@@ -22,7 +22,7 @@ from hub.model import Fleet, Freeze, Selector, Window
 from hub.repo import targets, windows
 from hub.rollout import queue, rollouts, transitions
 from hub.rollout.transitions import IN_FLIGHT
-from hub.state import Effect, Hold, MemberPhase, Move, Rollout, State
+from hub.state import FINAL, Effect, Hold, MemberPhase, Move, Rollout, State
 from proto.ids import BundleName, ClusterName, Oid
 
 VANISH_S = 120.0
@@ -31,6 +31,9 @@ VANISHED_LEAST = 5
 _SILENT_HEARTBEATS = 3
 """Who missed so many is silent, not late."""
 _BUSY = frozenset({*IN_FLIGHT, MemberPhase.REVERTING})
+_DONE = frozenset({MemberPhase.PROVEN, MemberPhase.LEFT})
+_DONE_WHEN_OVER = _DONE | {MemberPhase.FAILED}
+"""Who failed may still prove, but not after the rollout's end: whoever waited for that would wait for others."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,7 +98,7 @@ class Around:
                 if bundle not in other.bundles or not queue.goes_first(other, rollout) or not rollouts.alive(state):
                     continue
                 member = state.members.get(cluster)
-                if member and member.phase not in (MemberPhase.PROVEN, MemberPhase.LEFT):
+                if member and member.phase not in (_DONE_WHEN_OVER if state.phase in FINAL else _DONE):
                     return f"blocked: bundle {bundle} goes first there ({other.id}: {member.phase})"
         return ""
 

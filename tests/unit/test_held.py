@@ -32,6 +32,13 @@ def of_db(phase: MemberPhase = MemberPhase.PENDING, *, number: int = 0, revision
     return replace(state, members={C1: replace(state.members[C1], phase=phase)})
 
 
+def completed(phase: MemberPhase) -> State:
+    """It lives on, since somebody in it has to catch up."""
+    state = replace(of_db(phase), phase=Phase.COMPLETED)
+    assert rollouts.alive(state)
+    return state
+
+
 @pytest.mark.parametrize(
     ("now", "told"),
     [
@@ -53,6 +60,9 @@ def test_a_freeze_holds_all_clusters_or_those_that_it_selects(now: float, told: 
 def test_nothing_starts_while_nobody_knows_what_is_frozen_or_shut() -> None:
     unread = Fleet(clusters=CLUSTERS, lost_freezes=True)
     assert held.frozen(unread, 0.0) == "fleet.yaml is not valid: what it freezes is not known"
+    findings = tuple(Finding(where=where, message="x") for where in ("clusters/a.yaml:1", "fleet.yaml:7", "fleet.yaml"))
+    told = held.frozen(replace(unread, findings=findings), 0.0)
+    assert told == "fleet.yaml:7 is not valid: what it freezes is not known", "where to look"
     around = Around(fleet=Fleet(clusters={C1: CLUSTERS[C1]}, broken_clusters=frozenset({"c2"})), now=0.0)
     assert (around.why(SHOP, C1), around.why(SHOP, C2)) == ("", "its Cluster file is gone, or not valid")
 
@@ -60,9 +70,6 @@ def test_nothing_starts_while_nobody_knows_what_is_frozen_or_shut() -> None:
 def test_a_cluster_may_have_windows_of_its_own() -> None:
     night = windows.parse("22:00-06:00 UTC", deny=False)
     fleet = Fleet(clusters={C1: replace(CLUSTERS[C1], windows=(night,)), C2: CLUSTERS[C2]})
-    findings = tuple(Finding(where=where, message="x") for where in ("clusters/a.yaml:1", "fleet.yaml:7", "fleet.yaml"))
-    told = held.frozen(replace(unread, findings=findings), 0.0)
-    assert told == "fleet.yaml:7 is not valid: what it freezes is not known", "where to look"
     around = Around(fleet=fleet, now=12 * 3600.0)
     assert (around.why(SHOP, C1), around.why(SHOP, C2)) == ("moves only 22:00-06:00 UTC", "")
     assert Around(fleet=fleet, now=23 * 3600.0).why(SHOP, C1) == ""
@@ -101,6 +108,8 @@ def test_moves_count_also_when_nobody_had_asked_who_is_in_flight_before_them() -
         pytest.param(of_db(MemberPhase.PROVEN), "", id="proven"),
         pytest.param(of_db(MemberPhase.LEFT), "", id="left"),
         pytest.param(replace(of_db(), phase=Phase.ABORTED), "", id="over"),
+        pytest.param(completed(MemberPhase.FAILED), "", id="failed for good, while another catches up"),
+        pytest.param(completed(MemberPhase.OFFLINE), "blocked: bundle db goes first there (db-0: offline)", id="late"),
         pytest.param(of_db(number=9, revision="d" * 40), "", id="younger and of another commit"),
         pytest.param(of_db(number=9), "blocked: bundle db goes first there (db-0: pending)", id="of the same commit"),
     ],
