@@ -14,6 +14,7 @@ import anyio.to_thread
 
 from hub import directives
 from hub.journal import Decision, SliceRow
+from hub.slices.carrier import Carrier
 from hub.slices.compose import Composed
 from hub.slices.gitstore import GitStore
 from proto.errors import FlotillaError, Permanent
@@ -52,6 +53,7 @@ class Copies:
         hears: Callable[[ClusterName], bool],
     ) -> None:
         self._store = store
+        self._carrier = Carrier(store)
         self._in_git = in_git
         self._wake = wake
         self._direct = direct
@@ -110,7 +112,7 @@ class Copies:
         found: dict[ClusterName, tuple[GitObject, ...]] = {}
         for cluster, made in composed.items():
             try:
-                found[cluster] = self._store.carried(made)
+                found[cluster] = self._carrier.carried(made)
             except FlotillaError as error:
                 log.error("cluster %s has to fetch its slice: %s", cluster, error)
         return found

@@ -1,1 +1,2 @@
-"""Slices as Git: composed (`compose`), stored (`gitstore`, `packs`), served to agents (`git_http`, `git_protocol`)."""
+"""Slices as Git: composed (`compose`), stored (`gitstore`, `packs`), told agents of (`carrier`), served to them
+(`git_http`, `git_protocol`)."""

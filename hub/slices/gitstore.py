@@ -10,7 +10,7 @@ journal's pointers (design, decision 8). What it promises:
 
 Everything here blocks: call it from a worker thread or process. A lock file keeps writers of several processes apart;
 readers need none. Assumes that nothing but this module and `garbage` writes to the repository. Composition is in
-`compose`, serving in `git_http`.
+`compose`, serving in `git_http`, what wake-ups carry in `carrier`.
 """
 
 import fcntl
@@ -25,14 +25,11 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from hub.slices import packs, refs, trees
-from hub.slices.compose import Composed
 from hub.slices.lru import Lru
 from hub.slices.packed import Found, Packed
 from hub.slices.trees import KeySets, TreeEntry
-from proto import wire
 from proto.errors import FlotillaError, Permanent
 from proto.ids import ClusterName, Oid, check_name, slice_ref
-from proto.messages import GitObject
 from proto.objects import ObjectKey, git_id
 from proto.slices import SLICE_FILE, SliceManifest, predecessor, read_manifest
 
@@ -42,10 +39,8 @@ _TREE_ENTRIES_CACHED = 100_000
 """Some 15 MB, two hundred subtrees of 500 objects."""
 _ENTRY_BYTES_CACHED = 64 << 20
 """Of compressed pack entries, a few hundred bytes each: the subtrees that a wave is fetching right now."""
-_SMALL_BYTES_CACHED, _GIT_BYTES_CACHED = 16 << 20, 16 << 20
-"""Of objects that wake-ups carry, most to every cluster of a wave; of those that libgit2 keeps, by default 256 MB."""
-_DIFFERENCES_BYTES_CACHED = 16 << 20
-"""Of what one subtree has and another has not, and what is around it: clusters alike are carried the same."""
+_GIT_BYTES_CACHED = 16 << 20
+"""Of objects that libgit2 keeps, by default 256 MB."""
 
 _KINDS = {ObjectType.BLOB: "blob", ObjectType.TREE: "tree", ObjectType.COMMIT: "commit"}
 
@@ -64,12 +59,6 @@ class GitStore:
         self._keys = KeySets()
         self._entries: Lru[Oid, tuple[TreeEntry, ...]] = Lru(_TREE_ENTRIES_CACHED, lambda entries: len(entries) + 1)
         self._compressed: Lru[Oid, bytes] = Lru(_ENTRY_BYTES_CACHED, len)
-        self._small: Lru[Oid, GitObject | None] = Lru(
-            _SMALL_BYTES_CACHED, lambda found: len(found.data) if found else 0
-        )
-        self._differences: Lru[tuple[Oid, Oid | None], tuple[int, tuple[GitObject, ...]]] = Lru(
-            _DIFFERENCES_BYTES_CACHED, lambda found: 200 + sum(100 + len(item.data) for item in found[1])
-        )
         self._repo = self._opened()
 
     @classmethod
@@ -137,7 +126,7 @@ class GitStore:
                 return False
             old = found[: packs.to_merge([pack.stat().st_size for pack in found])]
             oids = sorted({oid for pack in old for oid in packs.oids(pack)})
-            merged = packs.write(self._packs, ((oid, packs.entry(*self._read(oid))) for oid in oids), count=len(oids))
+            merged = packs.write(self._packs, ((oid, packs.entry(*self.object(oid))) for oid in oids), count=len(oids))
             for pack in old:
                 # After a kill in this loop the next merge may give the very pack that one of the old ones is.
                 if pack != merged:
@@ -165,19 +154,27 @@ class GitStore:
 
     def read(self, oid: Oid) -> bytes:
         """The content of an object of any kind. Raises Permanent when it is missing or broken."""
-        return self._read(oid)[1]
+        return self.object(oid)[1]
 
-    def _read(self, oid: Oid) -> tuple[str, bytes]:
+    def object(self, oid: Oid) -> tuple[str, bytes]:
+        """Its kind, and its content. Raises Permanent when it is missing or broken."""
         try:
             kind, data = self._repo.odb.read(oid)
             return _KINDS[kind], data
         except (KeyError, ValueError, pygit2.GitError) as error:
             raise _unreadable(oid) from error
 
+    def size(self, oid: Oid) -> int:
+        """How many bytes its content has. Raises Permanent when it is missing or broken."""
+        try:
+            return int(self._repo.odb.read_header(oid)[1])
+        except (KeyError, pygit2.GitError) as error:
+            raise _unreadable(oid) from error
+
     def _found(self, oid: Oid) -> Found:
         found = self._packed.find(oid)
         if found is None:
-            kind, data = self._read(oid)
+            kind, data = self.object(oid)
             found = Found(kind, data, packs.entry(kind, data))
         return found
 
@@ -187,7 +184,8 @@ class GitStore:
 
     # --- trees --------------------------------------------------------------------------------------------------------
 
-    def _tree(self, oid: Oid) -> tuple[TreeEntry, ...]:
+    def tree(self, oid: Oid) -> tuple[TreeEntry, ...]:
+        """What is in a tree, kept for the next who asks. Raises Permanent."""
         return self._entries.get(oid, self._parse_tree)
 
     def _parse_tree(self, oid: Oid) -> tuple[TreeEntry, ...]:
@@ -197,7 +195,7 @@ class GitStore:
         self._compressed.get(oid, lambda _: entry)  # who asks what is in a tree mostly sends it
         return tuple([(_text(name), is_tree, Oid(raw.hex())) for is_tree, name, raw in trees.entries(data)])
 
-    def _object(self, oid: Oid, kind: type[V]) -> V:
+    def _peeled(self, oid: Oid, kind: type[V]) -> V:
         try:
             found = self._repo[oid]
         except (KeyError, ValueError, pygit2.GitError) as error:
@@ -219,7 +217,7 @@ class GitStore:
 
     def _files(self, tree: Oid, prefix: str = "") -> Iterator[tuple[str, Oid]]:
         """Without the cache: very many trees are looked at once."""
-        for is_tree, name, raw in trees.entries(self._object(tree, pygit2.Tree).read_raw()):
+        for is_tree, name, raw in trees.entries(self._peeled(tree, pygit2.Tree).read_raw()):
             path, oid = prefix + _text(name), Oid(raw.hex())
             if is_tree:
                 yield from self._files(oid, f"{path}/")
@@ -230,20 +228,20 @@ class GitStore:
 
     def manifest(self, commit: Oid) -> SliceManifest:
         """What a slice commit says of itself. Raises Permanent, ProtocolError."""
-        for name, is_tree, oid in self._tree(self._tree_of(commit)):
+        for name, is_tree, oid in self.tree(self._tree_of(commit)):
             if name == SLICE_FILE and not is_tree:
                 return read_manifest(self.read(oid))
         raise Permanent(f"commit {commit}", f"is not a slice: it has no {SLICE_FILE}")
 
     def _tree_of(self, commit: Oid) -> Oid:
-        return Oid(str(self._object(commit, pygit2.Commit).tree_id))
+        return Oid(str(self._peeled(commit, pygit2.Commit).tree_id))
 
     def history(self, commit: Oid) -> Iterator[Oid]:
         """`commit` and its ancestors along first parents, newest first. Raises Permanent."""
         at: Oid | None = commit
         while at is not None:
             yield at
-            parents = self._object(at, pygit2.Commit).parent_ids
+            parents = self._peeled(at, pygit2.Commit).parent_ids
             at = Oid(str(parents[0])) if parents else None
 
     def whole_history(self, commit: Oid) -> Iterator[Oid]:
@@ -252,12 +250,12 @@ class GitStore:
         while before is not None and self.has(before):
             for at in self.history(before):
                 yield at
-            cut = predecessor(self._object(at, pygit2.Commit).message)
+            cut = predecessor(self._peeled(at, pygit2.Commit).message)
             before = None if cut is None else Oid(cut)
 
     def time_s(self, commit: Oid) -> int:
         """When a commit was made, by its committer; Unix seconds. Raises Permanent."""
-        return int(self._object(commit, pygit2.Commit).commit_time)
+        return int(self._peeled(commit, pygit2.Commit).commit_time)
 
     def missing(self, wants: Iterable[Oid], haves: Iterable[Oid]) -> Iterator[Oid]:
         """The commits, then the trees, then the blobs that are reachable from the commits `wants` and not from `haves`.
@@ -312,56 +310,7 @@ class GitStore:
             seen.add(oid)
             yield at
             if is_tree:
-                todo.extend([(is_tree, oid) for _, is_tree, oid in self._tree(oid) if oid not in seen])
-
-    # --- what a wake-up carries ---------------------------------------------------------------------------------------
-
-    def carried(self, made: Composed) -> tuple[GitObject, ...]:
-        """The objects by which an agent that has the slice before `made` has this one: those of `made`, and of each new
-        subtree what is not at the same place of the one before. Empty when they are more than a wake-up may carry.
-        Raises Permanent."""
-        objects = [GitObject(kind=kind, data=data) for kind, data in made.objects]
-        room = wire.MAX_CARRIED_BYTES - sum(len(item.data) for item in objects)
-        for moved in made.moved:
-            size, more = self._differences.get(moved, self._difference)
-            room -= size
-            if room < 0:
-                return ()
-            objects += more
-        return tuple(objects)
-
-    def _difference(self, moved: tuple[Oid, Oid | None]) -> tuple[int, tuple[GitObject, ...]]:
-        """How many bytes the objects have, and they; none when that is more than a wake-up may carry. What is too large
-        alone is not read."""
-        objects, size = list[GitObject](), 0
-        for oid in dict.fromkeys(self._differing(*moved)):
-            found = self._small.get(oid, self._read_small)
-            size += len(found.data) if found else wire.MAX_CARRIED_BYTES + 1
-            if found is None or size > wire.MAX_CARRIED_BYTES:
-                return size, ()
-            objects.append(found)
-        return size, tuple(objects)
-
-    def _differing(self, tree: Oid, before: Oid | None) -> Iterator[Oid]:
-        yield tree
-        known = {(name, is_tree): oid for name, is_tree, oid in self._tree(before)} if before else {}
-        for name, is_tree, oid in self._tree(tree):
-            was = known.get((name, is_tree))
-            if was != oid:
-                yield from self._differing(oid, was) if is_tree else (oid,)
-
-    def _read_small(self, oid: Oid) -> GitObject | None:
-        """None when it is larger than all that a wake-up may carry."""
-        if self._size(oid) > wire.MAX_CARRIED_BYTES:
-            return None
-        kind, data = self._read(oid)
-        return GitObject(kind=kind, data=data)
-
-    def _size(self, oid: Oid) -> int:
-        try:
-            return int(self._repo.odb.read_header(oid)[1])
-        except (KeyError, pygit2.GitError) as error:
-            raise _unreadable(oid) from error
+                todo.extend([(is_tree, oid) for _, is_tree, oid in self.tree(oid) if oid not in seen])
 
     # --- refs ---------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import pygit2
 import pytest
 
 from hub.slices import compose, packs
+from hub.slices.carrier import Carrier
 from hub.slices.gitstore import MAX_PACKS, GitStore
 from hub.slices.lru import Lru
 from hub.slices.trees import KeySets, subtree
@@ -316,7 +317,7 @@ def test_a_wake_up_carries_what_git_would_send(
 ) -> None:
     one = put_slice(store, 1, {name: put_bundle(store, files) for name, files in before.items()}) if before else None
     two = put_move(store, 2, {name: put_bundle(store, files) for name, files in after.items()}, parent=one)
-    found = [git_id(item.kind, item.data) for item in store.carried(two)]
+    found = [git_id(item.kind, item.data) for item in Carrier(store).carried(two)]
     assert len(set(found)) == len(found)
     assert objects_by_git(store, two.commit, *([f"^{one}"] if one else [])) <= set(found)
 
@@ -330,11 +331,12 @@ def test_clusters_alike_are_carried_the_same_objects_which_are_read_once(
         put_move(store, 2, {"shop": changed}, parent=one, cluster=name)
         for one, name in zip(ones, (EU, US), strict=True)
     )
-    carried = store.carried(first)
-    monkeypatch.setattr(store, "_read", lambda oid: pytest.fail(f"{oid} is read again"))
+    carrier = Carrier(store)
+    carried = carrier.carried(first)
+    monkeypatch.setattr(store, "object", lambda oid: pytest.fail(f"{oid} is read again"))
     alone = [pair for pair in second.objects if pair not in first.objects]
     assert [kind for kind, _ in alone] == ["blob", "tree", "commit"]
-    assert set(store.carried(second)) - set(carried) == {GitObject(kind=kind, data=data) for kind, data in alone}
+    assert set(carrier.carried(second)) - set(carried) == {GitObject(kind=kind, data=data) for kind, data in alone}
 
 
 @pytest.mark.parametrize(
@@ -360,14 +362,14 @@ def test_a_fetch_gets_what_git_would_send(store: GitStore, wants: list[int], hav
 
 def test_too_many_new_bytes_are_left_to_a_fetch(store: GitStore) -> None:
     fits = put_bundle(store, {"n/K/1.json": b"x" * (wire.MAX_CARRIED_BYTES - 2000)})
-    assert store.carried(put_move(store, 1, {"a": fits}))
+    assert Carrier(store).carried(put_move(store, 1, {"a": fits}))
     over = put_bundle(store, {"n/K/1.json": b"x" * wire.MAX_CARRIED_BYTES})
-    assert store.carried(put_move(store, 1, {"a": over})) == ()
+    assert Carrier(store).carried(put_move(store, 1, {"a": over})) == ()
     half = {
         name: put_bundle(store, {f"n/K/{name}.json": name.encode() * (wire.MAX_CARRIED_BYTES // 2)})
         for name in ("a", "b")
     }
-    assert store.carried(put_move(store, 1, half)) == ()
+    assert Carrier(store).carried(put_move(store, 1, half)) == ()
 
 
 # --- many packs, and kills --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from agent.stream.receive import Receiver
 from agent.stream.signed import SliceSigners
 from hub.slices import signing
+from hub.slices.carrier import Carrier
 from hub.slices.compose import HISTORY_S, Composed, compose
 from hub.slices.gitstore import GitStore
 from hub.slices.trees import subtree
@@ -58,7 +59,7 @@ class SignedHub:
         self.store.write(made.objects)
         self.store.set_ref("eu-1", made.commit)
         self.made.append(made)
-        return WakeUp(seq=made.seq, commit=made.commit, objects=self.store.carried(made))
+        return WakeUp(seq=made.seq, commit=made.commit, objects=Carrier(self.store).carried(made))
 
 
 def _subtree(n: int) -> tuple[Oid, Any]:
