@@ -193,7 +193,7 @@ class Hub:
         )
         made.add_routes(for_people.routes())
         made.add_routes(commands.Commands(self.loop, journal=self.journal, gate=gate, clock=self._clock).routes())
-        made.add_routes(past.Past(self.journal).routes())
+        made.add_routes(past.Past(self.loop, self.journal).routes())
         made.add_routes(why.Whys(self.loop, self.journal, clock=self._clock).routes())
         self.directing = Directing(
             self.loop,

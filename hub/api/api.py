@@ -192,7 +192,7 @@ class Api:
 
     async def cluster(self, request: web.Request) -> web.Response:
         loop = self._loop
-        name = named.cluster(loop, request)
+        name = named.cluster(loop, request.match_info["name"])
         row, live = loop.slices.get(name), loop.live.clusters.get(name)
         suspended = directives.suspended(loop.directives)
         return http.answer(
@@ -229,9 +229,7 @@ class Api:
         return http.answer({"rollouts": [_shown(self._state(row), self._clock()) for row in rows]})
 
     async def rollout(self, request: web.Request) -> web.Response:
-        row = self._journal.rollout(request.match_info["id"])
-        if row is None:
-            raise http.NotFound(f"rollout {request.match_info['id']}", "does not exist", "see 'flotilla rollouts'")
+        row = named.rollout(self._loop, request.match_info["id"])
         return http.answer(_shown(self._state(row), self._clock(), members=True))
 
     async def drift(self, request: web.Request) -> web.Response:
@@ -250,6 +248,8 @@ class Api:
             cluster=request.query.get("cluster", ""),
             bundle=request.query.get("bundle", ""),
         )
+        if not rows:
+            named.asked_for(self._loop, request)
         return http.answer({name: [status.event(row) for row in rows]})
 
     # --- commands -------------------------------------------------------------------------------------------------
@@ -258,12 +258,10 @@ class Api:
         """`{"cluster": NAME}` → `{"token": …}`; used once, good for a day (`ttl_s` changes that)."""
         body = await self._gate.body(request)
         cluster = check_name("cluster", str(body.get("cluster", "")))
-        if cluster not in self._known():
-            raise InvalidInput(
-                f"cluster {cluster}",
-                "is not in the fleet repo",
-                f"commit a Cluster file for it first (clusters/{cluster}.yaml)",
-            )
+        if cluster not in (known := named.clusters(self._loop)):
+            file, meant = f"commit a Cluster file for it first (clusters/{cluster}.yaml)", nearest(cluster, known)
+            remedy = f"{meant} Otherwise {file}" if meant else file
+            raise InvalidInput(f"cluster {cluster}", "is not in the fleet repo", remedy)
         ttl_s = body.get("ttl_s", JOIN_TOKEN_TTL_S)
         if not isinstance(ttl_s, int | float) or not 60 <= ttl_s <= 30 * 24 * 3600:
             raise InvalidInput("ttl_s", f"is {str(ttl_s)[:40]}", "use 60 (a minute) to 2592000 (30 days)")
@@ -317,14 +315,9 @@ class Api:
 
     # --- shared ---------------------------------------------------------------------------------------------------
 
-    def _known(self) -> set[ClusterName]:
-        desired = self._loop.desired
-        broken = {ClusterName(name) for name in desired.fleet.broken_clusters} if desired else set()
-        return {*(desired.fleet.clusters if desired else ()), *broken, *self._loop.slices}
-
     def _cluster_rows(self, now: float) -> list[status.Json]:
         pauses = directives.pauses(self._loop.directives)
-        return [self._cluster_row(name, pauses, now) for name in sorted(self._known())]
+        return [self._cluster_row(name, pauses, now) for name in sorted(named.clusters(self._loop))]
 
     def _cluster_row(self, name: ClusterName, pauses: Mapping[ClusterName, DirectiveRow], now: float) -> status.Json:
         loop = self._loop

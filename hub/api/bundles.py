@@ -10,12 +10,11 @@ import anyio
 import anyio.to_thread
 from aiohttp import web
 
-from hub.api import http
+from hub.api import http, named
 from hub.loop import Loop
 from hub.slices import bundle
 from hub.slices.gitstore import GitStore
 from proto.errors import FlotillaError
-from proto.ids import ClusterName
 
 PIECE_BYTES = 256 << 10
 CONTENT_TYPE = "application/x-git-bundle"
@@ -35,10 +34,10 @@ class Bundles:
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         body = await self._gate.body(request)
-        cluster = ClusterName(request.match_info["name"])
+        cluster = named.cluster(self._loop, request.match_info["name"])
         row = self._loop.slices.get(cluster)
         if row is None:
-            raise http.NotFound(f"cluster {cluster[:80]!r}", "has no slice", "see 'flotilla clusters'")
+            raise http.NotFound(f"cluster {cluster}", "has no slice yet", "see 'flotilla rollouts'")
         since, history = str(body.get("since") or ""), body.get("history") is True
 
         def begin() -> bundle.Export:

@@ -67,11 +67,9 @@ class Commands:
             gate=str(body.get("gate") or ""),
         )
         rollout = RolloutId(request.match_info["id"])
+        named.rollout(self._loop, rollout)
         await self._loop.tell(ToRollout(rollout=rollout, command=command, role=body["role"]))
-        row = self._journal.rollout(rollout)
-        if row is None:
-            return http.answer({})
-        state = self._loop.states.get(rollout) or record.restored(row)
+        state = self._loop.states.get(rollout) or record.restored(named.rollout(self._loop, rollout))
         return http.answer({**status.rollout(state), **waiting.of_rollout(state, self._clock())})
 
     async def hold(self, request: web.Request) -> web.Response:
@@ -82,7 +80,8 @@ class Commands:
     async def roll_back(self, request: web.Request) -> web.Response:
         """Bring a bundle back to the revision `to`, or to what it was before; it stays there."""
         body = await self._gate.body(request, operator=True)
-        bundle, to, at_once = self._bundle(request), body.get("to") or "", body.get("at_once") is True
+        bundle = named.bundle(self._loop, request.match_info["name"])
+        to, at_once = body.get("to") or "", body.get("at_once") is True
         http.reason(body)
         if not isinstance(to, str):
             raise InvalidInput("to", "is no revision", "write a commit of the fleet repo")
@@ -96,7 +95,7 @@ class Commands:
     async def _keep(
         self, request: web.Request, body: Mapping[str, Any], keep: Keep, *, rollout: RolloutId = NO_ROLLOUT
     ) -> web.Response:
-        bundle = self._bundle(request)
+        bundle = named.bundle(self._loop, request.match_info["name"])
         asked = PutOnHold(
             bundle=bundle,
             keep=keep,
@@ -112,21 +111,13 @@ class Commands:
         hold = self._loop.holds.get(bundle)
         return http.answer({"bundle": bundle, "hold": status.hold(hold) if hold else None, "rollout": way})
 
-    def _bundle(self, request: web.Request) -> BundleName:
-        name, desired = BundleName(request.match_info["name"]), self._loop.desired
-        known = desired and (name in desired.fleet.bundles or name in desired.fleet.broken_bundles)
-        if not known and not any(name in row.manifest.bundles for row in self._loop.slices.values()):
-            raise http.NotFound(
-                f"bundle {name[:80]}", "is not in the fleet repo and runs nowhere", "see 'flotilla bundles'"
-            )
-        return name
-
     async def release(self, request: web.Request) -> web.Response:
         """Let a bundle that is on hold go on."""
         body = await self._gate.body(request, operator=True)
         bundle = BundleName(request.match_info["name"])
         why = http.reason(body)
         if bundle not in self._loop.holds:
+            named.bundle(self._loop, bundle)
             raise InvalidInput(f"bundle {bundle}", "is not on hold", "see 'flotilla status'")
         await self._loop.tell(Release(bundle=bundle, actor=http.actor(body), reason=why, role=body["role"]))
         return http.answer({"bundle": bundle, "hold": None})
@@ -134,14 +125,14 @@ class Commands:
     async def cordon(self, request: web.Request) -> web.Response:
         """Keep rollouts away from a cluster."""
         body, now = await self._gate.body(request, operator=True), self._clock()
-        cluster = named.cluster(self._loop, request)
+        cluster = named.cluster(self._loop, request.match_info["name"])
         row = directives.cordon(cluster, why=f"{http.actor(body)}: {http.reason(body)}", now=now)
         return await self._direct(row.key, row, "cordon", body)
 
     async def uncordon(self, request: web.Request) -> web.Response:
         """Let rollouts go there again."""
         body = await self._gate.body(request, operator=True)
-        cluster = named.cluster(self._loop, request)
+        cluster = named.cluster(self._loop, request.match_info["name"])
         http.reason(body)
         key = (DirectiveKind.CORDON, cluster, "")
         if key not in self._loop.directives:

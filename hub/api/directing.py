@@ -30,6 +30,7 @@ from hub.journal import DirectiveKey, DirectiveKind, DirectiveRow, EventRow
 from hub.loop import Loop
 from hub.model import Selector
 from hub.repo import targets
+from hub.repo.schema import nearest
 from proto.errors import InvalidInput
 from proto.ids import BundleName, ClusterName
 from proto.messages import DriftDetail
@@ -94,7 +95,7 @@ class Directing:
 
     async def sync_cluster(self, request: web.Request) -> web.Response:
         body = await self._gate.body(request, operator=True)
-        return await self._sync(directives.EVERY_BUNDLE, [named.cluster(self._loop, request)], body)
+        return await self._sync(directives.EVERY_BUNDLE, [named.cluster(self._loop, request.match_info["name"])], body)
 
     async def _sync(self, bundle: str, clusters: Iterable[ClusterName], body: Mapping[str, Any]) -> web.Response:
         why = f"{http.actor(body)}: {body.get('reason') or 'sync now'}"
@@ -104,7 +105,7 @@ class Directing:
     async def pause(self, request: web.Request) -> web.Response:
         body, cluster, now = (
             await self._gate.body(request, operator=True),
-            named.cluster(self._loop, request),
+            named.cluster(self._loop, request.match_info["name"]),
             self._clock(),
         )
         until_s = _until(body, now)
@@ -114,7 +115,8 @@ class Directing:
         return await self._ask({row.key: row}, what, body, until=status.rfc3339(until_s))
 
     async def end_pause(self, request: web.Request) -> web.Response:
-        body, cluster = await self._gate.body(request, operator=True), named.cluster(self._loop, request)
+        body = await self._gate.body(request, operator=True)
+        cluster = named.cluster(self._loop, request.match_info["name"])
         http.reason(body)
         key = (DirectiveKind.PAUSE, cluster, "")
         if key not in self._loop.directives:
@@ -171,11 +173,13 @@ class Directing:
         if not isinstance(given, list) or not isinstance(labels, dict):
             raise InvalidInput("clusters and labels", "are a list of names and a mapping", "give one of the two")
         if not has:
+            named.bundle(self._loop, bundle)
             raise http.NotFound(f"bundle {bundle}", "runs nowhere and is wanted nowhere", "see 'flotilla bundles'")
         if given:
             if other := sorted({str(cluster) for cluster in given} - has):
                 cause = f"neither runs nor should run on {', '.join(other[:5])}"
-                raise InvalidInput(f"bundle {bundle}", cause, "see 'flotilla clusters' for their names")
+                remedy = nearest(other[0], has, else_="see 'flotilla clusters' for their names")
+                raise InvalidInput(f"bundle {bundle}", cause, remedy)
             return sorted({ClusterName(str(cluster)) for cluster in given})
         selector = Selector(match_labels={str(key): str(value) for key, value in labels.items()})
         specs = desired.fleet.clusters if desired else {}

@@ -8,15 +8,17 @@ from functools import partial
 import anyio.to_thread
 from aiohttp import web
 
-from hub.api import http, status
+from hub.api import http, named, status
 from hub.journal import AuditRow, Journal, OriginRow, RanRow
+from hub.loop import Loop
 from proto.ids import RolloutId
 
 
 class Past:
     """The handlers; `routes` adds them to an application."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, loop: Loop, journal: Journal) -> None:
+        self._loop = loop
         self._journal = journal
 
     def routes(self) -> list[web.RouteDef]:
@@ -36,6 +38,8 @@ class Past:
             bundle=asked.get("bundle", ""),
             rollout=asked.get("rollout", ""),
         )
+        if not rows:
+            named.asked_for(self._loop, request)
         return http.answer({"audit": [_shown(row) for row in rows]})
 
     async def history(self, request: web.Request) -> web.Response:
@@ -48,8 +52,10 @@ class Past:
             limit=http.number(request, "limit", 200, most=http.MAX_LIST),
         )
         rows = await anyio.to_thread.run_sync(find)
-        named = {rollout for row in rows for rollout in (row.rollout, row.work_of)}
-        origins = await anyio.to_thread.run_sync(self._journal.origins, named)
+        if not rows:
+            named.asked_for(self._loop, request)
+        rollouts = {rollout for row in rows for rollout in (row.rollout, row.work_of)}
+        origins = await anyio.to_thread.run_sync(self._journal.origins, rollouts)
         return http.answer(
             {
                 "history": [_ran(row, origins) for row in rows],

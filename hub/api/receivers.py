@@ -10,6 +10,7 @@ from aiohttp import web
 
 from hub.api import http
 from hub.notifier import Notifier
+from hub.repo.schema import nearest
 from proto.errors import FlotillaError
 
 
@@ -34,9 +35,9 @@ class Receivers:
         name = request.match_info["name"]
         receiver = self._notifier.named(name)
         if receiver is None:
-            raise http.NotFound(
-                f"receiver {name[:80]}", "is not in spec.notify of fleet.yaml", "see 'flotilla notify list'"
-            )
+            known = [str(row["name"]) for row in self._notifier.rows()]
+            remedy = nearest(name, known, else_="see 'flotilla notify list'")
+            raise http.NotFound(f"receiver {name[:80]}", "is not in spec.notify of fleet.yaml", remedy)
         try:
             await self._notifier.test(receiver, actor=http.actor(body))
         except FlotillaError as error:

@@ -10,7 +10,7 @@ import anyio.to_thread
 from aiohttp import web
 
 from hub import record
-from hub.api import http, status
+from hub.api import http, named, status
 from hub.journal import Journal, StoredRollout
 from hub.loop import Loop
 from hub.repo.schema import nearest
@@ -43,7 +43,7 @@ class Whys:
             row = await anyio.to_thread.run_sync(self._journal.rollout, id_)
             now = self._loop.states.get(row.id) if row else None
         if row is None:
-            raise http.NotFound(f"rollout {id_}", "does not exist", "see 'flotilla rollouts'")
+            raise named.no_rollout(self._loop, id_)
         told = await anyio.to_thread.run_sync(partial(self._told, row, now, cluster, self._clock()))
         return http.answer(told)
 

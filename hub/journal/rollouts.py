@@ -34,6 +34,10 @@ class Rollouts(Database):
         found = self._stored(f"{_READ} WHERE id=?", id_)
         return found[0] if found else None
 
+    def rollout_ids(self, *, limit: int = 1000) -> list[RolloutId]:
+        """Newest first."""
+        return [RolloutId(id_) for (id_,) in self._read("SELECT id FROM rollouts ORDER BY number DESC LIMIT ?", limit)]
+
     def revisions(self, bundle: str) -> list[RevisionRow]:
         """The rollouts that a bundle had, newest first."""
         rows = self._read(

@@ -191,7 +191,7 @@ def test_a_wrong_file_is_not_imported(slices: Slices, tmp_path: Path, change: An
 async def hub(slices: Slices) -> AsyncIterator[str]:
     """Only what the export needs of one; gives its address."""
     row = SimpleNamespace(commit=slices.made[-1].commit)
-    loop = cast(Loop, SimpleNamespace(slices={ClusterName("eu-1"): row}))
+    loop = cast(Loop, SimpleNamespace(slices={ClusterName("eu-1"): row}, desired=None))
     application = web.Application(middlewares=[http.errors])
     application.add_routes(Bundles(loop, store=slices.store, gate=http.Gate(TOKEN)).routes())
     runner = web.AppRunner(application)
@@ -222,7 +222,7 @@ async def test_a_hub_gives_the_very_bytes_that_its_repository_gives(slices: Slic
     ("arguments", "token", "says"),
     [
         pytest.param(("eu-1",), "wrong", "needs the administrator's token", id="wrong token"),
-        pytest.param(("eu-2",), TOKEN, "cluster 'eu-2': has no slice", id="no such cluster"),
+        pytest.param(("eu-2",), TOKEN, "cluster eu-2: is not in the fleet repo and has no slice", id="no such cluster"),
         pytest.param(("eu-1", "--since", "7"), TOKEN, "has no '7'", id="no such slice"),
     ],
 )

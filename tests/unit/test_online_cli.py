@@ -143,7 +143,7 @@ async def test_status_is_the_fleet_and_what_is_wrong_at_a_glance(run: Run) -> No
         pytest.param(
             ["drift"], ["FIRST SEEN", "ConfigMap/shop/settings", "data.a", "kubectl-edit", "reverted"], id="drift"
         ),
-        pytest.param(["drift", "--cluster", "us-1"], ["no drift reported"], id="no drift there"),
+        pytest.param(["drift", "--bundle", "broken"], ["no drift reported"], id="no drift of it"),
         pytest.param(["events", "--kind", "finding"], ["KIND", "finding", "apiVersion is missing"], id="events"),
     ],
 )
@@ -153,6 +153,40 @@ async def test_a_table_shows(run: Run, arguments: list[str], told: list[str]) ->
     for text in told:
         assert text in result.stdout
     assert not any(line.endswith(" ") for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param("clusters eu1", "cluster eu1: is not in the fleet repo", id="cluster"),
+        pytest.param("cordon eu1 --reason x", "did you mean 'eu-1'?", id="to a cluster"),
+        pytest.param("cluster pause eu1 --for 2h --reason x", "did you mean 'eu-1'?", id="agent of a cluster"),
+        pytest.param("join-token eu1", "did you mean 'eu-1'? Otherwise commit a Cluster file", id="join token"),
+        pytest.param("slice log eu1", "did you mean 'eu-1'?", id="slices"),
+        pytest.param("hold shp --reason x", "did you mean 'shop'?", id="to a bundle"),
+        pytest.param("release shp --reason x", "did you mean 'shop'?", id="release"),
+        pytest.param("bundle suspend shp --reason x", "did you mean 'shop'?", id="agents of a bundle"),
+        pytest.param("bundle suspend shop --cluster eu1 --reason x", "did you mean 'eu-1'?", id="bundle's cluster"),
+        pytest.param("rollback shp --reason x", "did you mean 'shop'?", id="rollback"),
+        pytest.param("rollouts shop-99", "the newest of bundle shop is 'shop-1'", id="rollout's number"),
+        pytest.param("why shop", "the newest of bundle shop is 'shop-1'", id="a bundle is no rollout"),
+        pytest.param("why shp-1", "did you mean 'shop-1'?", id="rollout"),
+        pytest.param("why zebra", "see 'flotilla rollouts'", id="nothing is near"),
+        pytest.param("pause shp-1 --reason x", "did you mean 'shop-1'?", id="to a rollout"),
+        pytest.param("history --cluster eu1", "did you mean 'eu-1'?", id="history"),
+        pytest.param("audit --bundle shp", "did you mean 'shop'?", id="audit"),
+        pytest.param("audit --rollout shop-99", "the newest of bundle shop is 'shop-1'", id="audit of a rollout"),
+        pytest.param("drift --cluster eu1", "did you mean 'eu-1'?", id="drift"),
+        pytest.param("events --cluster eu1", "did you mean 'eu-1'?", id="events"),
+        pytest.param("notify test oncal", "see 'flotilla notify list'", id="receiver"),
+    ],
+)
+async def test_a_name_that_is_not_there_is_an_error_with_the_one_that_was_meant(
+    run: Run, arguments: str, told: str
+) -> None:
+    result = await run(*arguments.split())
+    assert result.exit_code in (1, 2)
+    assert told in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -371,13 +405,13 @@ async def test_sources_outside_the_fleet_repo_are_refreshed_by_name_or_all(run: 
     [
         pytest.param(["clusters", "nope"], "cluster nope: is not in the fleet repo", id="no such cluster"),
         pytest.param(["rollouts", "nope-1"], "rollout nope-1: does not exist", id="no such rollout"),
-        pytest.param(["pause", "nope-1", "--reason", "x"], "rollout nope-1: is not under way", id="nothing to pause"),
+        pytest.param(["pause", "nope-1", "--reason", "x"], "rollout nope-1: does not exist", id="nothing to pause"),
         pytest.param(["resume", "shop-1", "--reason", "x"], "rollout shop-1: is running: cannot resume", id="running"),
         pytest.param(["release", "shop", "--reason", "x"], "bundle shop: is not on hold", id="not on hold"),
         pytest.param(
             ["skip", "shop-1", "us-1", "--reason", "x"], "cluster us-1: is not in rollout shop-1", id="nobody to skip"
         ),
-        pytest.param(["bundle", "suspend", "nope", "--reason", "x"], "bundle nope: runs nowhere", id="no such bundle"),
+        pytest.param(["bundle", "suspend", "nope", "--reason", "x"], "bundle nope: is not in", id="no such bundle"),
         pytest.param(
             ["bundle", "suspend", "shop", "--cluster", "us-1", "--reason", "x"],
             "bundle shop: neither runs nor should run on us-1",
@@ -519,7 +553,7 @@ async def test_what_ran_where_since_when_and_by_whose_word_is_one_table(run: Run
         assert (cells[:place], cells[place + 1 : place + 3]) == (named, ["shop-1", "rest"])
         assert " ".join(cells[place + 3 :]) == "Dana: First; pause by dana: lunch"
     assert "nothing ran there" in (await run("history", "--cluster", "eu-1", "--at", "9999d")).stdout
-    assert "nothing ever ran there" in (await run("history", "--cluster", "mars")).stdout
+    assert "nothing ever ran there" in (await run("history", "--bundle", "broken")).stdout
     assert "write 7d" in (await run("history", "--at", "soon")).stderr
     found = json.loads((await run("history", "--bundle", "shop", "-o", "json")).stdout)
     [ran] = found["history"]

@@ -230,7 +230,7 @@ class Hub:
         tips = {name: self.store.ref(name) for name in ("eu-1", "us-1")}
         rows = {ClusterName(name): SimpleNamespace(commit=tip) for name, tip in tips.items()}
         application = web.Application(middlewares=[http.errors])
-        loop = cast(Loop, SimpleNamespace(slices=rows))
+        loop = cast(Loop, SimpleNamespace(slices=rows, desired=None))
         application.add_routes(Bundles(loop, store=self.store, gate=http.Gate("t0ken")).routes())
         runner = web.AppRunner(application)
         await runner.setup()
