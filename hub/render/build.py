@@ -23,7 +23,7 @@ from proto.ids import Oid, check_name
 from proto.objects import ObjectKey, blob_id, canonical
 from proto.slices import POLICY_FILE, with_membership, without_membership
 
-RENDERER_VERSION = "4"
+RENDERER_VERSION = "5"
 """Part of every key. Raised when the same inputs shall give other bytes; never by a new build of Kustomize or Helm
 alone, or an upgrade of the hub would roll out everything."""
 

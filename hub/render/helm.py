@@ -10,7 +10,7 @@ brings a Go runtime into the process that imports it, so it is imported late, in
 | hooks of install or upgrade                 | kept with their annotations: the agent makes stages of them        |
 | hooks of deletion or rollback alone         | left out, with a note: they never run                              |
 | hooks of tests alone                        | left out                                                           |
-| hooks that Helm does not know               | left out, with a note, as Helm does; `crd-install` is no hook      |
+| hooks that Helm does not know               | left out, with a note, as Helm does; `crd-install` is one of them  |
 | `kubeVersion`, `type: library`              | refused where `helm install` refuses                               |
 | values that differ with each render         | refused, unless the bundle keeps its first result (`stable`)       |
 
@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,18 +43,20 @@ _HOOK = "helm.sh/hook"
 _STAGES = frozenset({"pre-install", "post-install", "pre-upgrade", "post-upgrade"})
 _NEVER_HERE = frozenset({"pre-delete", "post-delete", "pre-rollback", "post-rollback"})
 _TESTS = frozenset({"test", "test-success"})
-_OLD_DEFINITION = "crd-install"
 _SEPARATOR = re.compile(r"\A\s+|^---\s*", re.ASCII | re.MULTILINE)
 """White space before the first manifest, and what Helm takes for the line between two, wherever it ends."""
+_PRINTED = re.compile(r"^---\n(?=# Source: )", re.MULTILINE)
+_OF_CRDS = re.compile(r"# Source: [^/\n]+/(?:charts/[^/\n]+/)*crds/")
+"""How `helm template` begins what it made of a file."""
 _ERROR_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
     """What one render made: `(where, text)` of each file of `crds/` and of each template. Helm looks for hooks in
-    templates alone; by command both come as one text, of templates."""
+    templates alone."""
 
-    definitions: tuple[tuple[str, str], ...] = ()
+    definitions: tuple[tuple[str, str], ...]
     templates: tuple[tuple[str, str], ...]
 
 
@@ -223,7 +226,7 @@ def _in_process(
         )
 
     try:
-        with Chart.load(chart) as loaded:
+        with _quiet(), Chart.load(chart) as loaded:
             _check_chart(loaded.metadata, name=name, version=version)
             _check_dependencies(loaded.metadata, loaded.dependencies, name=name)
             renders = [render(loaded)]
@@ -235,6 +238,19 @@ def _in_process(
     except HelmError as error:
         raise _failed(name, str(error), chart) from error
     return renders
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Helm's library writes to standard error by itself, values too ("Ignoring non-table value …"): nobody reads it."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_chart(metadata: Mapping[str, Any], *, name: str, version: str) -> None:
@@ -298,7 +314,9 @@ def _by_command(
             raise InvalidInput(name, f"took longer than {TIME_LIMIT_S:g} s to render", "simplify the chart") from error
     if done.returncode != 0:
         raise _failed(name, done.stderr.decode(errors="replace"), chart)
-    return _Made(templates=((f"{name} (rendered)", done.stdout.decode()),))
+    printed = [(f"{name} (rendered)", text) for text in _PRINTED.split(done.stdout.decode())]
+    definitions = tuple(one for one in printed if _OF_CRDS.match(one[1]))
+    return _Made(definitions=definitions, templates=tuple(one for one in printed if one not in definitions))
 
 
 def _failed(name: str, text: str, chart: Path) -> InvalidInput:
@@ -318,7 +336,7 @@ def _hook(manifest: plain.Manifest) -> tuple[bool, str]:
         return False, ""
     assert isinstance(metadata, Mapping)
     what = f"{manifest.where}: the hook {manifest.value.get('kind')}/{metadata.get('name')} ({hooks})"
-    if unknown := sorted(events - _STAGES - _NEVER_HERE - _TESTS - {_OLD_DEFINITION}):
+    if unknown := sorted(events - _STAGES - _NEVER_HERE - _TESTS):
         return False, f"{what} is left out, as Helm does: it knows no hook {', '.join(map(repr, unknown))}"
     if events <= _NEVER_HERE | _TESTS:
         return False, f"{what} is left out: hooks of deletion and rollback never run"

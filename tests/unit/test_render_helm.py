@@ -1,6 +1,7 @@
 """Helm charts, rendered in process."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -127,7 +128,12 @@ def test_definitions_come_as_objects_and_tell_scopes(tmp_path: Path) -> None:
         pytest.param(
             "post-install,test-failure", False, "as Helm does: it knows no hook 'test-failure'", id="Helm 2's"
         ),
-        pytest.param("crd-install", True, "", id="an old definition"),
+        pytest.param(
+            "crd-install",
+            False,
+            "is left out, as Helm does: it knows no hook 'crd-install'",
+            id="Helm 2's, of definitions",
+        ),
         pytest.param(" ", False, "is left out, as Helm does: it knows no hook ''", id="nothing"),
     ],
 )
@@ -225,6 +231,17 @@ def test_a_chart_that_renders_differently_each_time_is_refused(
     assert "spec.pinFirstRender: true" in raised.value.remedy
 
 
+def test_what_helm_writes_by_itself_nobody_reads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    values = "replicas: 1\nimage: secret-value\nlabels: {a: x}\n"
+    template = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Values.image.tag }}'}\n"
+    files = {**CHART, "values.yaml": values, "templates/deployment.yaml": template}
+    rendered = render(tmp_path, files, options={"values": {"image": {"tag": "a"}}})
+    assert "shop/ConfigMap/a.json" in rendered.files
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"again")
+    assert capfd.readouterr().err == "again"
+
+
 def test_a_chart_whose_first_result_is_kept_may_differ(tmp_path: Path) -> None:
     rendered = render(tmp_path, {**CHART, "templates/s.yaml": SECRET}, pinFirstRender=True)
     assert "shop/Secret/s.json" in rendered.files
@@ -312,9 +329,11 @@ def test_a_subchart_under_two_names_brings_its_definitions_once(tmp_path: Path) 
     assert "_cluster/CustomResourceDefinition.apiextensions.k8s.io/things.example.org.json" in rendered.files
 
 
-def test_a_definition_is_no_hook_whatever_it_says(tmp_path: Path) -> None:
-    crd = CRD.replace("{name: things", "{annotations: {helm.sh/hook: test}, name: things")
-    rendered = render(tmp_path, {**CHART, "crds/things.yaml": crd})
+@pytest.mark.parametrize("events", ["test", "crd-install"])
+def test_a_definition_is_no_hook_whatever_it_says(tmp_path: Path, events: str) -> None:
+    """Charts for Helm 2 and 3 have it in their templates too, as a hook that Helm 3 does not know."""
+    crd = CRD.replace("{name: things", f"{{annotations: {{helm.sh/hook: {events}}}, name: things")
+    rendered = render(tmp_path, {**CHART, "crds/things.yaml": crd, "templates/things.yaml": crd})
     assert "_cluster/CustomResourceDefinition.apiextensions.k8s.io/things.example.org.json" in rendered.files
 
 
@@ -355,6 +374,22 @@ def test_a_helm_on_path_is_the_other_way(tmp_path: Path, monkeypatch: pytest.Mon
     program.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
     with pytest.raises(InvalidInput, match="the chart does not render: broken"):
         render(tmp_path / "shop", CHART)
+
+
+def test_a_definition_is_no_hook_with_a_helm_on_path_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "helm_python", None)
+    crd = CRD.replace("{name: things", "{annotations: {helm.sh/hook: test}, name: things")
+    texts = {"web/charts/redis/crds/a.yaml": crd, "web/templates/crds/b.yaml": hook("b", "test")}
+    (tmp_path / "printed").write_text("".join(f"---\n# Source: {path}\n{text}\n" for path, text in texts.items()))
+    program = tmp_path / "helm"
+    program.write_text(f"#!/bin/sh\ncat {tmp_path}/printed\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    rendered = render(tmp_path / "shop", CHART)
+    assert rendered.files.keys() == {
+        "bundle.json",
+        "_cluster/CustomResourceDefinition.apiextensions.k8s.io/things.example.org.json",
+    }
 
 
 def test_values_merge_maps_and_replace_the_rest() -> None:
