@@ -84,7 +84,14 @@ def shut(turn: Turn, wave: Wave, side: str) -> str:
 
 def _not_after(found: GateState, now: float, *, time_from: float) -> GateState:
     """The clock may have been set back: nothing that was kept is from later than now."""
-    return replace(found, since=min(found.since, now), last_at=min(found.last_at, now), time_from=time_from)
+    return replace(
+        found,
+        since=min(found.since, now),
+        time_from=time_from,
+        true_since=min(found.true_since, now),
+        last_at=min(found.last_at, now),
+        votes=tuple(replace(vote, at=min(vote.at, now)) for vote in found.votes),
+    )
 
 
 def fails_at(gate: Gate, found: GateState) -> float:

@@ -78,6 +78,8 @@ from hub.state import (
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 
 P, M = Phase, MemberPhase
+_TIMES = ("moved_at", "soak_from", "last_current_at", "resumed_at")
+"""Of a member."""
 
 # --- the engine's doors -------------------------------------------------------------------------------------------
 
@@ -260,6 +262,8 @@ def empty_wave_reason(rollout: Rollout) -> str:
 
 
 def _tick(turn: Turn) -> None:
+    if not turn.settled:
+        _not_after_now(turn)
     suspension.heed_all(turn)
     if turn.phase is P.ROLLING_BACK:
         rollback.tick(turn)
@@ -268,6 +272,15 @@ def _tick(turn: Turn) -> None:
     forward.advance(turn)
     if turn.phase in (P.RUNNING, P.COMPLETED) and forward.look_around(turn):
         forward.advance(turn)
+
+
+def _not_after_now(turn: Turn) -> None:
+    """The clock may have been set back: nothing that was kept of who is under way is from later than now."""
+    for wave, tally in zip(turn.rollout.waves, list(turn.tallies), strict=True):
+        for cluster in transitions.those(turn.members, wave, tally, (*IN_FLIGHT, M.REVERTING)):
+            member = turn.members[cluster]
+            times = {name: min(getattr(member, name), turn.now) for name in _TIMES}
+            turn.put(cluster, member.phase, **times)
 
 
 def _left(turn: Turn, cluster: ClusterName) -> None:

@@ -609,6 +609,29 @@ def test_a_soak_that_the_hub_slept_through_starts_again_and_is_no_reset() -> Non
     assert hub.phase("c1") is MemberPhase.PROVEN
 
 
+def test_a_clock_that_was_set_back_makes_no_soak_longer_and_no_deadline_later() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", soak_s=30.0, failure_budget=1, min_proof=1), deadline_s=100.0))
+    hub.tick()
+    hub.report("c1")
+    hub.set_clock(-900.0)
+    for _ in range(6):
+        hub.report("c1", after_s=10.0)
+    assert [hub.phase("c1"), hub.phase("c2")] == [M.PROVEN, M.MOVING]
+    hub.tick(after_s=61.0)
+    assert (hub.phase("c2"), hub.whole()) == (M.FAILED, Phase.COMPLETED)
+
+
+def test_a_clock_that_was_set_back_lets_no_rollback_wait_longer() -> None:
+    hub = Hub(rollout(wave("one", "c1"), deadline_s=100.0))
+    hub.tick()
+    hub.say_to("rollback")
+    hub.set_clock(-900.0)
+    hub.tick(after_s=120.0)
+    assert hub.phase("c1") is M.REVERTING
+    hub.tick(after_s=1.0)
+    assert hub.whole() is Phase.ROLLBACK_FAILED
+
+
 def test_proof_without_soak_counts_at_once_even_in_the_settling_time() -> None:
     hub = Hub(rollout(wave("one", "c1")))
     hub.tick()
