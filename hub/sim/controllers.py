@@ -28,12 +28,13 @@ import anyio
 import orjson
 
 from hub.sim import children, schedules, workloads
-from hub.sim.api import Api, Options
+from hub.sim.api import Api
 from hub.sim.kinds import Kind
 from hub.sim.owners import Item, Owners
 from hub.sim.status import ApiError
 from hub.sim.store import Event, Table
 from hub.sim.workloads import Behaviour, Json, State
+from hub.sim.writes import Options
 
 MANAGER: Final = "kube-controller-manager"
 OPTIONS: Final = Options(manager=MANAGER, user="system:kube-controller-manager")
@@ -86,13 +87,13 @@ class Controllers:
 
     def start(self) -> None:
         """Listen to writes; what is there already is due."""
-        self.api.collects_garbage = True
+        self.api.writes.collects_garbage = True
         self.api.store.listeners.append(self._heard)
         self.look_again()
 
     def stop(self) -> None:
         self.api.store.listeners.remove(self._heard)
-        self.api.collects_garbage = False
+        self.api.writes.collects_garbage = False
 
     def look_again(self) -> None:
         """Everything is due: at the start, and after a change of `behaviour`."""

@@ -1,6 +1,6 @@
 """Does a manifest fit its schema: what server-side apply refuses as an internal error, and what JSON cannot be read.
 
-Next: `api` refuses with these words. All of it is pure.
+Next: `decode` refuses with these words. All of it is pure.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,6 +1,7 @@
 """Which kinds the simulated server serves: the built-in ones and those of CustomResourceDefinitions.
 
-A definition counts from its creation to its deletion. Next: `api` looks kinds up by path, `discovery` lists them.
+A definition counts from its creation to its deletion, as its status says. Next: `api` looks kinds up by path,
+`discovery` lists them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -118,3 +119,28 @@ def _custom(spec: Mapping[str, Any], version: Mapping[str, Any]) -> Kind:
     )
     node = schema.schemas().from_crd((version.get("schema") or {}).get("openAPIV3Schema") or {"type": "object"})
     return Kind(info=info, node=node, custom=True)
+
+
+def unestablished(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Pure: the status of a definition that nobody looked at yet."""
+    stored = [version["name"] for version in definition["spec"].get("versions") or () if version.get("storage")]
+    return {"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored}
+
+
+def established(definition: Mapping[str, Any], *, now: str) -> dict[str, Any]:
+    """Pure: the status of a definition that is served."""
+    names, status = definition["spec"]["names"], definition.get("status") or {}
+    stored = list(status.get("storedVersions") or ())
+    storage = next(version["name"] for version in definition["spec"]["versions"] if version.get("storage"))
+    conditions = status.get("conditions") or [
+        {"type": type_, "status": "True", "lastTransitionTime": now, "reason": reason, "message": message}
+        for type_, reason, message in (
+            ("NamesAccepted", "NoConflicts", "no conflicts found"),
+            ("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+        )
+    ]
+    return {
+        "conditions": conditions,
+        "acceptedNames": {"singular": names.get("singular") or names["kind"].lower(), **names},
+        "storedVersions": stored if storage in stored else [*stored, storage],
+    }

@@ -3,7 +3,7 @@
 Evaluated are: resource rules and selectors of a policy and of its binding, match conditions, variables, validations,
 and the action Deny. Not evaluated: params, authorizer, audit, and the costs of expressions. An expression that cannot
 be evaluated denies, unless `failurePolicy` is Ignore.
-Assumes that `api` calls this after the mutating admission. Source: kubernetes.io, Validating Admission Policy.
+Assumes that `writes` calls this after the mutating admission. Source: kubernetes.io, Validating Admission Policy.
 """
 
 from collections.abc import Iterator, Mapping

@@ -9,10 +9,11 @@ paths that are no resource, and escalation by writing roles.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from hub.sim.api import Api, Options
+from hub.sim.api import Api
 from hub.sim.server import Access, User, service_account
 from hub.sim.status import ApiError
 from hub.sim.store import Record, Table
+from hub.sim.writes import Options
 
 GROUP: Final = "rbac.authorization.k8s.io"
 MASTERS: Final = "system:masters"

@@ -1,4 +1,4 @@
-"""A write on its way to the store, as admission sees it. Next: `admission` and `policies` judge it, `api` asks them."""
+"""A write on its way to the store, as admission sees it. Next: `writes` asks `admission` and `policies`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -6,7 +6,7 @@
     CRDs            one version is stored, names are whole
     pod templates   one type per volume and probe, value or valueFrom, labels that the selector selects
 
-All of it is pure. Next: `api` calls these at each write, before it stores.
+All of it is pure. Next: `decode` and `writes` call these at each write.
 """
 
 import base64

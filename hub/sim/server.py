@@ -23,11 +23,12 @@ import orjson
 from aiohttp import web
 
 from hub.openapi import schema
-from hub.sim import api, discovery, selectors, status, watch
-from hub.sim.api import Api, Options, PatchType
+from hub.sim import discovery, forms, selectors, status, watch
+from hub.sim.api import Api, PatchType
 from hub.sim.kinds import Kind
 from hub.sim.status import ApiError
 from hub.sim.store import Key, Store
+from hub.sim.writes import Options
 
 _TRUE: Final = frozenset({"true", "1", "True"})
 _PATCHES: Final[Mapping[str, PatchType]] = {
@@ -305,7 +306,7 @@ class SimServer:
             case "GET", True:
                 self._check(user, "get", target)
                 answer = self.api.get(kind, key)
-                answer = api.scale_of(answer) if target.subresource == "scale" else answer
+                answer = forms.scale_of(answer) if target.subresource == "scale" else answer
             case "GET", False:
                 self._check(user, "list", target)
                 answer = self.api.list_(
@@ -470,9 +471,9 @@ def _shaped(answer: dict[str, Any], request: web.BaseRequest) -> dict[str, Any]:
             "kind": "PartialObjectMetadataList",
             "apiVersion": "meta.k8s.io/v1",
             "metadata": answer["metadata"],
-            "items": [api.metadata_only(item) for item in answer["items"]],
+            "items": [forms.metadata_only(item) for item in answer["items"]],
         }
-    return api.metadata_only(answer)
+    return forms.metadata_only(answer)
 
 
 def _deleted(kind: Kind, obj: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Every write takes the next resourceVersion and becomes one event of its kind's log. A log keeps the last events only:
 who asks for older ones is told that they are gone (410), as after `forget`, which is what a restart does to a cache.
-Assumes one event loop: nothing here awaits. Next: `api` decides what is written, `watch` reads the logs.
+Assumes one event loop: nothing here awaits. Next: `writes` decides what is stored, `watch` reads the logs.
 """
 
 from collections.abc import Callable, Iterator, Mapping

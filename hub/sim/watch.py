@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio
 import orjson
 
-from hub.sim import api, status
+from hub.sim import forms, status
 from hub.sim.kinds import Kind
 from hub.sim.selectors import Selector
 from hub.sim.store import Event, Log, Store
@@ -44,7 +44,7 @@ async def lines(store: Store, asked: Asked, *, bookmark_s: float = BOOKMARK_S) -
     log = store.log(asked.kind.table)
     # A restart leaves no log of before: the client finds out by asking anew.
     shape: Callable[[dict[str, Any]], dict[str, Any]] = (
-        api.metadata_only if asked.metadata_only else lambda obj: api.as_version(obj, asked.kind)
+        forms.metadata_only if asked.metadata_only else lambda obj: forms.as_version(obj, asked.kind)
     )
     fresh = asked.initial_events or asked.revision in ("", "0")
     if fresh:

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from hub.openapi.schema import schemas
-from hub.sim.api import Api, Options
+from hub.sim.api import Api
 from hub.sim.controllers import Controllers
 from hub.sim.store import Store
+from hub.sim.writes import Options
 from tests.real import ApiServer, wait_until
 
 pytestmark = pytest.mark.real

@@ -7,11 +7,12 @@ import pytest
 import yaml
 
 from hub.sim import schedules, workloads
-from hub.sim.api import Api, Options
+from hub.sim.api import Api
 from hub.sim.controllers import Controllers
 from hub.sim.status import ApiError
 from hub.sim.store import Store
 from hub.sim.workloads import Behaviour, pod_state
+from hub.sim.writes import Options
 
 DEPLOYMENT = """
 apiVersion: apps/v1

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from hub.sim.api import Api, Options
+from hub.sim.api import Api
 from hub.sim.status import ApiError
 from hub.sim.store import Store
+from hub.sim.writes import Options
 
 GROUP = "admissionregistration.k8s.io/v1"
 ELSEWHERE = {"matchExpressions": [{"key": "x", "operator": "Exists"}]}

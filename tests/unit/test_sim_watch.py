@@ -9,9 +9,10 @@ import orjson
 import pytest
 
 from hub.sim import discovery, selectors, watch
-from hub.sim.api import Api, Options
+from hub.sim.api import Api
 from hub.sim.server import SimServer, User
 from hub.sim.store import Store
+from hub.sim.writes import Options
 
 
 def config(name: str, **labels: str) -> dict[str, Any]:
