@@ -10,8 +10,8 @@
 | a commit     | itself, once the branch has it: a host may serve commits that nobody of the project ever saw   |
 
 A tip that does not descend from the last one is a rewritten history: it is refused until a person accepts it, at each
-fetch again. `fetch` blocks and runs in a worker process (`hub.worker`); every part of it can be repeated. Next:
-`sources` reads the commit.
+fetch again. `fetch` blocks and runs in a worker process (`hub.worker`); every part of it can be repeated. `upkeep`
+keeps the mirror small. Next: `sources` reads the commit.
 """
 
 import re
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub.repo import remote, verification
+from hub.repo import remote, upkeep, verification
 from hub.repo.remote import Remote, Ssh
 from hub.repo.verification import NOBODY_LOOKS, Verification
 from proto.errors import InvalidInput, Permanent, Refused, Transient
@@ -76,6 +76,7 @@ def fetch(
     remote.set_up()
     try:
         repo = _open(mirror, ref)
+        upkeep.tidy(repo)
         _delete(repo, _FETCHED)
         with remote.trusting(ssh):
             _fetch(repo, there, ref, shown=shown)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from hub.slices import packs
+from hub import packs
 from hub.slices.gitstore import GitStore
 from proto import git_bundle
 from proto.errors import InvalidInput

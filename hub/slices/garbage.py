@@ -17,7 +17,8 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub.slices import packs, trees
+from hub import packs
+from hub.slices import trees
 from proto.errors import Permanent
 from proto.ids import Oid
 from proto.slices import predecessor

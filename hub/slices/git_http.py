@@ -28,7 +28,8 @@ import anyio
 import anyio.to_thread
 from aiohttp import web
 
-from hub.slices import git_protocol, packs, shallow
+from hub import packs
+from hub.slices import git_protocol, shallow
 from hub.slices.gitstore import GitStore
 from hub.slices.shallow import Cut
 from proto.errors import FlotillaError, InvalidInput, Permanent, ProtocolError, Refused, TooLarge, Transient

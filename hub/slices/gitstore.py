@@ -24,7 +24,8 @@ from typing import Self, TypeVar
 import pygit2
 from pygit2.enums import ObjectType
 
-from hub.slices import packs, refs, trees
+from hub import packs
+from hub.slices import refs, trees
 from hub.slices.lru import Lru
 from hub.slices.packed import Found, Packed
 from hub.slices.trees import KeySets, TreeEntry

@@ -12,7 +12,7 @@ the lock). Next module: `gitstore`.
 from collections.abc import Mapping
 from pathlib import Path
 
-from hub.slices import packs
+from hub import packs
 from proto.ids import Oid
 
 MANY = 50

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hub.slices import garbage, packs
+from hub import packs
+from hub.slices import garbage
 from hub.slices.compose import HISTORY_S
 from hub.slices.gitstore import GitStore
 from proto.errors import Permanent

@@ -18,7 +18,8 @@ from aiohttp import web
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hub.slices import garbage, git_http, packs
+from hub import packs
+from hub.slices import garbage, git_http
 from hub.slices.git_protocol import FLUSH, Fetch, ListRefs, Mark, packet, packets, parse_v0, parse_v2, side_band
 from hub.slices.trees import subtree
 from proto.errors import Permanent, ProtocolError, Transient

@@ -10,7 +10,8 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from hub.slices import compose, packs
+from hub import packs
+from hub.slices import compose
 from hub.slices.carrier import Carrier
 from hub.slices.gitstore import MAX_PACKS, GitStore
 from hub.slices.lru import Lru
@@ -439,7 +440,8 @@ def test_leftovers_of_a_kill_are_swept_and_never_read(store: GitStore) -> None:
 _KILLED_AT_EVERY_STEP = """
 import os, sys
 from pathlib import Path
-from hub.slices import gitstore, packs, refs, trees
+from hub import packs
+from hub.slices import gitstore, refs, trees
 
 verb, base = sys.argv[1], Path(sys.argv[2])
 gitstore.MAX_PACKS = 3

@@ -11,7 +11,8 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from hub.repo import remote, sync
+from hub import packs
+from hub.repo import remote, sync, upkeep
 from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
 from tests import served
@@ -67,6 +68,64 @@ def test_upstream_can_be_a_path_or_a_file_address(
     monkeypatch.chdir(tmp_path)
     address = {"path": str(tmp_path / "up"), "file": f"file://{tmp_path}/up", "relative": "up"}[form]
     assert sync.fetch(mirror, address, "main").commit == tip
+
+
+def test_packs_stay_few_though_each_fetch_brings_one_and_all_of_the_history_stays(
+    upstream: Upstream, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "MAX_PACKS", 4)
+    commits, counts = [], []
+    for number in range(20):
+        commits.append(upstream.commit(f"commit {number}"))
+        assert sync.fetch(mirror, str(upstream.path), "main").commit == commits[-1]
+        counts.append(len(packs.packs(mirror / "objects/pack")))
+    assert max(counts) <= 5
+    repo = pygit2.Repository(str(mirror))
+    assert [str(commit.id) for commit in repo.walk(commits[-1])] == commits[::-1]
+    assert [repo[commit].peel(pygit2.Tree)["file"].data for commit in commits] == [  # type: ignore[union-attr]
+        f"commit {number}".encode() for number in range(20)
+    ]
+    assert {file.suffix for file in (mirror / "objects/pack").iterdir()} == {".pack", ".idx"}
+
+
+def test_who_reads_the_mirror_meanwhile_finds_what_moved_to_another_pack(
+    upstream: Upstream, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "MAX_PACKS", 2)
+    commits = []
+    for number in range(3):
+        commits.append(upstream.commit(f"commit {number}"))
+        sync.fetch(mirror, str(upstream.path), "main")
+    reader = pygit2.Repository(str(mirror))
+    assert commits[-1] in reader
+    upstream.commit("more")
+    sync.fetch(mirror, str(upstream.path), "main")
+    assert [str(commit.id) for commit in reader.walk(commits[-1])] == commits[::-1]
+
+
+def test_what_a_killed_fetch_left_in_the_mirror_goes_with_the_next_one(upstream: Upstream, mirror: Path) -> None:
+    upstream.commit("one")
+    sync.fetch(mirror, str(upstream.path), "main")
+    before = sorted((mirror / "objects/pack").iterdir())
+    for name in ("pack_git2_a93e1df012b99d06", "tmp_pack_x", "pack-1.idx.lock"):
+        (mirror / "objects/pack" / name).write_bytes(b"half a pack")
+    (mirror / "objects/pack/tmp_merged").mkdir()
+    (mirror / "objects/pack/tmp_merged/pack-1.pack").write_bytes(b"half a pack")
+    sync.fetch(mirror, str(upstream.path), "main")
+    assert sorted((mirror / "objects/pack").iterdir()) == before
+
+
+def test_packs_that_cannot_be_merged_keep_nobody_from_fetching(
+    upstream: Upstream, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "MAX_PACKS", 0)
+    upstream.commit("one")
+    sync.fetch(mirror, str(upstream.path), "main")
+    (index,) = (mirror / "objects/pack").glob("*.idx")
+    (index.with_name("pack-broken.idx")).write_bytes(b"no index")
+    (index.with_name("pack-broken.pack")).write_bytes(b"no pack")
+    tip = upstream.commit("two")
+    assert sync.fetch(mirror, str(upstream.path), "main").commit == tip
 
 
 def test_a_repository_of_another_user_is_read(upstream: Upstream, mirror: Path) -> None:

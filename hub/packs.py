@@ -6,7 +6,7 @@ unlinked first, so a pack appears whole and goes whole,
     unlink .idx → unlink .pack
 
 and a kill at any point leaves at most files that no reader looks at, which `sweep` removes. Assumes one writer at a
-time (`gitstore` holds the lock). Next module: `gitstore`.
+time. Next: `slices.gitstore`, which holds the lock; `repo.upkeep` of the mirror.
 """
 
 import struct
@@ -18,7 +18,7 @@ import pygit2
 
 from proto.errors import FlotillaError, Permanent, Transient
 from proto.ids import Oid
-from proto.packfile import UNFINISHED
+from proto.packfile import UNFINISHED as UNFINISHED
 from proto.packfile import Unfinished as Unfinished
 from proto.packfile import sync_folder as sync_folder
 from proto.packfile import write as write
@@ -56,7 +56,7 @@ def oids(pack: Path) -> Iterator[Oid]:
     """The ids of all objects in a pack, from its index. Raises Permanent when that is not one."""
     data = pack.with_suffix(".idx").read_bytes()
     if not data.startswith(INDEX_MAGIC) or len(data) < INDEX_OIDS_AT:
-        raise Permanent(f"pack index {pack.stem}", "is not a version 2 index", "run 'git fsck' on the slice repository")
+        raise Permanent(f"pack index {pack.stem}", "is not a version 2 index", "run 'git fsck' on its repository")
     (count,) = struct.unpack_from(">I", data, INDEX_OIDS_AT - 4)
     for at in range(INDEX_OIDS_AT, INDEX_OIDS_AT + 20 * count, 20):
         yield Oid(data[at : at + 20].hex())
