@@ -6,8 +6,9 @@ from pathlib import Path
 
 import anyio
 
+from hub.sim.access import User
 from hub.sim.controllers import Controllers
-from hub.sim.server import SimServer, User
+from hub.sim.server import SimServer
 from hub.sim.workloads import Behaviour
 
 

@@ -3,10 +3,11 @@
 Next: `server` answers with these under /api and /apis.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hub.openapi.schema import ResourceInfo
+from hub.sim.status import NoSuchGroup
 
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
@@ -114,3 +115,28 @@ def resources(infos: Iterable[ResourceInfo], group: str, version: str) -> dict[s
         return None
     name = f"{group}/{version}" if group else version
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": listed}
+
+
+def document(parts: Sequence[str], infos: Sequence[ResourceInfo], *, wants_all: bool) -> Mapping[str, Any] | None:
+    """Pure: the document at a path, aggregated if `wants_all`; None when no document has such a path. Raises
+    NoSuchGroup."""
+    match parts:
+        case ["api"] if wants_all:
+            return aggregated(info for info in infos if not info.group)
+        case ["apis"] if wants_all:
+            return aggregated(info for info in infos if info.group)
+        case ["api"]:
+            return {"kind": "APIVersions", "versions": ["v1"]}
+        case ["apis"]:
+            return groups(infos)
+        case ["api", version]:
+            found: Mapping[str, Any] | None = resources(infos, "", version)
+        case ["apis", name]:
+            found = group(infos, name)
+        case ["apis", name, version]:
+            found = resources(infos, name, version)
+        case _:
+            return None
+    if found is None:
+        raise NoSuchGroup
+    return found

@@ -2,15 +2,15 @@
 
 Set `SimServer.authorize` to an `Rbac`. Members of system:masters may do everything; everybody else what a ClusterRole
 or Role says that is bound to the user, to one of the groups or to the service account. `install` writes the
-ClusterRoles that people bind. Who acts as somebody else needs the verb `impersonate`, see `server`. Not evaluated:
+ClusterRoles that people bind. Who acts as somebody else needs the verb `impersonate`, see `access`. Not evaluated:
 paths that are no resource, and escalation by writing roles.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from hub.sim.access import Access, User, service_account
 from hub.sim.api import Api
-from hub.sim.server import Access, User, service_account
 from hub.sim.status import ApiError
 from hub.sim.store import Record, Table
 from hub.sim.writes import Options
@@ -30,7 +30,7 @@ _PLAIN: Final = {
 
 
 class Rbac:
-    """An `Authorize` of `server`."""
+    """An `Authorize` of `access`."""
 
     def __init__(self, api: Api) -> None:
         self._api = api

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from hub.sim import faults
+from hub.sim.access import User, service_account
 from hub.sim.admission import Denial, Mutation, Quota, Scope
 from hub.sim.faults import Faults
 from hub.sim.rbac import Rbac
-from hub.sim.server import SimServer, User, service_account
+from hub.sim.server import SimServer
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 

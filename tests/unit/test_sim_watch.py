@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from hub.sim import discovery, selectors, watch
+from hub.sim.access import User
 from hub.sim.api import Api
-from hub.sim.server import SimServer, User
+from hub.sim.server import SimServer
 from hub.sim.store import Store
 from hub.sim.writes import Options
 
