@@ -5,6 +5,7 @@ commit: it is shown as it is, never read as markup.
 """
 
 import http.client
+import itertools
 import json
 import os
 import urllib.error
@@ -17,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 TIMEOUT_S = 20.0
 DEFAULT_HUB = "http://127.0.0.1:8470"
 
-_FOLDED = frozenset({"WHAT", "WHY", "REASON", "SINCE (UTC)", "UNTIL"})
-"""Columns that take several lines where a terminal is narrow; words of the others are never broken."""
+_LEAST_FOLDED = 30
+"""A last column that is wider than the terminal leaves is folded there if it has so much room, else it goes below."""
 _STYLES = {
     "Current": "green",
     "completed": "green",
@@ -164,22 +167,45 @@ def print_json(value: Any, output: str) -> bool:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table; a terminal that is too narrow has what does not fit below each row, for nothing is ever cut off."""
     cells = [[str(cell) for cell in row] for row in rows]
     console = Console()
     if not cells:
         click.secho(empty, dim=True)
         return
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
     if not console.is_terminal:
-        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
         for line in (columns, *cells):
             click.echo("  ".join(map(str.ljust, line, widths)).rstrip())
         return
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=column not in _FOLDED, overflow="fold")
+    ends = [end - 2 for end in itertools.accumulate(width + 2 for width in widths)]
+    fit = sum(end <= console.width for end in ends) or 1
+    if fit >= len(columns) - 1 and console.width - ends[-1] + widths[-1] >= min(_LEAST_FOLDED, widths[-1]):
+        table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+        for column in columns:
+            table.add_column(column, no_wrap=column != columns[-1], overflow="fold")
+        for row in cells:
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        console.print(table)
+        return
+    _print_line(console, [Text(column, style="bold") for column in columns[:fit]], widths)
     for row in cells:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    console.print(table)
+        _print_line(console, [Text(cell, style=_STYLES.get(cell, "")) for cell in row[:fit]], widths)
+        below = [
+            Text.assemble((f"{column} ", "dim"), (cell, _STYLES.get(cell, "")))
+            for column, cell in zip(columns[fit:], row[fit:], strict=True)
+            if cell
+        ]
+        if below:
+            console.print(Padding(Text("  ").join(below), (0, 0, 0, 2), expand=False))
+
+
+def _print_line(console: Console, cells: Sequence[Text], widths: Sequence[int]) -> None:
+    for cell, width in zip(cells, widths, strict=False):
+        cell.pad_right(width - cell.cell_len)
+    line = Text("  ").join(cells)
+    line.rstrip()
+    console.print(line, soft_wrap=True)
 
 
 def ago(time: str) -> str:

@@ -76,13 +76,13 @@ def log(cluster: str, number: int, output: str, history: History) -> None:
             entry["seq"],
             entry["commit"][:12],
             entry["time"],
-            telling.printable(entry["change"]),
             *(", ".join(entry["trailers"].get(name, ())) for name in ("Wave", "Rollout")),
             ", ".join(value[:12] for value in entry["trailers"].get("Source-Revision", ())),
+            telling.printable(entry["change"]),
         )
         for entry in entries
     ]
-    asking.print_table(("SEQ", "COMMIT", "TIME", "WHAT", "WAVE", "ROLLOUT", "REVISION"), rows, empty="no slice")
+    asking.print_table(("SEQ", "COMMIT", "TIME", "WAVE", "ROLLOUT", "REVISION", "WHAT"), rows, empty="no slice")
 
 
 @slice_.command(

@@ -90,8 +90,8 @@ def test_the_log_has_every_slice_with_its_trailers_across_checkpoints(repo: Path
     assert found[2]["time"] == "2023-11-14T22:13:20Z"
     assert found[2]["change"] == "shop at 1234567890ab"
     text = slice_(repo, "log", "eu-1").stdout.splitlines()
-    assert text[0].split() == ["SEQ", "COMMIT", "TIME", "WHAT", "WAVE", "ROLLOUT", "REVISION"]
-    assert text[3].split()[-3:] == ["canary", "shop-1", "1234567890ab"]
+    assert text[0].split() == ["SEQ", "COMMIT", "TIME", "WAVE", "ROLLOUT", "REVISION", "WHAT"]
+    assert text[3].split()[3:] == ["canary", "shop-1", "1234567890ab", "shop", "at", "1234567890ab"]
     assert len(log(repo, "--number", "2")) == 2
 
 
