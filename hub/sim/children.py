@@ -5,11 +5,13 @@ what selects by label finds those, too. Next: `controllers` creates them.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hub.sim.store import Table
 from hub.sim.workloads import Json, finished
+
+_REVISION = "deployment.kubernetes.io/revision"
 
 
 def _owned(obj: Mapping[str, Any], name: str, labels: Mapping[str, str]) -> Json:
@@ -26,15 +28,22 @@ def _owned(obj: Mapping[str, Any], name: str, labels: Mapping[str, str]) -> Json
     return {**metadata, "labels": dict(labels)} if labels else metadata
 
 
-def replica_set(deployment: Mapping[str, Any], name: str) -> Json:
-    """Pure: the ReplicaSet of a Deployment's present template, whose hash is `name`."""
+def replica_set(deployment: Mapping[str, Any], name: str, others: Iterable[Mapping[str, Any]]) -> Json:
+    """Pure: the ReplicaSet of a Deployment's present template, whose hash is `name`: its revision is past those of
+    `others`, the Deployment's ReplicaSets so far."""
     spec, template = deployment["spec"], deployment["spec"]["template"]
+    whole = f"{deployment['metadata']['name']}-{name}"
+    numbers = {
+        one["metadata"]["name"]: int((one["metadata"].get("annotations") or {}).get(_REVISION, 0)) for one in others
+    }
+    past = max((number for other, number in numbers.items() if other != whole), default=0)
+    annotations = {_REVISION: str(max(past + 1, numbers.get(whole, 0)))}
     labels = {**(template.get("metadata") or {}).get("labels", {}), "pod-template-hash": name}
     selector = spec["selector"]
     return {
         "apiVersion": "apps/v1",
         "kind": "ReplicaSet",
-        "metadata": _owned(deployment, f"{deployment['metadata']['name']}-{name}", labels),
+        "metadata": {**_owned(deployment, whole, labels), "annotations": annotations},
         "spec": {
             "replicas": spec.get("replicas", 1),
             "selector": {**selector, "matchLabels": {**selector.get("matchLabels", {}), "pod-template-hash": name}},

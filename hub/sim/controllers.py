@@ -254,14 +254,14 @@ class Controllers:
 
     def _sets(self, obj: Json, name: str) -> None:
         """One ReplicaSet for each template that there was; the older ones are empty."""
-        wanted = children.replica_set(obj, name)
-        self._ensure(("apps", "replicasets"), wanted)
-        for item in self._owners.dependents(obj):
-            record = self.api.store.get(*item)
-            if item[0] == ("apps", "replicasets") and item[1][1] != wanted["metadata"]["name"] and record is not None:
-                old = record.read()
-                if old["spec"].get("replicas"):
-                    self._put(item, {**old, "spec": {**old["spec"], "replicas": 0}})
+        table = ("apps", "replicasets")
+        found = [(item, self.api.store.get(*item)) for item in self._owners.dependents(obj) if item[0] == table]
+        sets = {item: record.read() for item, record in found if record is not None}
+        wanted = children.replica_set(obj, name, sets.values())
+        self._ensure(table, wanted)
+        for item, old in sets.items():
+            if item[1][1] != wanted["metadata"]["name"] and old["spec"].get("replicas"):
+                self._put(item, {**old, "spec": {**old["spec"], "replicas": 0}})
 
     def _replica_set(self, item: Item, obj: Json) -> float | None:
         state, age_s, name = self._template(obj)

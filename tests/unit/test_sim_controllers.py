@@ -112,6 +112,20 @@ def test_a_deployment_has_a_replica_set_and_pods_that_go_with_it() -> None:
     assert cluster.all("Pod") == []
 
 
+def test_the_replica_set_of_the_present_template_has_the_newest_revision_also_when_it_was_there_before() -> None:
+    cluster = Cluster()
+    for image, numbers in (("web:1", ["1"]), ("web:2", ["1", "2"]), ("web:2", ["1", "2"]), ("web:1", ["2", "3"])):
+        cluster.apply(DEPLOYMENT.replace("web:1", image))
+        sets = {
+            found["metadata"]["annotations"]["deployment.kubernetes.io/revision"]: found
+            for found in cluster.all("ReplicaSet")
+        }
+        assert sorted(sets) == numbers
+        [container] = sets[numbers[-1]]["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == image
+        assert [found["spec"]["replicas"] for found in sets.values()].count(2) == 1
+
+
 def test_a_pod_that_somebody_deletes_comes_back() -> None:
     cluster = Cluster()
     cluster.apply(DEPLOYMENT)
