@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from hub import scratch
-from hub.render import objects, plain, stable, variables
+from hub.render import helm_errors, objects, plain, stable, variables
 from hub.repo import versions, yaml_reader
 from proto.errors import InvalidInput, Permanent
 
@@ -48,7 +48,6 @@ _SEPARATOR = re.compile(r"\A\s+|^---\s*", re.ASCII | re.MULTILINE)
 _PRINTED = re.compile(r"^---\n(?=# Source: )", re.MULTILINE)
 _OF_CRDS = re.compile(r"# Source: [^/\n]+/(?:charts/[^/\n]+/)*crds/")
 """How `helm template` begins what it made of a file."""
-_ERROR_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,8 +319,8 @@ def _by_command(
 
 
 def _failed(name: str, text: str, chart: Path) -> InvalidInput:
-    cause = text.replace(str(chart), name).strip()[:_ERROR_CHARACTERS]
-    return InvalidInput(name, f"the chart does not render: {cause}", "fix the chart or its values")
+    where, cause = helm_errors.told(text, chart=chart, name=name)
+    return InvalidInput(where, f"the chart does not render: {cause}", "fix the chart or its values")
 
 
 def _hook(manifest: plain.Manifest) -> tuple[bool, str]:

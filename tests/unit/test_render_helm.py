@@ -302,6 +302,56 @@ def test_what_is_wrong_is_named(tmp_path: Path, files: dict[str, str], options: 
     assert str(tmp_path) not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("template", "place", "told"),
+    [
+        pytest.param("a: b\n{{ .Values.a.b.c }}", "templates/x.yaml:2", "nil pointer", id="a template"),
+        pytest.param('{{ include "no" . }}', "templates/x.yaml:1", "no template", id="what it includes is not there"),
+        pytest.param('{{ include "bad" . }}', "templates/_bad.tpl:2", "nil pointer", id="of two the one that failed"),
+        pytest.param('{{ include "redis" . }}', "charts/redis/templates/_h.tpl:1", "nil pointer", id="of a subchart"),
+        pytest.param('{{ fail "/etc/passwd:1 x/../y:2" }}', "templates/x.yaml:1", "passwd", id="no file of the chart"),
+    ],
+)
+def test_a_chart_that_does_not_render_is_told_at_its_templates_line(
+    tmp_path: Path, template: str, place: str, told: str
+) -> None:
+    files = {
+        **CHART,
+        "templates/x.yaml": template,
+        "templates/_bad.tpl": '{{ define "bad" }}\n{{ .Values.a.b.c }}{{ end }}',
+        "charts/redis/Chart.yaml": "apiVersion: v2\nname: redis\nversion: 1.0.0\n",
+        "charts/redis/templates/_h.tpl": '{{ define "redis" }}{{ .Values.a.b.c }}{{ end }}',
+    }
+    with pytest.raises(InvalidInput) as caught:
+        render(tmp_path / "shop", files)
+    assert caught.value.thing == f"bundle shop: bundles/shop/{place}"
+    assert told in caught.value.cause
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param("{{ tpl (print .Values.password `{{`) . }}", id="half a template"),
+        pytest.param("{{ tpl (print .Values.password `{{ .a.b.c }}`) . }}", id="a template that fails"),
+        pytest.param("{{ range .Values.password }}{{ end }}", id="no list"),
+        pytest.param('{{ semverCompare .Values.password "1.0" }}', id="no range of versions"),
+        pytest.param('{{ mustToDate "2006-01-02" .Values.password }}', id="no date"),
+        pytest.param("{{ mustDateModify .Values.password now }}", id="no duration"),
+        pytest.param('{{ mustRegexMatch (print "[" .Values.password) "x" }}', id="no pattern"),
+        pytest.param('{{ urlParse (print ":" .Values.password "%zz") }}', id="no address"),
+        pytest.param(None, id="against the schema"),
+    ],
+)
+def test_no_value_of_a_chart_is_in_an_error(tmp_path: Path, template: str | None) -> None:
+    files = {**CHART, "templates/x.yaml": template or "a: b"}
+    if template is None:
+        files["values.schema.json"] = '{"properties": {"password": {"pattern": "^[0-9]+$"}}}'
+    with pytest.raises(InvalidInput, match="the chart does not render") as caught:
+        render(tmp_path / "shop", files, options={"values": {"password": 'hunter2 it\'s "mine"'}})
+    assert "hunter2" not in str(caught.value)
+    assert "mine" not in str(caught.value)
+
+
 def test_a_subchart_in_the_folder_is_used_with_its_definitions(tmp_path: Path) -> None:
     files = {
         **CHART,
