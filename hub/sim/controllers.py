@@ -13,33 +13,28 @@
 | any, with owners                 | deleted when no owner is left, before or after it as the deletion asked for   |
 
 Level-triggered: a write marks its object, and whoever the object belongs to, as due; whatever is due is looked at anew.
-All writes are by manager kube-controller-manager, through `api`, so that they own fields and move versions as real ones
-do. `children` and `workloads` (pure) say what is written. Run it as a task beside `SimServer.serving`. Longer than
-other modules because it has one short method for each kind.
+`children` and `workloads` (pure) say what is written, `garbage` what is deleted, `client` writes it as
+kube-controller-manager. Run it as a task beside `SimServer.serving`.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import orjson
 
-from hub.sim import children, schedules, workloads
+from hub.sim import children, client, schedules, workloads
 from hub.sim.api import Api
-from hub.sim.kinds import Kind
+from hub.sim.client import Client
+from hub.sim.garbage import Garbage
 from hub.sim.owners import Item, Owners
 from hub.sim.status import ApiError
 from hub.sim.store import Event, Table
 from hub.sim.workloads import Behaviour, Json, State
-from hub.sim.writes import Options
 
-MANAGER: Final = "kube-controller-manager"
-OPTIONS: Final = Options(manager=MANAGER, user="system:kube-controller-manager")
-FOREGROUND: Final = "foregroundDeletion"
-ORPHAN: Final = "orphan"
 AGAIN_S: Final = 1.0
 """After a write that was refused, for example by an injected admission hook."""
 
@@ -58,6 +53,8 @@ class Controllers:
         self._since: dict[tuple[str, str], float] = {}
         """When a template of an object was first seen, by uid and hash."""
         self._owners = Owners()
+        self._client = Client(api)
+        self._garbage = Garbage(self._client, self._owners)
         self._reconcilers: Mapping[Table, Callable[[Item, Json], float | None]] = {
             ("", "namespaces"): self._namespace,
             ("", "services"): self._service,
@@ -137,97 +134,15 @@ class Controllers:
 
     def _reconcile(self, item: Item) -> float | None:
         table, key = item
-        record = self.api.store.get(table, key)
-        if record is None:
+        obj = self._client.read(item)
+        if obj is None:
             if table == ("", "services"):
-                self._delete((("", "endpoints"), key))
+                self._client.delete((("", "endpoints"), key))
             return None
-        obj = record.read()
-        if self._collect(item, obj):
-            return None
-        if obj["metadata"].get("deletionTimestamp"):
-            self._unprotect(item, obj)
+        if self._garbage.collect(item, obj):
             return None
         reconciler = self._reconcilers.get(table)
         return reconciler(item, obj) if reconciler else None
-
-    def _unprotect(self, item: Item, obj: Json) -> None:
-        """Let a volume or claim go that is being deleted, once no Pod uses it."""
-        (table, (namespace, name)), metadata = item, obj["metadata"]
-        finalizers = metadata.get("finalizers") or ()
-        if PROTECTION.get(table) not in finalizers:
-            return
-        pods = self.api.store.items(("", "pods"), namespace) if namespace else ()
-        volumes = (volume for _, pod in pods for volume in pod.read()["spec"].get("volumes") or ())
-        if all((volume.get("persistentVolumeClaim") or {}).get("claimName") != name for volume in volumes):
-            left = [one for one in finalizers if one != PROTECTION[table]]
-            self._put(item, {**obj, "metadata": {**metadata, "finalizers": left}})
-
-    # --- owners -------------------------------------------------------------------------------------------------------
-
-    def _collect(self, item: Item, obj: Json) -> bool:
-        """Delete what nobody owns any more, and finish deletions that wait for dependents; whether there was any."""
-        metadata = obj["metadata"]
-        if self._owners.abandoned(obj):
-            self._delete(item)
-            return True
-        finalizers = metadata.get("finalizers") or ()
-        if not metadata.get("deletionTimestamp") or not {FOREGROUND, ORPHAN} & set(finalizers):
-            return False
-        dependents = self._owners.dependents(obj)
-        if ORPHAN in finalizers:
-            for dependent in dependents:
-                self._disown(dependent, str(metadata["uid"]))
-        elif dependents:
-            for dependent in dependents:
-                self._delete(dependent, propagation="Foreground")
-            if self._owners.dependents(obj):
-                return True
-        left = [name for name in finalizers if name not in (FOREGROUND, ORPHAN)]
-        self._put(item, {**obj, "metadata": {**metadata, "finalizers": left}})
-        return True
-
-    def _disown(self, item: Item, uid: str) -> None:
-        record = self.api.store.get(*item)
-        if record is not None:
-            obj = record.read()
-            left = [owner for owner in obj["metadata"].get("ownerReferences") or () if owner.get("uid") != uid]
-            self._put(item, {**obj, "metadata": {**obj["metadata"], "ownerReferences": left}})
-
-    # --- writing ------------------------------------------------------------------------------------------------------
-
-    def _kind(self, table: Table) -> Kind:
-        found = self.api.kinds.of_table(table)
-        assert found is not None, f"{table} is served by nobody"
-        return found
-
-    def _put(self, item: Item, obj: Json, *, subresource: str = "") -> None:
-        self.api.update(self._kind(item[0]), item[1], obj, OPTIONS, subresource=subresource)
-
-    def _status(self, item: Item, obj: Json, status: Json) -> None:
-        if obj.get("status") != status:
-            self._put(item, {**obj, "status": status}, subresource="status")
-
-    def _delete(self, item: Item, *, propagation: str = "Background") -> None:
-        record = self.api.store.get(*item)
-        if record is not None and not record.read()["metadata"].get("deletionTimestamp"):
-            options = Options(manager=MANAGER, user=OPTIONS.user, propagation=propagation)
-            self.api.delete(self._kind(item[0]), item[1], options)
-
-    def _ensure(self, table: Table, obj: Json) -> None:
-        """Create it, or make the fields given here so; others are let be."""
-        kind, key = self._kind(table), (obj["metadata"]["namespace"], obj["metadata"]["name"])
-        record = self.api.store.get(table, key)
-        if record is None:
-            self.api.create(kind, (key[0], ""), obj, OPTIONS)
-            return
-        there = record.read()
-        wanted = {**there, **obj, "metadata": {**there["metadata"], **obj["metadata"]}}
-        wanted["spec"] = {**there.get("spec", {}), **obj["spec"]} if "spec" in obj else there.get("spec")
-        if wanted["spec"] is None:
-            del wanted["spec"]
-        if wanted != there:
-            self._put((table, key), wanted)
 
     # --- workloads ----------------------------------------------------------------------------------------------------
 
@@ -248,43 +163,46 @@ class Controllers:
         state, age_s, name = self._template(obj)
         if self.behaviour.pods:
             self._sets(obj, name)
-        self._status(item, obj, workloads.deployment(obj, state, age_s=age_s, now=self.api.now()))
+        self._client.status(item, obj, workloads.deployment(obj, state, age_s=age_s, now=self.api.now()))
         deadline_s = float(obj["spec"].get("progressDeadlineSeconds", 600))
         return self._later(state, age_s, *([] if state == "ready" else [deadline_s]))
 
     def _sets(self, obj: Json, name: str) -> None:
         """One ReplicaSet for each template that there was; the older ones are empty."""
         table = ("apps", "replicasets")
-        found = [(item, self.api.store.get(*item)) for item in self._owners.dependents(obj) if item[0] == table]
-        sets = {item: record.read() for item, record in found if record is not None}
+        sets = self._owned(obj, table)
         wanted = children.replica_set(obj, name, sets.values())
-        self._ensure(table, wanted)
+        self._client.ensure(table, wanted)
         for item, old in sets.items():
             if item[1][1] != wanted["metadata"]["name"] and old["spec"].get("replicas"):
-                self._put(item, {**old, "spec": {**old["spec"], "replicas": 0}})
+                self._client.put(item, {**old, "spec": {**old["spec"], "replicas": 0}})
+
+    def _owned(self, obj: Json, table: Table) -> dict[Item, Json]:
+        """What an object owns of a kind, in order."""
+        found = ((item, self._client.read(item)) for item in self._owners.dependents(obj) if item[0] == table)
+        return {item: one for item, one in found if one is not None}
 
     def _replica_set(self, item: Item, obj: Json) -> float | None:
         state, age_s, name = self._template(obj)
         self._pods(obj, int(obj["spec"].get("replicas", 1)), name)
-        self._status(item, obj, workloads.replica_set(obj, state))
+        self._client.status(item, obj, workloads.replica_set(obj, state))
         return self._later(state, age_s)
 
     def _stateful_set(self, item: Item, obj: Json) -> float | None:
         state, age_s, name = self._template(obj)
         if self.behaviour.pods:
             for claim in children.claims(obj):
-                if self.api.store.get(*_place(("", "persistentvolumeclaims"), claim)) is None:
-                    self._ensure(("", "persistentvolumeclaims"), claim)
+                self._client.create(("", "persistentvolumeclaims"), claim)
         self._pods(obj, int(obj["spec"].get("replicas", 1)), name)
         revision = f"{obj['metadata']['name']}-{name}"
-        self._status(item, obj, workloads.stateful_set(obj, state, revision=revision))
+        self._client.status(item, obj, workloads.stateful_set(obj, state, revision=revision))
         return self._later(state, age_s)
 
     def _daemon_set(self, item: Item, obj: Json) -> float | None:
         state, age_s, name = self._template(obj)
         nodes = workloads.nodes_for(obj["spec"].get("template") or {}, self.behaviour)
         self._pods(obj, nodes, name)
-        self._status(item, obj, workloads.daemon_set(obj, state, nodes=nodes))
+        self._client.status(item, obj, workloads.daemon_set(obj, state, nodes=nodes))
         return self._later(state, age_s)
 
     def _pods(self, obj: Json, count: int, name: str) -> None:
@@ -294,27 +212,26 @@ class Controllers:
         wanted = {pod["metadata"]["name"]: pod for pod in children.pods(obj, count, name)}
         for item in self._owners.dependents(obj):
             if item[0] == ("", "pods") and item[1][1] not in wanted:
-                self._delete(item)
+                self._client.delete(item)
         for pod in wanted.values():
-            if self.api.store.get(*_place(("", "pods"), pod)) is None:
-                self._ensure(("", "pods"), pod)
+            self._client.create(("", "pods"), pod)
 
     def _pod(self, item: Item, obj: Json) -> float | None:
         state, age_s, _ = self._template(obj)
         address = f"10.1.{int(obj['metadata']['uid'][:2], 16)}.{int(obj['metadata']['uid'][2:4], 16)}"
-        self._status(item, obj, workloads.pod(obj, state, now=self.api.now(), address=address))
+        self._client.status(item, obj, workloads.pod(obj, state, now=self.api.now(), address=address))
         return self._later(state, age_s)
 
     def _job(self, item: Item, obj: Json) -> float | None:
         _, age_s, name = self._template(obj)
         status = workloads.job(obj, age_s=age_s, now=self.api.now(), behaviour=self.behaviour)
-        self._status(item, obj, status)
+        self._client.status(item, obj, status)
         if workloads.finished({"status": status}):
             lives_s = obj["spec"].get("ttlSecondsAfterFinished")
             over = lives_s is not None and age_s >= self.behaviour.ready_s + self.behaviour.job_s + lives_s
             self._pods(obj, 0, name)
             if over:
-                self._delete(item)
+                self._client.delete(item)
                 return None
             return None if lives_s is None else AGAIN_S
         self._pods(obj, int(status.get("active", 0)), name)
@@ -325,26 +242,21 @@ class Controllers:
         now = datetime.fromisoformat(self.api.now())
         minute = now.replace(second=0, microsecond=0)
         status: Json = obj.get("status") or {}
-        spec, history = obj["spec"], self._jobs_of(obj)
+        spec, history = obj["spec"], list(self._owned(obj, ("batch", "jobs")).values())
         running = [job for job in history if not workloads.finished(job)]
         last = max(filter(None, (status.get("lastScheduleTime"), obj["metadata"]["creationTimestamp"])))
         due = minute > datetime.fromisoformat(last) and schedules.due(spec["schedule"], minute)
         if due and not spec.get("suspend") and not (running and spec.get("concurrencyPolicy") == "Forbid"):
             for job in running if spec.get("concurrencyPolicy") == "Replace" else ():
-                self._delete(_place(("batch", "jobs"), job))
-            self._ensure(("batch", "jobs"), children.job(obj, int(minute.timestamp()) // 60))
+                self._client.delete(client.place(("batch", "jobs"), job))
+            self._client.ensure(("batch", "jobs"), children.job(obj, int(minute.timestamp()) // 60))
             status = {**status, "lastScheduleTime": minute.strftime("%Y-%m-%dT%H:%M:%SZ")}
         else:
             status = children.history(status, history)
             for old in children.surplus(spec, history):
-                self._delete(_place(("batch", "jobs"), old))
-        self._status(item, obj, status)
+                self._client.delete(client.place(("batch", "jobs"), old))
+        self._client.status(item, obj, status)
         return 60.0 - now.second
-
-    def _jobs_of(self, obj: Json) -> list[Json]:
-        """A CronJob's Jobs, the oldest first."""
-        records = [self.api.store.get(*item) for item in self._owners.dependents(obj)]
-        return [record.read() for record in records if record is not None]
 
     # --- all else -----------------------------------------------------------------------------------------------------
 
@@ -352,28 +264,28 @@ class Controllers:
         reference = obj["spec"]["scaleTargetRef"]
         kind = self.api.kinds.of(str(reference.get("apiVersion", "")), str(reference.get("kind", "")))
         key = (item[1][0], str(reference.get("name", "")))
-        record = self.api.store.get(kind.table, key) if kind is not None else None
-        if kind is None or record is None:
+        target = self._client.read((kind.table, key)) if kind is not None else None
+        if kind is None or target is None:
             told = [
                 ("AbleToScale", "False", "FailedGetScale", "the HPA controller was unable to get the target's scale")
             ]
-            self._status(item, obj, _scaled(obj, 0, 0, told, self.api.now()))
+            self._client.status(item, obj, _scaled(obj, 0, 0, told, self.api.now()))
             return AGAIN_S
-        current = int(record.read()["spec"].get("replicas", 1))
+        current = int(target["spec"].get("replicas", 1))
         desired, told = workloads.autoscaler(obj, current, wanted=self.behaviour.wanted_replicas.get(item[1]))
         if desired != current:
-            self._put((kind.table, key), {"spec": {"replicas": desired}}, subresource="scale")
-        self._status(item, obj, _scaled(obj, desired, desired, told, self.api.now()))
+            self._client.put((kind.table, key), {"spec": {"replicas": desired}}, subresource="scale")
+        self._client.status(item, obj, _scaled(obj, desired, desired, told, self.api.now()))
         return AGAIN_S
 
     def _service(self, item: Item, obj: Json) -> float | None:
         spec = obj["spec"]
         if spec.get("selector") and spec.get("type") != "ExternalName":
             addresses = list(self._addresses(item[1][0], spec["selector"]))
-            self._ensure(("", "endpoints"), children.endpoints(obj, addresses))
-            self._ensure(("discovery.k8s.io", "endpointslices"), children.endpoint_slice(obj, addresses))
+            self._client.ensure(("", "endpoints"), children.endpoints(obj, addresses))
+            self._client.ensure(("discovery.k8s.io", "endpointslices"), children.endpoint_slice(obj, addresses))
         if spec.get("type") == "LoadBalancer" and not (obj.get("status") or {}).get("loadBalancer"):
-            self._status(item, obj, {"loadBalancer": {"ingress": [{"ip": "192.0.2.10", "ipMode": "VIP"}]}})
+            self._client.status(item, obj, {"loadBalancer": {"ingress": [{"ip": "192.0.2.10", "ipMode": "VIP"}]}})
         return None
 
     def _addresses(self, namespace: str, selector: Mapping[str, str]) -> Iterator[str]:
@@ -388,11 +300,11 @@ class Controllers:
         if (obj.get("status") or {}).get("phase") == "Bound":
             return None
         if not obj["spec"].get("volumeName"):
-            self._put(item, {**obj, "spec": {**obj["spec"], "volumeName": f"pvc-{obj['metadata']['uid']}"}})
+            self._client.put(item, {**obj, "spec": {**obj["spec"], "volumeName": f"pvc-{obj['metadata']['uid']}"}})
             return None  # which makes it due again
         capacity = {"storage": obj["spec"]["resources"]["requests"]["storage"]}
         modes = obj["spec"].get("accessModes") or []
-        self._status(item, obj, {"phase": "Bound", "accessModes": modes, "capacity": capacity})
+        self._client.status(item, obj, {"phase": "Bound", "accessModes": modes, "capacity": capacity})
         return None
 
     def _budget(self, item: Item, obj: Json) -> float | None:
@@ -405,31 +317,20 @@ class Controllers:
             "observedGeneration": obj["metadata"].get("generation", 1),
             "conditions": workloads.conditions(obj.get("status") or {}, told, self.api.now()),
         }
-        self._status(item, obj, status)
+        self._client.status(item, obj, status)
         return None
 
     def _namespace(self, item: Item, obj: Json) -> float | None:
         for table, made in children.of_namespace(obj):
-            if self.api.store.get(*_place(table, made)) is None:
-                self._ensure(table, made)
+            self._client.create(table, made)
         return None
 
-
-PROTECTION: Final[Mapping[Table, str]] = {
-    ("", "persistentvolumeclaims"): "kubernetes.io/pvc-protection",
-    ("", "persistentvolumes"): "kubernetes.io/pv-protection",
-}
-"""The finalizer of a kind that a controller takes off when nothing is in the way."""
 
 BELONGS: Final[Mapping[Table, tuple[Table, ...]]] = {
     ("", "pods"): (("", "services"), ("", "persistentvolumeclaims")),
     ("", "endpoints"): (("", "services"),),
 }
 """Which kinds of the same namespace look at a kind."""
-
-
-def _place(table: Table, obj: Mapping[str, Any]) -> Item:
-    return table, (obj["metadata"]["namespace"], obj["metadata"]["name"])
 
 
 def _scaled(obj: Json, current: int, desired: int, told: list[tuple[str, str, str, str]], now: str) -> Json:

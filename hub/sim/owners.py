@@ -1,4 +1,4 @@
-"""Who owns whom among the objects of a simulated cluster, by uid. Next: `controllers` collects what nobody owns."""
+"""Who owns whom among the objects of a simulated cluster, by uid. Next: `garbage` collects what nobody owns."""
 
 from collections.abc import Mapping
 from typing import Any
