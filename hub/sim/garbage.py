@@ -35,14 +35,14 @@ class Garbage:
 
     def collect(self, item: Item, obj: Json) -> bool:
         """Do what the module's table says of an object; whether it is going, so that nobody else need look at it."""
+        if obj["metadata"].get("deletionTimestamp"):
+            if not self._release_dependents(item, obj):
+                self._unprotect(item, obj)
+            return True
         if self._owners.abandoned(obj):
             self._client.delete(item)
             return True
-        if not obj["metadata"].get("deletionTimestamp"):
-            return False
-        if not self._release_dependents(item, obj):
-            self._unprotect(item, obj)
-        return True
+        return False
 
     def _release_dependents(self, item: Item, obj: Json) -> bool:
         """Whether the deletion waits for dependents, or did until now."""

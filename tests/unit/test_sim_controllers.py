@@ -336,6 +336,24 @@ def test_dependents_go_with_their_owner_unless_it_leaves_orphans(propagation: st
         assert "ownerReferences" not in cluster.get("ConfigMap", "dependent")["metadata"]
 
 
+def test_what_goes_with_its_dependents_goes_although_its_owner_went_before() -> None:
+    cluster = Cluster()
+    first = cluster.apply(OWNER)["metadata"]["uid"]
+    second = cluster.apply(owned("second", first))["metadata"]["uid"]
+    third = owned("third", second)
+    third["metadata"]["finalizers"] = ["example.org/slow"]
+    cluster.apply(third)
+    cluster.delete("ConfigMap", "second", "Foreground")
+    cluster.delete("ConfigMap", "owner")
+    assert config_maps(cluster) == {"second", "third"}
+    third["metadata"]["finalizers"] = []
+    kind = cluster.api.kinds.of("v1", "ConfigMap")
+    assert kind is not None
+    cluster.api.patch(kind, ("default", "third"), third, Options(manager="test"), how="apply")
+    cluster.pass_time(0)
+    assert config_maps(cluster) == set()
+
+
 def test_what_was_given_away_stays_when_its_former_owner_goes() -> None:
     cluster = Cluster()
     uid = cluster.apply(OWNER)["metadata"]["uid"]
