@@ -8,7 +8,8 @@ import gc
 import json
 import math
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from hub.simulate.figures import Figures
 from hub.simulate.ledger import Entry
 from hub.simulate.setting import Setting, Span
 from hub.simulate.world import Record, World
-from proto.errors import FlotillaError
+from proto.errors import FlotillaError, InvalidInput
 
 MADE_UP = 100
 """So many clusters has a fleet of which nothing is known."""
@@ -69,10 +70,11 @@ def _span(text: str) -> Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Checkout:
-    """What is in the folder; `fleet` has no cluster when that is no fleet repo."""
+    """What is in the folder; `fleet` has no cluster when that is no fleet repo. `bundles` are its files but
+    for those of clusters and policies."""
 
-    root: Path
     fleet: Fleet
+    bundles: Mapping[str, bytes | InvalidInput] = field(default_factory=dict)
 
 
 @click.command(
@@ -210,16 +212,17 @@ commands: tuple[click.Command, ...] = (simulate,)
 
 def _read(root: Path) -> _Checkout:
     if not any((root / name).exists() for name in _PLACES):
-        return _Checkout(root=root, fleet=Fleet())
+        return _Checkout(fleet=Fleet())
     try:
         with progress.noted(f"reading {root}"):
-            tree = sources.FolderTree(root)
-            fleet = fleet_loader.load(dict(tree.files(wanted=places.is_fleet_file)))
+            files = dict(sources.FolderTree(root).files(wanted=places.is_fleet_file))
+            fleet = fleet_loader.load(files)
     except (FlotillaError, OSError) as error:
         raise click.ClickException(str(error)) from error
     for finding in fleet.findings:
         click.echo(telling.shown(finding), err=True)
-    return _Checkout(root=root, fleet=fleet)
+    bundles = {path: data for path, data in files.items() if places.kind_at(path) in ("Fleet", "Bundle")}
+    return _Checkout(fleet=fleet, bundles=bundles)
 
 
 def _fleet(checkout: _Checkout, name: str, count: int | None) -> tuple[Fleet, str]:
@@ -254,13 +257,14 @@ def _policy(checkout: _Checkout, name: str) -> RolloutPolicy:
         if name == DEFAULT_POLICY.name:
             return DEFAULT_POLICY
         raise click.ClickException(f"policy {name!r} is neither in the fleet nor a file{telling.near(name, policies)}")
+    place = f"rollouts/{path.stem}.yaml"
     try:
-        loaded = fleet_loader.load({f"rollouts/{path.stem}.yaml": path.read_bytes()})
+        loaded = fleet_loader.load({**checkout.bundles, place: path.read_bytes()})
     except OSError as error:
         raise click.ClickException(f"cannot read {path}: {error.strerror}") from error
-    wrong = [finding for finding in loaded.findings if finding.severity == "error"]
-    if wrong:
-        raise click.ClickException("\n".join(str(finding) for finding in wrong))
+    theirs = [finding for finding in loaded.findings if finding.where.partition(":")[0] == place]
+    if wrong := [str(finding) for finding in theirs if finding.severity == "error"]:
+        raise click.ClickException("\n".join(f"{path}{text.removeprefix(place)}" for text in wrong))
     if len(loaded.policies) != 1:
         found = ", ".join(sorted(loaded.policies)) or "none"
         raise click.ClickException(f"{path} has to hold one RolloutPolicy, it holds {found}")
@@ -372,6 +376,8 @@ def _cost(worst: figures.Wait) -> str:
 def _told(made: Figures) -> dict[str, str]:
     """Each figure and its words, in the order in which they are printed."""
     phases = ", ".join(f"{many} {phase}" for phase, many in made.phases.items()) or "none"
+    if not made.commits:
+        return {"commits": "0: give it more --days or --commits-per-hour", "decisions": str(made.decisions)}
     told = {
         "commits": f"{made.commits}, {made.bad} bad, {made.overtaken} overtaken by newer ones",
         "rollouts": f"{made.rollouts}: {phases}; {made.queued} queued, {made.paused} paused",
@@ -386,12 +392,10 @@ def _told(made: Figures) -> dict[str, str]:
         ordered = sorted(made.exposed)
         told["exposed to a bad commit"] = (
             f"median {figures.rank(ordered, 50)}, p95 {figures.rank(ordered, 95)}, most {ordered[-1]} of "
-            f"{made.clusters} clusters"
+            f"{telling.counted(made.clusters, 'clusters')}"
         )
-        told["bad commits"] = (
-            f"{made.stopped.many} turned back after {lasting(made.stopped.median_s)} (median), "
-            f"{made.missed} completed everywhere"
-        )
+        back = f"{made.stopped.many} turned back after {lasting(made.stopped.median_s)} (median)"
+        told["bad commits"] = f"{back if made.stopped.many else 'none turned back'}, {made.missed} completed everywhere"
     told["decisions"] = str(made.decisions)
     return told
 

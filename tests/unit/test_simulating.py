@@ -168,7 +168,37 @@ def test_a_policy_file_that_is_wrong_is_told_with_its_line(fleet: Path, tmp_path
     (tmp_path / "p.yaml").write_text(POLICY.replace("soak", "soack"))
     result = simulate("--policy", tmp_path / "p.yaml", "--fleet", fleet)
     assert result.exit_code == 1
+    assert f"Error: {tmp_path / 'p.yaml'}:7: error: spec.waves[0].soack is not a known field" in result.output
     assert "did you mean 'soak'" in result.output
+
+
+def test_a_policy_file_may_wait_for_bundles_of_the_fleet(fleet: Path, tmp_path: Path) -> None:
+    (fleet / "bundles" / "db").mkdir(parents=True)
+    (fleet / "bundles" / "db" / "bundle.yaml").write_text(
+        "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: db}\nspec: {targets: {}}\n"
+    )
+    (tmp_path / "p.yaml").write_text(f"{POLICY}  after: {{bundle: db}}\n")
+    result = simulate("--policy", tmp_path / "p.yaml", "--fleet", fleet, "--days", 1)
+    assert result.exit_code == 0, result.output
+    (tmp_path / "p.yaml").write_text(f"{POLICY}  after: {{bundle: dbb}}\n")
+    result = simulate("--policy", tmp_path / "p.yaml", "--fleet", fleet)
+    assert "there is no bundle 'dbb' (did you mean 'db'?)" in result.output
+
+
+def test_where_nothing_happened_no_figure_says_how_long_it_took(fleet: Path) -> None:
+    result = simulate("--policy", "careful", "--fleet", fleet, "--days", 1, "--commits-per-hour", 0)
+    assert result.stdout.splitlines()[1:] == [
+        "",
+        "commits                   0: give it more --days or --commits-per-hour",
+        "decisions                 0",
+        "",
+    ]
+
+
+def test_a_bad_commit_that_nobody_noticed_was_not_turned_back_in_no_time(tmp_path: Path) -> None:
+    result = simulate("--fleet", tmp_path, "--clusters", 1, "--bad", "100%", "--shows", "1h", "--days", 1)
+    assert "median 1, p95 1, most 1 of 1 cluster\n" in result.stdout
+    assert "bad commits               none turned back, 2 completed everywhere\n" in result.stdout
 
 
 def test_a_broken_rule_is_told_as_a_bug_with_the_seed(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
