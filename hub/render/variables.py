@@ -5,8 +5,9 @@
 | `${name}` inside a text            | the variable as text (`true`, `3`)                                  |
 | `${name}` and nothing else         | the variable with its type, so that `replicas: ${n}` is a number    |
 | ... where Kubernetes takes text    | the variable as text (constants below, `value` in `env`, keys)      |
-| `${name:-default}`, `:=`           | the variable, or the default; alone, `3` or `true` gets its type    |
-| `$${name}`                         | `${name}`                                                           |
+| `${name:-default}`, `:=`           | the variable, or the default if there is none or it is empty; alone |
+|                                    | `3` or `true` gets its type                                         |
+| `$${name}`, `$$${name}`            | `${name}`, and `$` with the variable: each `$$` here becomes `$`    |
 | other forms of a shell (`${x%%y}`, | an error, for they are filled in elsewhere; `$${x%%y}` is `${x%%y}` |
 | `${x^^}`, `${x:0:3}`, `${x-y}`)    |                                                                     |
 | anything else (`$(X)`, `${env:X}`) | itself                                                              |
@@ -32,7 +33,7 @@ ANNOTATION = "flotilla.dev/substitute"
 _FLUX = "kustomize.toolkit.fluxcd.io/substitute"
 
 _REFERENCE = re.compile(
-    rf"(\$?)\$\{{(?:(?P<name>{references.NAME})(?::[-=](?P<default>[^${{}}\n]*))?\}}"
+    rf"(?<!\$)(\$*)\$\{{(?:(?P<name>{references.NAME})(?::[-=](?P<default>[^${{}}\n]*))?\}}"
     r"|(?=(?P<form>#?[A-Za-z_][A-Za-z0-9_]*(?:[-=?+,/%#^]|:[-=?+0-9]|:\s+[-0-9]|\s+\})|#[A-Za-z_][A-Za-z0-9_]*\}|\s+\.?[A-Za-z_])))",
     re.ASCII,
 )
@@ -147,20 +148,21 @@ class _Filler:
 
     def _fill(self, value: str, path: validate.Path, *, text: bool, script: bool) -> Any:
         alone = _REFERENCE.fullmatch(value)
-        if alone is not None and not text:
+        if alone is not None and not alone[1] and not text:
             return self._value(alone, path, script=script, typed=True)
-        return _REFERENCE.sub(lambda found: _as_text(self._value(found, path, script=script)), value)
+        return _REFERENCE.sub(lambda found: self._value(found, path, script=script), value)
 
     def _value(self, found: re.Match[str], path: validate.Path, *, script: bool, typed: bool = False) -> Any:
-        name, default = found["name"], found["default"]
+        name, default, before = found["name"], found["default"], len(found[1])
         if name is None:
             return self._other_form(found, path, script=script)
-        if found[1]:
-            return found[0][1:]
-        if name in self._variables:
-            return self._variables[name]
-        if default is not None and not script and name not in self._known:
-            return orjson.loads(default) if typed and _TYPED_DEFAULT.fullmatch(default) else default
+        if before % 2:
+            return _unescaped(found)
+        value = self._variables.get(name)
+        if default is not None and (value == "" or (value is None and not script and name not in self._known)):
+            value = orjson.loads(default) if typed and _TYPED_DEFAULT.fullmatch(default) else default
+        if value is not None:
+            return value if typed else "$" * (before // 2) + _as_text(value)
         if name in self._known:
             cause = f"uses the variable {name!r}, and no file of the bundle has ${{{name}}} in one piece"
             raise InvalidInput(self._what, cause, "write it into one of them, a comment is enough")
@@ -191,13 +193,19 @@ class _Filler:
             if name in self._variables or name in self._known:
                 self.warnings.append(f"{self._what}: {shown} is left to its script; only ${{{name}}} is filled in")
             return found[0]
-        if found[1]:
-            return found[0][1:]
+        if len(found[1]) % 2:
+            return _unescaped(found)
         raise InvalidInput(
             self._what,
             f"has {shown} in {validate.dotted(path)}, and only ${{name}} and ${{name:-default}} are filled in",
             f"write $${shown[1:]} to keep the text, or annotate the object with {ANNOTATION}: disabled",
         )
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    """What an even number of dollars is before."""
+    dollars = len(found[1]) + 1
+    return "$" * (dollars // 2) + found[0][dollars:]
 
 
 def _as_text(value: Any) -> str:
