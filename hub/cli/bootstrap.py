@@ -69,7 +69,7 @@ def bootstrap(
     token_file: Path | None,
     hub: str,
 ) -> None:
-    """Join the cluster of the current kubeconfig context to the hub, as CLUSTER of the fleet repo."""
+    """Join the cluster of the current context to the hub."""
     api, address = HubApi(hub, token_file), (agent_hub or hub).rstrip("/")
     if urllib.parse.urlsplit(address).hostname in LOOPBACK:
         raise click.ClickException(

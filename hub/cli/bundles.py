@@ -116,7 +116,7 @@ def import_(file: Path, folder: Path | None) -> None:
     click.echo(f"{told}{where}")
 
 
-commands: tuple[click.Command, ...] = ()
+commands: tuple[click.Command, ...] = (bundle,)
 """None of its own: they are `bundle`'s."""
 
 

@@ -1,6 +1,7 @@
 """`flotilla bundle …` and `flotilla cluster …`: what a person asks of agents, through the hub.
 
 The hub keeps it with the reason and tells the agents, now or when they are back; the answer says who does not know yet.
+Next: `bundles` adds its own to `flotilla bundle`.
 """
 
 import os
@@ -160,7 +161,7 @@ def sync_cluster(name: str, hub: str, token_file: Path | None, output: str) -> N
     _post(HubApi(hub, token_file), f"clusters/{_quoted(name)}/sync", {}, output, "everything is looked at")
 
 
-commands: tuple[click.Command, ...] = (bundle, cluster)
+commands: tuple[click.Command, ...] = (cluster,)
 
 
 def _where(clusters: tuple[str, ...], selector: str) -> dict[str, object]:

@@ -37,7 +37,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @offline.fleet_option
 def explain(root: Path, thing: str, cluster: str, as_json: bool) -> None:
-    """Tell from which files and commits an object of a cluster comes.
+    """Tell from which files and commits a cluster's object comes.
 
     OBJECT is Kind/namespace/name, or Kind/name for what has no namespace or is in whichever; the kind may have its
     group, as in Kind.group.

@@ -104,7 +104,7 @@ Examples:
 @click.argument("folder", metavar="[DIR]", type=click.Path(file_okay=False, path_type=Path), default=".")
 @click.option("--cluster", default="first", show_default=True, metavar="NAME", help="The name of the first cluster.")
 def init(folder: Path, cluster: str) -> None:
-    """Write a first fleet repo: one cluster, one bundle, a careful policy."""
+    """Write a first fleet repo: a cluster, a bundle, a policy."""
     try:
         check_name("cluster", cluster)
     except InvalidInput as error:

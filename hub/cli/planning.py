@@ -42,7 +42,7 @@ Examples:
 @click.option("--verbose", is_flag=True, help="Name every cluster of every wave.")
 @offline.fleet_option
 def plan(root: Path, revisions_: str, form: str, moment: str, verbose: bool) -> None:
-    """Show which clusters would change, in which waves, and what is risky about it.
+    """Show what would roll out, in which waves, and what is risky.
 
     One revision is where the plan starts, and the working tree is where it goes. It is made as if every cluster ran the
     first revision and no rollout was under way. What cannot be planned is told, the rest is planned; the exit code is 1

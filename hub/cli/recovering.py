@@ -15,7 +15,12 @@ from proto.errors import FlotillaError
 
 @click.group()
 def hub() -> None:
-    """The hub's own data, on the hub's machine."""
+    """The hub's own data, on the hub's machine.
+
+    \b
+    Example:
+      flotilla hub recover --data hub-data --dry-run --reason 'the disk was lost'
+    """
 
 
 @hub.command()

@@ -32,7 +32,10 @@ Examples:
   flotilla slice show eu-1 12 --repo /var/lib/flotilla/slices.git""",
 )
 def slice_() -> None:
-    """Look at what a cluster was told: its slices, from a hub or its slice repository."""
+    """Look at what a cluster was told: its slices.
+
+    They come from a running hub, or with --repo from its slice repository.
+    """
 
 
 def _reads(command: Callable[..., None]) -> Any:

@@ -43,7 +43,7 @@ def demo(
     contexts: tuple[str, ...],
     yes: bool,
 ) -> None:
-    """A hub and six agents, each with its own simulated cluster, on this machine: watch them, and play along.
+    """Play with a hub and six simulated clusters on this machine.
 
     \b
     Examples:

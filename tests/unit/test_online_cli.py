@@ -1,7 +1,10 @@
 """`flotilla` against a hub that really listens, as a person runs it: tables, JSON, and errors that say what to do."""
 
+import importlib
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -9,14 +12,13 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-import click
 import pygit2
 import pytest
 from click.testing import CliRunner, Result
 
 from hub import directives as hub_directives
 from hub import isolation, worker
-from hub.cli import commanding, directing, main, notifying, offline, online, past
+from hub.cli import COMMANDS, main, online
 from hub.inputs import Direct, FromAgent
 from hub.journal import EventRow
 from hub.rollout.rounds import Memory
@@ -587,24 +589,24 @@ def test_a_hub_that_is_not_there_is_named_with_what_to_do() -> None:
     assert "--hub or FLOTILLA_HUB" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *offline.commands,
-        *online.commands,
-        *past.commands,
-        *commanding.commands,
-        *directing.commands,
-        *notifying.commands,
-    ],
-    ids=lambda command: str(command.name),
-)
-def test_every_command_explains_itself_with_an_example(command: click.Command) -> None:
-    result = CliRunner().invoke(main, [str(command.name), "--help"])
+@pytest.mark.parametrize("name", list(main.commands))
+def test_every_command_explains_itself_with_an_example(name: str) -> None:
+    command = main.commands[name]
+    result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0
     assert "Example" in result.stdout
-    assert f"flotilla {command.name}" in result.stdout
-    assert not command.get_short_help_str(limit=64).endswith("...")  # the list of commands has whole sentences
+    assert f"flotilla {name}" in result.stdout
+    assert not command.get_short_help_str(limit=62).endswith("...")  # the list of commands has whole sentences
+
+
+def test_every_command_is_found_in_its_own_module_and_status_needs_few_of_them() -> None:
+    for module, names in COMMANDS.items():
+        assert [command.name for command in importlib.import_module(module).commands] == list(names)
+    program = "import sys; from hub.cli import main; main.commands['status']; print(*sys.modules)"
+    run = partial(subprocess.run, check=True, capture_output=True, text=True)
+    imported = run([sys.executable, "-c", program]).stdout.split()
+    assert "hub.cli.online" in imported
+    assert {"pygit2", "aiohttp", "hub.cli.offline", "hub.rollout.rollouts"}.isdisjoint(imported)
 
 
 @pytest.mark.parametrize(
