@@ -176,8 +176,9 @@ def simulate(
 ) -> None:
     """Try a rollout policy on a virtual clock.
 
-    It tells how long rollouts take, how safe they are, and what they wait for. Commits, clusters and people are made up
-    by chance; what is decided about them is decided by the hub's own rules. Freezes and windows of the fleet repo count.
+    It tells how long rollouts take, how safe they are, and what they wait for. Commits, clusters and people are made
+    up by chance; what is decided about them is decided by the hub's own rules. Freezes and windows of the fleet repo
+    count.
     """
     checkout, start_s = _read(root), telling.moment(start, "--start")
     if not 0 < start_s < _LATEST_S:
