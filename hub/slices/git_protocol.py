@@ -27,7 +27,8 @@ _HEX = frozenset(b"0123456789abcdefABCDEF")
 _AGENT = "agent=flotilla"
 _RELATIVE = "deepen-relative"
 _V0_CAPABILITIES = (
-    f"multi_ack_detailed side-band-64k shallow {_RELATIVE} allow-reachable-sha1-in-want object-format=sha1 {_AGENT}"
+    f"multi_ack_detailed side-band-64k shallow {_RELATIVE} no-progress allow-reachable-sha1-in-want "
+    f"object-format=sha1 {_AGENT}"
 )
 _V2_ADVERTISEMENT = ("version 2", _AGENT, "ls-refs=unborn", "fetch=shallow", "object-format=sha1")
 _V2_IGNORED = frozenset({"thin-pack", "no-progress", "include-tag", "ofs-delta"})

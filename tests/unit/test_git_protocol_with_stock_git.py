@@ -32,6 +32,14 @@ async def test_git_clones_and_pulls_a_slice(world: World, version: str) -> None:
 
 
 @VERSIONS
+async def test_a_quiet_clone_says_nothing(world: World, version: str) -> None:
+    await world.move("eu-1", {f"ns/ConfigMap/{i}.json": b"%d" % i for i in range(200)})  # a pack that git keeps
+    said = world.home / "said"
+    await world.git("-c", f"protocol.version={version}", "clone", "-q", world.address("eu-1"), "x", GIT_TRACE=str(said))
+    assert " -v " not in next(line for line in said.read_text().splitlines() if "index-pack" in line)
+
+
+@VERSIONS
 async def test_git_lists_exactly_the_refs_of_one_cluster(world: World, version: str) -> None:
     tip = await world.move("eu-1", SOME)
     await world.move("us-1", SOME)
