@@ -302,6 +302,25 @@ NOT_YET: list[Any] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "zone", "hours"),
+    [
+        pytest.param(
+            "2026-10-25T01:30", "2026-10-25T02:30", "Europe/Berlin", 2, id="it ends in the hour that comes twice"
+        ),
+        pytest.param("2026-10-25T02:30", "2026-10-25T04:30", "Europe/Berlin", 3, id="it begins in it"),
+        pytest.param("2026-03-29T01:30", "2026-03-29T02:30", "Europe/Berlin", 1, id="it ends in the hour left out"),
+        pytest.param("2026-10-25T01:30Z", "2026-10-25T02:30Z", "Europe/Berlin", 1, id="in UTC"),
+        pytest.param("2026-12-20T18:00", "2026-12-20T19:00", "America/St_Johns", 1, id="where half hours count"),
+    ],
+)
+def test_a_freeze_in_local_time_lasts_as_long_as_anybody_may_mean(start: str, end: str, zone: str, hours: int) -> None:
+    (made,) = load(
+        fleet=with_spec(FLEET, f"freezes: [{{name: x, from: '{start}', to: '{end}', zone: {zone}}}]")
+    ).freezes
+    assert made.end_s - made.start_s == hours * 3600
+
+
 @pytest.mark.parametrize(("kind", "text", "field"), NOT_YET)
 def test_what_is_not_carried_out_yet_is_refused(kind: str, text: str, field: str) -> None:
     finding = only_error(load(**{kind: text}))
@@ -417,6 +436,34 @@ WRONG_VALUES = [
     ("policy", "failure: {budget: true}", "spec.failure.budget is true", "25%"),
     ("policy", "failure: {action: rolback}", "spec.failure.action is 'rolback'", "'rollback'"),
     ("policy", "offline: {after: 5}", "spec.offline.after is the number 5, not a duration", "10m"),
+    *[
+        ("policy", f"waves: [{{name: a, select: {{}}, gates: [{gate}]}}]", f"gates[0]{message}", remedy)
+        for gate, message, remedy in [
+            ("{}", " has 0 checks", "one of approval, metric, http, bundle"),
+            ("{approval: {}, bundle: {name: a}}", " has 2 checks", "one of approval"),
+            ("{approval: {}, when: during}", ".when is 'during'", "before, after"),
+            ("{approval: {approvers: 0}}", ".approval.approvers is the number 0", "from 1 on"),
+            ("{approval: {approvers: 2, by: [ann, ann]}}", ".approval.approvers is 2, and 'by' names 1", "more people"),
+            ("{metric: {above: 1}}", ".metric.query is missing", "PromQL"),
+            ("{metric: {query: up}}", ".metric has no limit", "above: or below:"),
+            ("{metric: {query: up, above: 2, below: 2}}", ".metric.above is 2, and 'below' is 2: nothing", "swap"),
+            ("{metric: {query: up, above: 1, interval: 1s}}", ".metric.interval is '1s'", "at least 5s"),
+            (
+                "{metric: {query: up, above: 1, for: 1h}, timeout: 1h}",
+                ".timeout is '1h', and the check takes 3600 s",
+                "",
+            ),
+            ("{http: {url: 'http://a', for: 5m, interval: 10m}, timeout: 8m}", ".timeout is '8m'", "longer than 600 s"),
+            ("{http: {url: 'ftp://a'}}", ".http.url is 'ftp://a'", "http or https address"),
+            ("{http: {url: 'http://ann:secret@a'}}", ".http.url is", "without a password"),
+            ("{http: {url: 'http://a', status: [999]}}", ".http.status[0] is the number 999", "100 to 599"),
+        ]
+    ],
+    ("policy", "windows: [{deny: '09:00-17:00'}]", "spec.windows[0].deny '09:00-17:00' is not a time zone", ""),
+    ("policy", "windows: [{}]", "spec.windows[0] is neither or both", "deny: or allow:"),
+    ("fleet", "freezes: [{name: x, from: 2026-12-20, to: 2026-12-19}]", "to is not after 'from'", "when it ends"),
+    ("fleet", "freezes: [{name: x, from: soon, to: 2026-12-19}]", "from is 'soon'", "2026-12-20T18:00"),
+    ("fleet", "freezes: [{name: x, from: 2026-12-20, to: 2026-12-21, zone: Mars/X}]", "is not a time zone", "Berlin"),
     ("fleet", "variables: {a: {b: 1}}", "spec.variables.a is a mapping", "a string, a number"),
 ]
 

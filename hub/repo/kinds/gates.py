@@ -3,6 +3,7 @@
 Each gate has exactly one check; its name, by which people approve it, is the check's unless it says another.
 """
 
+import math
 import re
 from dataclasses import replace
 from datetime import datetime
@@ -76,11 +77,22 @@ def _gate(section: Section, name: str, check: str) -> Gate:
         case "approval":
             return replace(made, approval=_approval(section.section("approval", ("approvers", "by", "expires"))))
         case "metric":
-            return replace(made, metric=_metric(section))
+            return _in_time(section, replace(made, metric=_metric(section)))
         case "http":
-            return replace(made, http=_http(section))
+            return _in_time(section, replace(made, http=_http(section)))
         case _:
             return replace(made, done=_done(section.section("bundle", ("name", "wave")), "name"))
+
+
+def _in_time(section: Section, gate: Gate) -> Gate:
+    """A gate that cannot pass before it has failed would turn every commit back."""
+    check = gate.metric or gate.http
+    assert check is not None
+    takes_s = math.ceil(check.for_s / check.interval_s) * check.interval_s
+    if 0 < gate.timeout_s <= takes_s:
+        message = f"is {section.text('timeout')!r}, and the check takes {takes_s:.0f} s by 'for' and 'interval'"
+        section.problem(message, "timeout", remedy=f"make it longer than {takes_s:.0f} s")
+    return gate
 
 
 def _approval(section: Section) -> Approval:
@@ -129,11 +141,15 @@ def _done(section: Section, field: str) -> BundleDone:
 
 
 def _moment(section: Section, field: str) -> float:
-    """Unix seconds of a local time in `zone`, or of one with an offset."""
+    """Unix seconds of a local time in `zone`, or of one with an offset. Where the clock shows it twice, or leaves it
+    out, what is frozen longer counts."""
     text, zone = section.text(field), section.text("zone", default="UTC")
     try:
         moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))).timestamp()
+        if moment.tzinfo:
+            return moment.timestamp()
+        either = [moment.replace(tzinfo=ZoneInfo(zone), fold=fold).timestamp() for fold in (0, 1)]
+        return max(either) if field == "to" else min(either)
     except (ZoneInfoNotFoundError, OSError):
         section.problem(f"{zone[:60]!r} is not a time zone", "zone", remedy="write such as Europe/Berlin")
     except (ValueError, OverflowError):
