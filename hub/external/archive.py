@@ -31,7 +31,7 @@ from typing import BinaryIO, cast
 import pygit2
 from pygit2.enums import FileMode
 
-from hub.repo import sources
+from hub.repo import listing
 from proto.errors import InvalidInput
 from proto.ids import Oid
 
@@ -40,7 +40,7 @@ _BLOCK_BYTES = 512
 _MAX_NAME_BYTES = 64 << 10
 """Of a header that only holds names."""
 _MAX_NAMES_BYTES = 32 << 20
-_MAX_HEADERS = 4 * sources.MAX_FILES
+_MAX_HEADERS = 4 * listing.MAX_FILES
 """Folders and headers of names count too: else an archive of nothing but them would never end."""
 _MAX_PADDING_BYTES = 1 << 20
 _PACK_AGAIN = "pack it again with tar or 'helm package'"
@@ -66,21 +66,21 @@ class Files:
     def expect(self, path: str, size: int) -> None:
         """Take note of a file of `size` bytes before it is read. Raises as `add`."""
         parents = [path[:index] for index, character in enumerate(path) if character == "/"]
-        if not sources.is_safe(path):
+        if not listing.is_safe(path):
             raise self.refusal(path, "is not a name that a file of a bundle may have", _PACK_AGAIN)
-        if len(parents) > sources.MAX_DEPTH:
-            raise self.refusal(path, f"is more than {sources.MAX_DEPTH} folders deep", "move it up")
+        if len(parents) > listing.MAX_DEPTH:
+            raise self.refusal(path, f"is more than {listing.MAX_DEPTH} folders deep", "move it up")
         if path in self._names or path in self._folders or any(parent in self._names for parent in parents):
             raise self.refusal(path, "is there twice", _PACK_AGAIN)
         self._names.add(path)
         self._folders.update(parents)
         self._bytes += size
-        if size > sources.MAX_FILE_BYTES:
-            raise self.refusal(path, f"has {size} bytes, the limit is {sources.MAX_FILE_BYTES}", "leave it out")
-        if len(self._names) > sources.MAX_FILES:
-            raise self.refusal("", f"has more than {sources.MAX_FILES} files, the limit", "split it")
-        if self._bytes > sources.MAX_BUNDLE_BYTES:
-            raise self.refusal("", f"has more than {sources.MAX_BUNDLE_BYTES} bytes, the limit", "split it")
+        if size > listing.MAX_FILE_BYTES:
+            raise self.refusal(path, f"has {size} bytes, the limit is {listing.MAX_FILE_BYTES}", "leave it out")
+        if len(self._names) > listing.MAX_FILES:
+            raise self.refusal("", f"has more than {listing.MAX_FILES} files, the limit", "split it")
+        if self._bytes > listing.MAX_BUNDLE_BYTES:
+            raise self.refusal("", f"has more than {listing.MAX_BUNDLE_BYTES} bytes, the limit", "split it")
 
     def unpack(self, path: Path, *, strip: int = 0) -> None:
         """All files of the archive at `path`, without the first `strip` folders of their names.
@@ -108,7 +108,7 @@ class Files:
         return Oid(str(self._index.write_tree(self._repo)))
 
     def refusal(self, path: str, cause: str, remedy: str) -> InvalidInput:
-        return InvalidInput(f"{self._what}: {sources.shown(path)}" if path else self._what, cause, remedy)
+        return InvalidInput(f"{self._what}: {listing.shown(path)}" if path else self._what, cause, remedy)
 
     def store(self, path: str, data: bytes, mode: FileMode = FileMode.BLOB) -> None:
         """After `expect`."""
@@ -141,7 +141,7 @@ class Files:
     def _target(self, path: str, target: str) -> bytes:
         end = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
         if not target or target.startswith("/") or end == ".." or end.startswith("../") or "\0" in target:
-            raise self.refusal(path, f"links to {sources.shown(target)}, out of the archive", "put a copy in its place")
+            raise self.refusal(path, f"links to {listing.shown(target)}, out of the archive", "put a copy in its place")
         return target.encode("utf-8", "surrogateescape")
 
 

@@ -26,7 +26,7 @@ import pygit2
 from pygit2.enums import FileMode
 
 from hub.model import HelmSource, OciSource
-from hub.repo import addresses, sources, versions, yaml_reader
+from hub.repo import addresses, listing, versions, yaml_reader
 from proto.errors import InvalidInput
 from proto.ids import Oid
 
@@ -137,7 +137,7 @@ def _missing(root: pygit2.Tree, path: str, at: str) -> Iterator[_Dependency]:
             continue
         if _NAME.fullmatch(dependency) is None:
             raise InvalidInput(
-                where, f"its dependency {sources.shown(dependency)!r} is no name of a chart", "correct it"
+                where, f"its dependency {listing.shown(dependency)!r} is no name of a chart", "correct it"
             )
         yield _read(root, path, entry, locked, where)
 
@@ -151,11 +151,11 @@ def _read(
         folder = posixpath.normpath(posixpath.join(path, repository.removeprefix("file://")))
         there = None if folder.startswith(("..", "/")) else _folder(root, _normal(folder))
         if there is None or CHART_FILE not in there:
-            shown = sources.shown(repository)
+            shown = listing.shown(repository)
             raise InvalidInput(where, f"{shown} is not a chart of the bundle's files", "put it beside, or publish it")
         return _Dependency(name=name, folder=_normal(folder))
     if repository.startswith(("@", "alias:")):
-        cause = f"names its repository {sources.shown(repository)!r}, which only your own Helm knows"
+        cause = f"names its repository {listing.shown(repository)!r}, which only your own Helm knows"
         raise InvalidInput(where, cause, "write the repository's address")
     try:
         versions.newest(version, ())
@@ -179,7 +179,7 @@ def _locked(name: str, version: str, repository: str, locked: list[Mapping[str, 
             exact = _text(entry, "version")
             if versions.newest(version, [exact]) is not None:
                 return exact
-    raise InvalidInput(where, f"{version} of {sources.shown(repository)} is not what the chart's lock has", _UPDATE)
+    raise InvalidInput(where, f"{version} of {listing.shown(repository)} is not what the chart's lock has", _UPDATE)
 
 
 def _listed(chart: pygit2.Tree, name: str) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]] | None, str]:
@@ -204,7 +204,7 @@ def _entries(chart: pygit2.Tree, file: str, where: str) -> list[Mapping[str, Any
 def _document(chart: pygit2.Tree, file: str, where: str) -> Mapping[str, Any]:
     """What stands in a file; nothing when it is not there, or is none of ours."""
     blob = _at(chart, file)
-    if not isinstance(blob, pygit2.Blob) or blob.size > sources.MAX_FILE_BYTES:
+    if not isinstance(blob, pygit2.Blob) or blob.size > listing.MAX_FILE_BYTES:
         return {}
     documents = yaml_reader.documents(blob.data, where=where, strict=False)
     value = documents[0].value if documents else None

@@ -20,7 +20,7 @@ from hub import scratch
 from hub.external import credentials, dependencies, git, helm_repo, oci, own, store
 from hub.external.credentials import Login
 from hub.model import External, GitSource, HelmSource, OciSource, OwnChart, Pin
-from hub.repo import addresses, remote, sources
+from hub.repo import addresses, listing, remote, sources
 from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
 
@@ -158,8 +158,8 @@ def _check_size(repo: pygit2.Repository, tree: Oid, thing: str) -> None:
                 waiting.append(entry)
             elif isinstance(entry, pygit2.Blob):
                 files, total = files + 1, total + repo.odb.read_header(entry.id)[1]
-            if files + len(waiting) > sources.MAX_FILES or total > sources.MAX_BUNDLE_BYTES:
-                limits = f"{sources.MAX_FILES} files or {sources.MAX_BUNDLE_BYTES >> 20} MiB"
+            if files + len(waiting) > listing.MAX_FILES or total > listing.MAX_BUNDLE_BYTES:
+                limits = f"{listing.MAX_FILES} files or {listing.MAX_BUNDLE_BYTES >> 20} MiB"
                 raise Permanent(thing, f"has more than {limits}, the limits", "name a folder of it as its path")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pygit2
 from pygit2.enums import FileMode
 
-from hub.repo import sources, yaml_reader
+from hub.repo import listing, yaml_reader
 from proto.errors import FlotillaError
 from proto.ids import Oid
 
@@ -58,13 +58,13 @@ def _named(repo: pygit2.Repository, root: pygit2.Tree, path: str) -> Iterator[st
 
 
 def _files(repo: pygit2.Repository, tree: pygit2.Tree, path: str) -> Iterator[tuple[str, pygit2.Blob]]:
-    waiting, left = [(path, tree)], sources.MAX_FILES  # of more the build will not be
+    waiting, left = [(path, tree)], listing.MAX_FILES  # of more the build will not be
     while waiting and left > 0:
         at, folder = waiting.pop()
         for entry in folder:
             left -= 1
             inside = f"{at}/{entry.name}"
-            if isinstance(entry, pygit2.Tree) and inside.count("/") < sources.MAX_DEPTH:
+            if isinstance(entry, pygit2.Tree) and inside.count("/") < listing.MAX_DEPTH:
                 waiting.append((inside, entry))
             elif isinstance(entry, pygit2.Blob) and entry.name in _READ and _small(repo, entry):
                 yield inside, entry
@@ -72,7 +72,7 @@ def _files(repo: pygit2.Repository, tree: pygit2.Tree, path: str) -> Iterator[tu
 
 def _small(repo: pygit2.Repository, blob: pygit2.Blob) -> bool:
     """Asked before the blob is read, which may have any size."""
-    return repo.odb.read_header(blob.id)[1] <= sources.MAX_FILE_BYTES
+    return repo.odb.read_header(blob.id)[1] <= listing.MAX_FILE_BYTES
 
 
 def _texts(value: Any) -> Iterator[str]:

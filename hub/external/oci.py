@@ -31,7 +31,7 @@ from hub.external import archive, narrow
 from hub.external.credentials import Login
 from hub.external.web import Answer, Web, basic, joined, shown
 from hub.model import OciSource, Pin
-from hub.repo import addresses, sources, versions
+from hub.repo import addresses, listing, versions
 from proto.errors import InvalidInput, Permanent, ProtocolError, Refused, TooLarge
 from proto.ids import Oid
 
@@ -123,13 +123,13 @@ class _Registry:
             return tags[newest]
         tag = asked.replace("+", "_")
         if _TAG.fullmatch(tag) is None:
-            raise InvalidInput(self.web.thing, f"{sources.shown(asked)!r} is not a tag", "write a name, or a range")
+            raise InvalidInput(self.web.thing, f"{listing.shown(asked)!r} is not a tag", "write a name, or a range")
         return tag
 
     def manifest(self, reference: str, *, within: bool = False) -> tuple[str, Mapping[str, Any]]:
         """The digest of what `reference` (a tag or a digest) names, and the manifest of layers that it is, or has."""
         if _TAG.fullmatch(reference) is None and _DIGEST.fullmatch(reference) is None:
-            raise InvalidInput(self.web.thing, f"{sources.shown(reference)!r} is no digest", "write sha256:…")
+            raise InvalidInput(self.web.thing, f"{listing.shown(reference)!r} is no digest", "write sha256:…")
         answer = self._get(f"manifests/{reference}", accept=", ".join((*_MANIFESTS, *_INDEXES)), found=False)
         if answer.status == 404:
             what = reference if _DIGEST.fullmatch(reference) else f"tag {reference!r}"
@@ -164,7 +164,7 @@ class _Registry:
                     files.expect(title, path.stat().st_size)
                     files.store(title, path.read_bytes())
                 else:
-                    cause = f"has a layer of the type {sources.shown(kind)}, which is no archive and has no title"
+                    cause = f"has a layer of the type {listing.shown(kind)}, which is no archive and has no title"
                     raise InvalidInput(self.web.thing, cause, "push it with helm, flux or oras")
         return files.write()
 
@@ -294,5 +294,5 @@ def _layers(manifest: Mapping[str, Any], thing: str) -> list[Mapping[str, Any]]:
         if not isinstance(kind, str) or not isinstance(digest, str) or not isinstance(annotations, dict | None):
             raise ProtocolError(thing, "its manifest is not as the protocol has it", "push it again")
         if _DIGEST.fullmatch(digest) is None:
-            raise ProtocolError(thing, f"its layer {sources.shown(digest)} is not named by sha256", "push it again")
+            raise ProtocolError(thing, f"its layer {listing.shown(digest)} is not named by sha256", "push it again")
     return [layer for layer in layers if layer["mediaType"] != _EMPTY]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hub.external import archive
-from hub.repo import sources
+from hub.repo import listing
 from proto.errors import InvalidInput
 
 
@@ -135,7 +135,7 @@ def test_an_archive_of_git_has_a_comment_that_is_passed_over(tmp_path: Path, rep
         pytest.param([(member("a/b", tarfile.SYMTYPE, linkname="../../c"), "")], "out of the archive", id="a link out"),
         pytest.param([(member("a", tarfile.SYMTYPE, linkname=""), "")], "out of the archive", id="a link to nothing"),
         pytest.param([("/".join("d" * 70), "x")], "folders deep", id="too deep"),
-        pytest.param([("a", b"x" * (sources.MAX_FILE_BYTES + 1))], "the limit is", id="a large file"),
+        pytest.param([("a", b"x" * (listing.MAX_FILE_BYTES + 1))], "the limit is", id="a large file"),
         pytest.param([(member("a", pax_headers={"size": "-1"}), "x")], "a size that is none", id="a negative size"),
         pytest.param([(member("a", pax_headers={"size": "9" * 18}), "x")], "the limit is", id="a size beyond all"),
         pytest.param([(member("a", pax_headers={"path": "x" * 70_000}), "x")], "has no end", id="an endless name"),
@@ -160,7 +160,7 @@ def test_a_file_beside_the_charts_folder_is_refused(pack: Pack, repo: pygit2.Rep
 def test_more_files_than_a_bundle_may_have_are_refused(
     pack: Pack, repo: pygit2.Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_FILES", 3)
+    monkeypatch.setattr(listing, "MAX_FILES", 3)
     assert archive.unpack(pack(*((f"f{n}", "x") for n in range(3))), repo, what="x")
     with pytest.raises(InvalidInput, match="more than 3 files"):
         archive.unpack(pack(*((f"f{n}", "x") for n in range(4))), repo, what="x")
@@ -172,7 +172,7 @@ def test_more_files_than_a_bundle_may_have_are_refused(
 def test_a_gzip_bomb_is_stopped_when_it_has_what_a_bundle_may_have(
     pack: Pack, repo: pygit2.Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_BUNDLE_BYTES", 10 << 20)
+    monkeypatch.setattr(listing, "MAX_BUNDLE_BYTES", 10 << 20)
     path = pack(*((f"f{n}", bytes(4 << 20)) for n in range(8)))
     assert path.stat().st_size < 100_000
     with pytest.raises(InvalidInput, match="more than 10485760 bytes, the limit"):

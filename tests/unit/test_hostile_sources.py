@@ -22,7 +22,7 @@ from hub.desired import Desired, desired
 from hub.journal import Journal
 from hub.pins import Pins
 from hub.render import build, limits
-from hub.repo import sources
+from hub.repo import listing, sources
 from hub.slices.gitstore import GitStore
 from proto.errors import InvalidInput, Permanent
 from proto.ids import BundleName, ClusterName, Oid
@@ -155,7 +155,7 @@ metadata:
         ),
         pytest.param({b"..|..|.git|hooks": (SUBMODULE, b"")}, "bundles/evil/", id="a submodule with a path as name"),
         pytest.param(
-            {b"big.yaml": (FILE, b"#" * (sources.MAX_FILE_BYTES + 1))}, "bundles/evil/big.yaml", id="a huge blob"
+            {b"big.yaml": (FILE, b"#" * (listing.MAX_FILE_BYTES + 1))}, "bundles/evil/big.yaml", id="a huge blob"
         ),
         pytest.param({b"d/" * 70 + b"x.yaml": (FILE, b"x")}, "bundles/evil/d/d/", id="folders without end"),
         pytest.param({b"a\xff.yaml": (FILE, b"x")}, r"bundles/evil/a\xff.yaml", id="a name that is not UTF-8"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from hub.repo import sources
+from hub.repo import listing, sources
 from proto.errors import InvalidInput, Permanent
 
 FILE, EXECUTABLE, LINK, SUBMODULE, FOLDER = 0o100644, 0o100755, 0o120000, 0o160000, 0o040000
@@ -125,13 +125,13 @@ def test_a_wanted_file_that_is_a_link_is_an_error_not_a_gap(tree: sources.Tree) 
 
 def test_what_cannot_be_looked_into_is_told_where_it_may_hide_what_is_wanted(checkout: Path) -> None:
     (checkout / "clusters/more").symlink_to("../bundles")
-    (checkout / "clusters/large.yaml").write_bytes(b"#" * (sources.MAX_FILE_BYTES + 1))
-    deep = checkout / "clusters" / "/".join(["d"] * (sources.MAX_DEPTH + 2))
+    (checkout / "clusters/large.yaml").write_bytes(b"#" * (listing.MAX_FILE_BYTES + 1))
+    deep = checkout / "clusters" / "/".join(["d"] * (listing.MAX_DEPTH + 2))
     deep.mkdir(parents=True)
     (deep / "f.yaml").write_text("x")
     for tree in (sources.CommitTree(checkout, commit(checkout)), sources.FolderTree(checkout)):
         found = dict(tree.files(wanted=lambda path: path.startswith("clusters/") and path.endswith((".yaml", "/"))))
-        too_deep = "/".join(["clusters", *["d"] * sources.MAX_DEPTH])
+        too_deep = "/".join(["clusters", *["d"] * listing.MAX_DEPTH])
         assert set(found) == {"clusters/eu.yaml", "clusters/large.yaml", "clusters/more", too_deep}
         assert found["clusters/eu.yaml"] == b"kind: Cluster\n"
         assert "is a symbolic link" in str(found["clusters/more"])
@@ -196,7 +196,7 @@ HOSTILE = [
     pytest.param([(FILE, b"a\nb", "x")], r"a\\x0ab: is not a valid name", id="a name with a newline"),
     pytest.param([(FILE, b"a", "x"), (FILE, b"a", "y")], "is there twice", id="one name twice"),
     pytest.param([(LINK, b"a", "b"), (FOLDER, b"a", "x"), (FILE, b"b", "")], "is there twice", id="link and folder"),
-    pytest.param([(FILE, b"big", b"0" * (sources.MAX_FILE_BYTES + 1))], "the limit is 4194304", id="a large file"),
+    pytest.param([(FILE, b"big", b"0" * (listing.MAX_FILE_BYTES + 1))], "the limit is 4194304", id="a large file"),
 ]  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def test_a_tree_that_holds_one_tree_many_times_is_refused_in_bounded_time(tmp_pa
 
 
 def test_a_tree_that_is_too_deep_is_refused(tmp_path: Path) -> None:
-    deep = tmp_path / "deep" / "/".join(["d"] * (sources.MAX_DEPTH + 2))
+    deep = tmp_path / "deep" / "/".join(["d"] * (listing.MAX_DEPTH + 2))
     deep.mkdir(parents=True)
     (deep / "f").write_text("x")
     with pytest.raises(InvalidInput, match="folders deep"):
@@ -315,7 +315,7 @@ def test_what_flotillaignore_names_is_left_out(tmp_path: Path, ignore: bytes, le
 
 
 def test_what_is_ignored_is_not_looked_at(tmp_path: Path) -> None:
-    large = b"0" * (sources.MAX_FILE_BYTES + 1)
+    large = b"0" * (listing.MAX_FILE_BYTES + 1)
     rows: list[Row] = [
         (FILE, b"a.yaml", "x"),
         (LINK, b"l", "/etc/passwd"),
