@@ -180,6 +180,8 @@ def failed(error: Exception, remote: Remote) -> FlotillaError:
         return Refused(thing, cause, "compare the key with the one that the host publishes, then add it there")
     if "redirect" in text or "status code: 30" in text:
         return Permanent(thing, f"redirects elsewhere: {text}", "use the address that it redirects to")
+    if "object format" in text:
+        return Permanent(thing, f"cannot be read: {text}", "use a repository whose object ids are SHA-1, Git's default")
     if "MiB, the limit" in text:
         return Permanent(thing, text, "take a smaller repository")
     return Transient(thing, f"cannot be read: {text}", "check the address and that it can be reached from here")

@@ -184,12 +184,23 @@ def _open(mirror: Path, taken: str) -> pygit2.Repository:
 def _fetch(repo: pygit2.Repository, there: Remote, ref: str, *, shown: str) -> None:
     remote.ask(there)
     try:
+        _check_whole(there)
         upstream = repo.remotes.create_anonymous(there.url)
         upstream.fetch([f"+{ref}:{_FETCHED}"], callbacks=remote.Callbacks(there), proxy=True)
         if repo.references.get(_FETCHED) is None:
             raise _missing(repo, upstream, ref, shown=shown)
     except (pygit2.GitError, OSError, KeyError, ValueError) as error:
         raise remote.failed(error, there) from error
+
+
+def _check_whole(there: Remote) -> None:
+    """Raises Permanent for a folder with a shallow clone, of which the first fetch alone would succeed."""
+    place = there.url.removeprefix("file://")
+    if not place.startswith("/"):
+        return
+    if pygit2.Repository(place, pygit2.enums.RepositoryOpenFlag.NO_SEARCH).is_shallow:
+        cause = "is a shallow clone, of which nobody can tell whether its history was rewritten"
+        raise Permanent(there.thing, cause, "run 'git fetch --unshallow' there, or name what it was cloned from")
 
 
 def _missing(repo: pygit2.Repository, upstream: pygit2.Remote, ref: str, *, shown: str) -> Permanent:

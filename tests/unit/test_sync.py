@@ -17,6 +17,7 @@ from proto.errors import InvalidInput, Permanent, Refused, Transient
 from proto.ids import Oid
 from tests import served
 from tests import sshd as sshd_server
+from tests.git_host import git
 from tests.sshd import Sshd
 
 WHO = pygit2.Signature("Ada", "ada@example.org", 1_700_000_000, 60)
@@ -68,6 +69,27 @@ def test_upstream_can_be_a_path_or_a_file_address(
     monkeypatch.chdir(tmp_path)
     address = {"path": str(tmp_path / "up"), "file": f"file://{tmp_path}/up", "relative": "up"}[form]
     assert sync.fetch(mirror, address, "main").commit == tip
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_shallow_clone_is_refused_before_its_second_commit_cannot_be_read(
+    tmp_path: Path, mirror: Path, form: str
+) -> None:
+    source, clone = Upstream(tmp_path / "source"), tmp_path / "clone"
+    for text in ("one", "two", "three"):
+        source.commit(text)
+    git("clone", "--quiet", "--depth", "1", f"file://{source.path}", str(clone))
+    with pytest.raises(Permanent, match=r"is a shallow clone.*git fetch --unshallow"):
+        sync.fetch(mirror, form.format(clone), "main")
+    git("-C", str(clone), "fetch", "--quiet", "--unshallow")
+    assert sync.fetch(mirror, form.format(clone), "main").subject == "three"
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_repository_with_other_object_ids_is_no_passing_trouble(tmp_path: Path, mirror: Path, form: str) -> None:
+    git("init", "--quiet", "--object-format=sha256", str(tmp_path / "up"))
+    with pytest.raises(Permanent, match=r"object format 'sha256' \(use a repository whose object ids are SHA-1"):
+        sync.fetch(mirror, form.format(tmp_path / "up"), "main")
 
 
 def test_packs_stay_few_though_each_fetch_brings_one_and_all_of_the_history_stays(
