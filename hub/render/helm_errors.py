@@ -15,7 +15,7 @@ Next: `helm` raises it.
 import re
 from pathlib import Path
 
-_MAX_CHARACTERS = 2000
+_MAX_READ, _MAX_CHARACTERS = 64 << 10, 2000
 _PLACE = re.compile(r"(?<![^\s(])[^/\s:()]+/([^\s:()]+):(\d+)")
 """`chart/templates/file.yaml:line`, the chart's name before the path in its folder."""
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -36,7 +36,7 @@ def told(text: str, *, chart: Path, name: str) -> tuple[str, str]:
 
     Of several places the last counts: those before it are of templates that include this one.
     """
-    where = name
+    where, text = name, text[:_MAX_READ]
     for found in _PLACE.finditer(text):
         if ".." not in found[1] and (chart / found[1]).is_file():
             where = f"{name}/{found[1]}:{found[2]}"

@@ -21,6 +21,7 @@ with a warning when one looks like ours. What was filled in is not looked at aga
 import difflib
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -166,7 +167,7 @@ class _Filler:
         if name in self._known:
             cause = f"uses the variable {name!r}, and no file of the bundle has ${{{name}}} in one piece"
             raise InvalidInput(self._what, cause, "write it into one of them, a comment is enough")
-        near = difflib.get_close_matches(name, [*self._variables, *self._known], n=3)
+        near = _near(name, (*self._variables, *self._known))
         if script:
             if near:
                 self.warnings.append(f"{self._what}: ${{{name}}} is left to its script; {' or '.join(near)} is defined")
@@ -185,7 +186,8 @@ class _Filler:
 
     def _other_form(self, found: re.Match[str], path: validate.Path, *, script: bool) -> str:
         """What stays of the beginning of a form that is not filled in here."""
-        shown = found.string[found.start() + len(found[1]) :].partition("\n")[0].partition("}")[0][:60] + "}"
+        start = found.start() + len(found[1])
+        shown = found.string[start : start + 60].partition("\n")[0].partition("}")[0] + "}"
         if self._secret:
             shown = f"${{{found['form'].strip()}…}}"
         if script:
@@ -200,6 +202,12 @@ class _Filler:
             f"has {shown} in {validate.dotted(path)}, and only ${{name}} and ${{name:-default}} are filled in",
             f"write $${shown[1:]} to keep the text, or annotate the object with {ANNOTATION}: disabled",
         )
+
+
+@lru_cache(maxsize=4096)
+def _near(name: str, names: tuple[str, ...]) -> list[str]:
+    """Those like it. Kept: a script has its own variables many times, and every cluster has the script."""
+    return difflib.get_close_matches(name, names, n=3)
 
 
 def _unescaped(found: re.Match[str]) -> str:
