@@ -24,9 +24,10 @@ import msgspec
 from hub import requests as requesting
 from hub import worker
 from hub.journal import Journal
-from hub.model import Finding, Fleet, Notes, Pin, RenderRequest
+from hub.model import Finding, Fleet, Pin
 from hub.pins import Pins
 from hub.render import build
+from hub.renders import Notes, RenderRequest
 from hub.repo import definitions, findings, sources, targets
 from hub.repo import fleet as fleet_loader
 from hub.repo.mounts import Mount, Mounted

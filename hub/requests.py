@@ -10,9 +10,10 @@ from pathlib import Path
 
 from hub import pins, worker
 from hub.external import own
-from hub.model import Bundle, Finding, Fleet, Pin, RenderRequest
+from hub.model import Bundle, Finding, Fleet, Pin
 from hub.pins import Pins, Wanted
 from hub.render import build
+from hub.renders import RenderRequest
 from hub.repo import mounts, places, reading, sources, targets
 from proto.errors import FlotillaError
 from proto.ids import BundleName, Oid

@@ -18,8 +18,9 @@ import pygit2
 
 from hub.cli import offline, origins, progress, revisions, telling
 from hub.cli.revisions import Revision
-from hub.model import Cluster, RenderRequest, Selector, Variant
+from hub.model import Cluster, Selector, Variant
 from hub.render import build, patches
+from hub.renders import RenderRequest
 from hub.repo import addresses, targets
 from proto.ids import ClusterName
 from proto.objects import ObjectKey, blob_id

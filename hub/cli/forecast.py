@@ -17,7 +17,8 @@ from hub import desired
 from hub.cli import progress, revisions, risks, telling
 from hub.cli.revisions import Comparison, Pair
 from hub.cli.risks import Step
-from hub.model import Finding, RenderRequest
+from hub.model import Finding
+from hub.renders import RenderRequest
 from hub.rollout import resolve, waves
 from hub.slices import trees
 from hub.state import ABSENT, Rollout, Wave

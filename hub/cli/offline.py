@@ -17,8 +17,9 @@ import click
 import yaml
 
 from hub.cli import origins, outside, progress, revisions, telling
-from hub.model import Finding, Fleet, Notes, RenderRequest
+from hub.model import Finding, Fleet
 from hub.render import build, checks
+from hub.renders import Notes, RenderRequest
 from hub.repo import definitions, findings, reading, targets
 from proto.errors import FlotillaError, InvalidInput
 from proto.ids import ClusterName, Oid

@@ -15,8 +15,9 @@ import click
 import pygit2
 
 from hub.cli import outside, progress, settling, telling
-from hub.model import Finding, Fleet, RenderRequest
+from hub.model import Finding, Fleet
 from hub.render import build
+from hub.renders import RenderRequest
 from hub.repo import findings, reading, sources, targets
 from proto.errors import FlotillaError
 from proto.ids import BundleName, ClusterName, Oid

@@ -17,8 +17,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import orjson
 
 from hub.cli import progress
-from hub.model import Bundle, Notes, RenderRequest
+from hub.model import Bundle
 from hub.render import build, objects
+from hub.renders import Notes, RenderRequest
 from hub.repo import definitions, sources
 from proto.ids import Oid
 

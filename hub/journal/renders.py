@@ -12,7 +12,8 @@ import orjson
 from hub.journal.database import ours
 from hub.journal.events import Events
 from hub.journal.rows import EventRow, PinRow
-from hub.model import Notes, Pin
+from hub.model import Pin
+from hub.renders import Notes
 from proto.ids import BundleName, Oid
 
 _SILENT = Notes()

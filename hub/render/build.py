@@ -15,8 +15,9 @@ import msgspec
 import orjson
 
 from hub import scratch
-from hub.model import Notes, Rights
+from hub.model import Rights
 from hub.render import checks, gather, limits, objects, plain, validate, variables
+from hub.renders import Notes
 from hub.repo import sources, tenants
 from proto.errors import FlotillaError, InvalidInput, Permanent, Transient
 from proto.ids import Oid, check_name

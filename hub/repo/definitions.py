@@ -18,7 +18,7 @@ Pure. Next: `render` again, what has definitions now.
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from hub.model import Notes, RenderRequest
+from hub.renders import Notes, RenderRequest
 from hub.repo import targets
 from proto.ids import ClusterName, Oid
 from proto.objects import blob_id

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, RenderRequest, Requirement, Selector
+from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, Requirement, Selector
+from hub.renders import RenderRequest
 from hub.repo import references
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import canonical

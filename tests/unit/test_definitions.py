@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from hub.model import Bundle, Notes, RenderRequest, Selector
+from hub.model import Bundle, Selector
+from hub.renders import Notes, RenderRequest
 from hub.repo import definitions
 from proto.ids import BundleName, ClusterName, Oid
 from proto.slices import BundlePolicy

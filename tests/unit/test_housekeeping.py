@@ -10,7 +10,7 @@ import pytest
 from hub import worker
 from hub.desired import Desired
 from hub.housekeeping import Housekeeping
-from hub.model import Notes
+from hub.renders import Notes
 from hub.slices.compose import HISTORY_S
 from proto.errors import Permanent
 from proto.ids import Oid

@@ -9,7 +9,7 @@ import pytest
 
 from hub.journal import Decision, DirectiveKind, DirectiveRow, EventRow, HoldRow, Journal, MoveRow, RolloutRow, schema
 from hub.journal import rollouts as record
-from hub.model import Notes
+from hub.renders import Notes
 from proto.errors import Permanent, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.slices import BundleEntry, SliceManifest

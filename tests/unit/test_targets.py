@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, Patch, RenderRequest, Requirement, Selector, Variant
+from hub.model import Bundle, Checks, Cluster, Fleet, HelmOptions, Patch, Requirement, Selector, Variant
+from hub.renders import RenderRequest
 from hub.repo import targets
 from proto.ids import BundleName, ClusterName, Oid
 from proto.objects import canonical
