@@ -1,12 +1,20 @@
-"""Shared by all lanes: asyncio as anyio's backend, and the API server of the contract tests, simulated or real."""
+"""Shared by all lanes: asyncio as anyio's backend, the profiles of property tests, and the API server of the contract
+tests, simulated or real."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import real, simulated
 from tests.kube import Kube
+
+# How long an example takes, on a machine with other work, says nothing about what is tested.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples in each run: new ones are for whoever can look into what they find.
+settings.register_profile("ci", settings.get_profile("here"), derandomize=True)
+settings.load_profile("here")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
