@@ -36,6 +36,9 @@ rules: [{level: Metadata}]
 START_S = 90.0
 """An API server is ready in 5 to 9 s on an idle machine; a busy one takes several times as long."""
 
+_given: set[int] = set()
+"""Ports that servers of this process have, or are about to have."""
+
 
 def tools() -> Path | None:
     """The folder of the built parts, or None when they were not built."""
@@ -47,10 +50,16 @@ def tools() -> Path | None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, that is given once, and that no outgoing connection takes: those get theirs from
+    32768 on, and one of them would keep a server from its port when it starts late, or starts again."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        if port in _given:
+            continue
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            _given.add(port)
+            return port
 
 
 class Process:

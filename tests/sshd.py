@@ -3,7 +3,6 @@
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hub.repo import remote
+from tests import real
 
 
 class Sshd:
@@ -22,8 +22,7 @@ class Sshd:
         for name in ("host", "key", "other"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(command, check=True, capture_output=True)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = real.free_port()
         (folder / "config").write_text(
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/key.pub\n"
             "StrictModes no\nPidFile none\nUsePAM no\nPasswordAuthentication no\n"

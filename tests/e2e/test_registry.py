@@ -5,7 +5,6 @@ import base64
 import hashlib
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -21,7 +20,7 @@ from hub.external import dependencies, oci
 from hub.external.credentials import Login
 from hub.model import OciSource
 from proto.errors import Permanent, Refused
-from tests import charts
+from tests import charts, real
 from tests.site import Asked, Says, Site
 
 BASIC = "Basic " + base64.b64encode(b"bot:hidden").decode()
@@ -112,8 +111,7 @@ def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if program is None:
         pytest.fail("no 'docker-registry' on PATH: run tests/tools/docker-registry.sh")
     folder = tmp_path_factory.mktemp("registry")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        host = f"127.0.0.1:{free.getsockname()[1]}"
+    host = f"127.0.0.1:{real.free_port()}"
     made, auth = Registry(host=host), {}
     with Site() as tokens:
         if request.param == "password":

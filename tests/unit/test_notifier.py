@@ -1,7 +1,6 @@
 """Messages on their way to receivers: told once and in order, whatever receivers, the hub and the disk do."""
 
 import itertools
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from hub.model import Finding
 from hub.noteworthy import Receiver as Stated
 from hub.notifier import Notifier
 from proto.errors import Transient
+from tests import real
 from tests.agents import until
 from tests.receiver import KEY, Receiver, receiving
 from tests.unit.test_loop import CANARY, EU, SHOP, Hub, running
@@ -100,9 +100,7 @@ async def test_a_receiver_that_was_away_gets_everything_once_and_in_order(hub: H
 
 
 async def test_an_address_that_nobody_listens_at_is_tried_again(hub: Hub) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = real.free_port()
     url = f"http://127.0.0.1:{port}/hook"
     await state(hub, url)
     made = of(hub, Receiver(url=url))

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +24,7 @@ from hub.rollout.rounds import Memory
 from hub.wiring import Hub
 from proto.ids import ClusterName
 from proto.messages import BundleReport, DriftDetail, DriftReport, FieldValue, Health, ObjectProblem, Report
+from tests import real
 
 FILES = {
     "clusters/eu-1.yaml": """
@@ -581,8 +581,7 @@ async def test_texts_from_the_fleet_are_never_read_as_markup(run: Run) -> None:
 
 
 def test_a_hub_that_is_not_there_is_named_with_what_to_do() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    address = f"http://127.0.0.1:{real.free_port()}"
     result = CliRunner().invoke(main, ["status", "--hub", address])
     assert result.exit_code == 1
     assert f"no hub answers at {address}" in result.stderr
