@@ -111,7 +111,7 @@ def _delays() -> Iterator[float]:
     return itertools.repeat(0.01)
 
 
-async def until(check: Callable[[], object], *, what: str = "the condition", timeout_s: float = 45.0) -> None:
+async def until(check: Callable[[], object], *, what: str = "the condition", timeout_s: float = 60.0) -> None:
     """Returns once `check` is true, which is looked at whenever the event loop has been everywhere once more."""
     with anyio.move_on_after(timeout_s):
         while not check():  # noqa: ASYNC110

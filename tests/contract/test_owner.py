@@ -13,7 +13,7 @@ import pytest
 
 from agent.apply.parents import CLUSTER_ANNOTATION
 from agent.kube.cluster import Cluster
-from agent.owner import events, limits
+from agent.owner import events, limits, statuses
 from agent.owner.directives import SUSPEND, SYNC
 from agent.owner.pauses import PAUSE
 from proto.messages import Directives
@@ -84,14 +84,18 @@ def conditions(kube: Kube) -> dict[str, tuple[str, str]]:
     return {one["type"]: (one["status"], one["reason"]) for one in found}
 
 
+def written(kube: Kube) -> dict[str, dict[str, Any]]:
+    """The Events by our agent, by uid."""
+    items = kube.must("GET", "/apis/events.k8s.io/v1/events")["items"]
+    return {item["metadata"]["uid"]: item for item in items if item.get("reportingController") == events.CONTROLLER}
+
+
 def told(kube: Kube, reason: str) -> list[dict[str, Any]]:
     """The Events of this reason, by our agent."""
-    items = kube.must("GET", "/apis/events.k8s.io/v1/events")["items"]
-    ours = [item for item in items if item.get("reportingController") == events.CONTROLLER]
-    return [item for item in ours if item["reason"] == reason]
+    return [item for item in written(kube).values() if item["reason"] == reason]
 
 
-async def until(check: Callable[[], object], *, what: str = "the condition", timeout_s: float = 30.0) -> None:
+async def until(check: Callable[[], object], *, what: str = "the condition", timeout_s: float = 60.0) -> None:
     """Returns once `check` is true. It may ask the API server, which blocks the agent: so seldom."""
     with anyio.move_on_after(timeout_s):
         while not check():  # noqa: ASYNC110
@@ -115,7 +119,7 @@ async def settled(one: Agent) -> None:
 
 
 async def test_a_bundle_becomes_ready_and_kubectl_shows_what_runs(
-    cluster: Cluster, kube: Kube, namespace: str, tmp_path: Path
+    cluster: Cluster, kube: Kube, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maker = SliceMaker()
     wake = maker.next({"shop": [config(namespace, color="red"), config(namespace, "more", size="1")]})
@@ -132,10 +136,12 @@ async def test_a_bundle_becomes_ready_and_kubectl_shows_what_runs(
         assert status["observedGeneration"] == kube.must("GET", PARENT)["metadata"]["generation"]
         writes = cluster.requests["status"]
         version = kube.must("GET", PARENT)["metadata"]["resourceVersion"]
+    monkeypatch.setattr(statuses, "SETTLE_S", 2.0)  # for a machine that is slow to open its watches
     async with agent(cluster, tmp_path) as again:
         await until(lambda: again.converged(wake, "shop"))
         kube.edit(path(namespace), {"data": {"color": "blue"}})
         await until(lambda: data(kube, namespace) == {"color": "red"}, what="the revert")
+        await until(lambda: not again.loop._owner._statuses._due, what="a look at the status")
         assert cluster.requests["status"] == writes, "a restart and a revert say nothing new"
         assert kube.must("GET", PARENT)["metadata"]["resourceVersion"] == version
 
@@ -178,12 +184,12 @@ async def test_a_refused_object_stalls_the_bundle_and_is_named(
 async def test_many_changes_of_health_are_few_writes(
     cluster: Cluster, kube: Kube, namespace: str, tmp_path: Path
 ) -> None:
-    before = cluster.requests["status"]
+    before, began = cluster.requests["status"], anyio.current_time()
     async with agent(cluster, tmp_path) as one:
         wake = SliceMaker().next({"shop": [config(namespace, f"c{number}", n="1") for number in range(150)]})
         one.deliver(wake)
         await until(lambda: conditions(kube).get("Ready") == ("True", "Current"), what="Ready", timeout_s=60)
-    assert cluster.requests["status"] - before <= 10
+    assert cluster.requests["status"] - before <= 1 + (anyio.current_time() - began) / statuses.LEAST_S
 
 
 async def test_a_parent_that_somebody_deletes_comes_back_with_its_status(
@@ -246,7 +252,7 @@ async def test_events_say_what_was_applied_and_reverted_where_kubectl_looks(
 async def test_two_hundred_hand_edits_are_few_events_and_hold_no_secret(
     cluster: Cluster, kube: Kube, namespace: str, tmp_path: Path
 ) -> None:
-    before = len(kube.must("GET", "/apis/events.k8s.io/v1/events")["items"])
+    before, began = written(kube).keys(), anyio.current_time()
     names = [f"c{number}" for number in range(40)]
     async with agent(cluster, tmp_path) as one:
         wake = SliceMaker().next({"shop": [*(config(namespace, name, n="1") for name in names), secret(namespace)]})
@@ -257,9 +263,8 @@ async def test_two_hundred_hand_edits_are_few_events_and_hold_no_secret(
                 kube.edit(path(namespace, name), {"data": {"n": f"edit {round_}"}})
             kube.edit(f"/api/v1/namespaces/{namespace}/secrets/key", {"data": {"key": "aGlkZGVu"}})
             await until(lambda: settings(kube, namespace) == [{"n": "1"}] * len(names), what="reverts", timeout_s=60)
-    items = kube.must("GET", "/apis/events.k8s.io/v1/events")["items"]
-    mine = [item for item in items if item.get("reportingController") == events.CONTROLLER]
-    assert 5 <= len(items) - before <= events.BURST + 15
+    mine = [item for uid, item in written(kube).items() if uid not in before]
+    assert 5 <= len(mine) <= events.BURST + 1 + (anyio.current_time() - began) / events.EVERY_S
     assert not any("aGlkZGVu" in str(item) or "czNjcjN0" in str(item) for item in mine)
     assert all(len(item["note"].encode()) <= 1024 for item in mine)
 

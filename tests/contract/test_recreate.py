@@ -114,10 +114,10 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 RULES = pytest.mark.unsimulated("transition rules of definitions")
 JOB = obj("batch/v1", "Job", spec={"template": ONCE})
 IMAGE = _set("spec", "template", "spec", "containers", to=[{"name": "x", "image": "example.org/x:2"}])
-SERVICE = obj("v1", "Service", spec={"clusterIP": "10.0.200.1", "ports": [{"port": 80}]})
+SERVICE = obj("v1", "Service", spec={"clusterIP": "10.0.0.201", "ports": [{"port": 80}]})
 CHANGES = [
     pytest.param(JOB, IMAGE, id="Job template"),
-    pytest.param(SERVICE, _set("spec", "clusterIP", to="10.0.200.2"), id="Service clusterIP"),
+    pytest.param(SERVICE, _set("spec", "clusterIP", to="10.0.0.202"), id="Service clusterIP"),
     pytest.param(
         obj("apps/v1", "StatefulSet", spec={**SELECTED, "serviceName": "x"}),
         _set("spec", "serviceName", to="y"),

@@ -61,11 +61,12 @@ def present(kube: Kube, namespace: str) -> dict[str, Any]:
     return {item["metadata"]["name"]: item for item in items}
 
 
+def quickly() -> Iterator[float]:
+    return itertools.repeat(0.05)
+
+
 @asynccontextmanager
 async def behind_a_proxy(kubeconfig: Path, folder: Path, silence_s: float) -> AsyncIterator[tuple[Proxy, Cluster]]:
-    def quickly() -> Iterator[float]:
-        return itertools.repeat(0.05)
-
     async with (
         proxied(kubeconfig, folder) as (proxy, through),
         Cluster.connect(through, delays=quickly, silence_s=silence_s) as cluster,
@@ -79,7 +80,7 @@ async def behind_a_proxy(kubeconfig: Path, folder: Path, silence_s: float) -> As
 async def test_an_api_server_that_restarts_in_the_middle_of_a_pass_gets_all_of_it(
     kube: Kube, kubeconfig: Path, namespace: str, tmp_path: Path
 ) -> None:
-    async with Cluster.connect(kubeconfig) as cluster, agent(cluster, tmp_path) as running:
+    async with Cluster.connect(kubeconfig, delays=quickly) as cluster, agent(cluster, tmp_path) as running:
         wake = SliceMaker().next({"shop": configs(namespace, MANY, color="red")})
         running.deliver(wake)
         await until(lambda: len(present(kube, namespace)) > MANY // 10, what="the first objects")
@@ -114,9 +115,9 @@ async def test_after_cut_connections_what_changed_meanwhile_is_found_and_nothing
 async def test_half_open_connections_are_noticed_and_nothing_is_missed(
     kube: Kube, kubeconfig: Path, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kube_cluster, "REQUEST_S", 1.0)
+    monkeypatch.setattr(kube_cluster, "REQUEST_S", 5.0)
     async with (
-        behind_a_proxy(kubeconfig, tmp_path, silence_s=1.5) as (proxy, cluster),
+        behind_a_proxy(kubeconfig, tmp_path, silence_s=5.0) as (proxy, cluster),
         agent(cluster, tmp_path) as running,
     ):
         wake = SliceMaker().next({"shop": configs(namespace, 10, color="red")})
@@ -178,8 +179,8 @@ async def test_an_agent_whose_lease_was_taken_stops_in_the_middle_of_its_pass(
         )
 
         kube.edit(LEASE, {"spec": {"holderIdentity": None}})
-        assert await running.lease.once()
-        await until(lambda: len(present(kube, namespace)) == MANY * 4, what="the rest", timeout_s=60)
+        await until(lambda: running.lease.held, what="the lease again")
+        await until(lambda: len(present(kube, namespace)) == MANY * 4, what="the rest", timeout_s=120)
         await until(lambda: len(running.told.drift) == 1, what="what changed meanwhile")
 
 
@@ -296,7 +297,9 @@ async def test_without_its_hub_it_goes_on_enforcing_and_spools_its_reports(
 
     spool = machine.state / "spool" / "drift.jsonl"
     real.wait_until("three reverts", reverted, process=process)
-    real.wait_until("three reports", lambda: len(spool.read_bytes().splitlines()) == 3, process=process)
+    real.wait_until(
+        "three reports", lambda: spool.exists() and len(spool.read_bytes().splitlines()) == 3, process=process
+    )
     process.stop()
     assert process.child.returncode == 0
 

@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from agent.apply.parents import ACCOUNT_ANNOTATION
-from agent.kube.cluster import Cluster
+from agent.kube.cluster import Cluster, NotFound
+from agent.model import Resource
 from proto.errors import Refused
 from proto.objects import ObjectKey
 from tests.agents import Agent, agent, until
@@ -53,6 +55,26 @@ def _allow(kube: Kube, namespace: str) -> None:
 def _forbid(kube: Kube, namespace: str) -> None:
     for kind in ("roles", "rolebindings"):
         kube.must("DELETE", f"/apis/{RBAC}/v1/namespaces/{namespace}/{kind}/tenant")
+
+
+async def in_force(cluster: Cluster, namespace: str, *, allowed: bool) -> None:
+    """Returns once the authorizer, which hears of roles by a watch of its own, lets the account or refuses it."""
+    acting = cluster.acting_as(f"{namespace}/tenant")
+    maps = await acting.resource("v1", "ConfigMap")
+    key = ObjectKey(group="", kind="ConfigMap", namespace=namespace, name="nothing")
+    with anyio.fail_after(60):
+        while await _is_allowed(acting, maps, key) is not allowed:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+async def _is_allowed(acting: Cluster, maps: Resource, key: ObjectKey) -> bool:
+    try:
+        await acting.get(maps, key)
+    except NotFound:
+        return True
+    except Refused:
+        return False
+    raise AssertionError(f"{key} is there")
 
 
 def text(namespace: str, *names: str) -> str:
@@ -106,6 +128,7 @@ subjects: [{{kind: ServiceAccount, name: tenant, namespace: {namespace}}}]
 """
     )
     wake = maker.next({namespace: text(namespace, "mine") + "---\n" + beyond}, **as_tenant(namespace))
+    await in_force(cluster, namespace, allowed=True)
     async with agent(cluster, tmp_path) as one:
         one.deliver(wake)
         await until(lambda: f"beyond-{namespace}" in problems(one, namespace), what="a told refusal")
@@ -124,6 +147,7 @@ async def test_drift_and_prune_are_the_accounts_also_after_the_bundle_left_the_s
     first = maker.next({namespace: text(namespace, "a", "b"), "other": other}, **as_tenant(namespace))
     second = maker.next({namespace: text(namespace, "a"), "other": other}, **as_tenant(namespace))
     third = maker.next({"other": other})
+    await in_force(cluster, namespace, allowed=True)
     async with agent(cluster, tmp_path) as one:
         one.deliver(first)
         await until(lambda: one.converged(first, namespace, "other"), what="the first slice")
@@ -138,11 +162,13 @@ async def test_drift_and_prune_are_the_accounts_also_after_the_bundle_left_the_s
         assert kube.call("GET", path(namespace, "b"))[0] == 404
 
         _forbid(kube, namespace)
+        await in_force(cluster, namespace, allowed=False)
         one.deliver(third)
         await until(lambda: "cannot" in problems(one, namespace), what="a told refusal")
         assert kube.call("GET", path(namespace, "a"))[0] == 200
         assert ObjectKey(group="", kind="ConfigMap", namespace=namespace, name="a") in one.inventory.entries
     _allow(kube, namespace)
+    await in_force(cluster, namespace, allowed=True)
     async with agent(cluster, tmp_path) as again:
         await until(lambda: kube.call("GET", path(namespace, "a"))[0] == 404, what="the prune", timeout_s=40)
         await until(
@@ -159,6 +185,7 @@ async def test_what_is_gone_with_the_tenants_namespace_is_not_kept_for_an_accoun
     maker = SliceMaker()
     first = maker.next({namespace: text(namespace, "a")}, **as_tenant(namespace))
     second = maker.next({})
+    await in_force(cluster, namespace, allowed=True)
     async with agent(cluster, tmp_path) as one:
         one.deliver(first)
         await until(lambda: one.converged(first, namespace), what="the first slice")

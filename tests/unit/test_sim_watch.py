@@ -57,7 +57,7 @@ async def test_initial_events_end_with_a_bookmark_that_says_so() -> None:
 
 async def test_a_quiet_watch_sends_bookmarks_and_ends_when_its_time_is_up() -> None:
     api = Api(Store())
-    wanted = asked(api, revision=str(api.store.revision), timeout_s=0.05)
+    wanted = asked(api, revision=str(api.store.revision), timeout_s=0.5)
     async with aclosing(watch.lines(api.store, wanted, bookmark_s=0.01)) as lines:
         kinds = {kind for chunk in [chunk async for chunk in lines] for kind, _ in events(chunk)}
     assert kinds == {"BOOKMARK"}
