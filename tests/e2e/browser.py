@@ -119,14 +119,25 @@ async def tab(folder: Path) -> AsyncIterator[Tab]:
     try:
         port = await _port(anyio.Path(profile / "DevToolsActivePort"), child)
         async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
-                [url] = [each["webSocketDebuggerUrl"] for each in await response.json() if each["type"] == "page"]
+            url = await _page(session, port)
             async with session.ws_connect(url, max_msg_size=0) as socket:
                 yield Tab(socket)
     finally:
         child.terminate()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(child.wait)
+
+
+async def _page(session: aiohttp.ClientSession, port: int) -> str:
+    """The address of the one page, which is there a little later than the port."""
+    for _ in range(600):
+        async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
+            pages = [each["webSocketDebuggerUrl"] for each in await response.json() if each["type"] == "page"]
+        if pages:
+            [url] = pages
+            return str(url)
+        await anyio.sleep(0.1)
+    raise AssertionError("chromium never opened a page")
 
 
 async def _port(file: anyio.Path, child: "subprocess.Popen[bytes]") -> int:

@@ -35,7 +35,7 @@ CAREFUL = """
         - {name: canary, select: {matchLabels: {canary: "true"}}, maxConcurrent: 1}
         - {name: eu, select: {matchLabels: {region: eu}}, maxConcurrent: 100%}
       failure: {budget: 0, deadline: 2m, action: rollback}
-      offline: {after: 4s, budget: 50%}
+      offline: {after: 15s, budget: 50%}
     """
 WEB = """
     apiVersion: apps/v1
@@ -43,7 +43,7 @@ WEB = """
     metadata: {name: web, labels: {app: web}}
     spec:
       replicas: ${replicas}
-      progressDeadlineSeconds: 3
+      progressDeadlineSeconds: 60
       selector: {matchLabels: {app: web}}
       template:
         metadata: {labels: {app: web}}
@@ -57,9 +57,11 @@ WEB = """
 
 
 def web(version: str, **node: str) -> str:
-    """The shop's Deployment in a version, for nodes with these labels."""
-    selector = f"          nodeSelector: {json.dumps(node)}\n" if node else ""
-    return WEB.rstrip(" ").replace("web:v1", f"web:{version}") + selector
+    """The shop's Deployment in a version, for nodes with these labels; where none has them it soon fails."""
+    text = WEB.rstrip(" ").replace("web:v1", f"web:{version}")
+    if not node:
+        return text
+    return text.replace("Seconds: 60", "Seconds: 10") + f"          nodeSelector: {json.dumps(node)}\n"
 
 
 WEB_THAT_NO_NODE_TAKES = web("v1", no="where")

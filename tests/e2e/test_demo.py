@@ -68,7 +68,7 @@ def test_the_demo_plays_its_story_and_sees_each_step(tmp_path: Path) -> None:
         r"eu-2: night-shift changed Deployment/shop/web at [\d:]+, reverted: \.spec\.replicas",
     ):
         assert re.search(pattern, done.stdout), pattern
-    assert of(folder) == []
+    real.wait_until("nothing to be left", lambda: not of(folder), timeout_s=10)
 
 
 def test_the_demo_plays_the_same_story_in_real_clusters_and_says_how_to_undo_it(
@@ -109,7 +109,7 @@ def test_the_demo_plays_the_same_story_in_real_clusters_and_says_how_to_undo_it(
         assert "failed in eu; 2 clusters went back, eu → canary" in steps["rollback"]["detail"]
         assert "arn-aws-eks-two came back" in steps["offline"]["detail"]
         assert all(kube.url in done.stdout for kube in kubes)
-        assert of(folder) == []
+        real.wait_until("nothing to be left", lambda: not of(folder), timeout_s=10)
 
         again = subprocess.run([*command, f"--dir={tmp_path / 'again'}"], capture_output=True, text=True, cwd=tmp_path)
         assert again.returncode == 1

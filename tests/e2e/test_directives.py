@@ -62,7 +62,10 @@ def test_a_commit_does_not_reach_a_cluster_where_the_bundle_is_suspended_and_the
             reason(world, second).startswith("wave eu waits for eu-1 (suspended: ") and WHY in reason(world, second)
         ),
     )
-    assert [text(world, cluster) for cluster in ("canary", "eu-1", "eu-2")] == ["two", "one", "two"]
+    world.wait(
+        "the others to have it",
+        lambda: [text(world, cluster) for cluster in ("canary", "eu-1", "eu-2")] == ["two", "one", "two"],
+    )
     assert "suspended   ledger on eu-1 (" in world.cli("status")
 
 

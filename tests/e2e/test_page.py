@@ -356,7 +356,7 @@ STRICT = """
     metadata: {name: careful}
     spec:
       waves: [{name: canary, select: {matchLabels: {canary: "true"}}}]
-      failure: {deadline: 1s}
+      failure: {deadline: 5s}
     """
 PATIENT = """
     apiVersion: flotilla.dev/v1alpha1
@@ -375,7 +375,7 @@ async def test_what_stands_still_and_who_did_not_come_back_is_told_first_with_th
     repo.commit(
         "A fleet",
         {
-            "rollouts/careful.yaml": STRICT,
+            "rollouts/careful.yaml": STRICT.replace("5s", "10m"),
             "rollouts/patient.yaml": PATIENT,
             **{f"clusters/{name}.yaml": cluster(name, labels) for name, labels in CLUSTERS[:4]},
             **bundle("shop"),
@@ -392,7 +392,7 @@ async def test_what_stands_still_and_who_did_not_come_back_is_told_first_with_th
         pause = Command(verb="pause", actor="ann", reason="is the till well?")
         await hub.loop.tell(ToRollout(rollout=waits, command=pause))
         crowd.failing |= {"canary-1"}
-        repo.commit("A shop that cannot start", bundle("shop", "two"))
+        repo.commit("A shop that cannot start", {"rollouts/careful.yaml": STRICT, **bundle("shop", "two")})
         await tab.look(width=1280, height=900)
         await tab.open(f"http://127.0.0.1:{port}")
         troubles = "document.querySelector('#troubles').innerText"

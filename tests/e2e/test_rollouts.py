@@ -24,7 +24,7 @@ GUARDED = """
         - {name: eu, clusters: [eu-1], soak: 1s}
         - {name: others, select: {}, gates: [{approval: {approvers: 1}}]}
       failure: {budget: 0, deadline: 1m, action: rollback}
-      offline: {after: 4s, budget: 50%}
+      offline: {after: 15s, budget: 50%}
     """
 TWO_PEOPLE = GUARDED.replace("approvers: 1", "approvers: 2")
 FROZEN = f"""{FLEET.rstrip()}
@@ -62,15 +62,15 @@ def until_all_run(world: World, version: str) -> None:
         return [pod for kube in world.kubes.values() for pod in kube.must("GET", PODS)["items"]]
 
     def alike() -> bool:
-        return all(
+        found = pods()
+        return len(found) == 8 and all(
             pod["spec"]["containers"][0]["image"] == f"registry.example.org/web:{version}"
             and "nodeSelector" not in pod["spec"]
             and pod["status"]["phase"] == "Running"
-            for pod in pods()
+            for pod in found
         )
 
-    world.wait(f"pods of {version} alone", alike)
-    assert len(pods()) == 8
+    world.wait(f"eight pods of {version}, and no others", alike)
 
 
 def waits(world: World, revision: str, why: str) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def test_a_rollback_goes_on_when_the_hub_was_killed_in_the_middle_of_it(started:
 
 def test_a_rollback_that_one_cluster_cannot_follow_brings_the_others_back_and_says_so(started: World) -> None:
     world = started
-    hasty = GUARDED.replace("deadline: 1m", "deadline: 10s")
+    hasty = GUARDED.replace("deadline: 1m", "deadline: 20s")
     bad = world.repo.commit("Fast disks, hastily", {"rollouts/guarded.yaml": hasty, **till("vx", disk="fast")})
     world.wait("eu-1 to have it", lambda: prices(world)["eu-1"] == "vx")
     world.agents["eu-1"].kill()
@@ -212,7 +212,7 @@ def test_a_rollback_that_one_cluster_cannot_follow_brings_the_others_back_and_sa
 
 def test_a_freeze_binds_a_rollout_that_is_under_way_until_it_is_removed(started: World) -> None:
     world = started
-    slow = GUARDED.replace("soak: 1s", "soak: 3s", 1)
+    slow = GUARDED.replace("soak: 1s", "soak: 12s", 1)
     revision = world.repo.commit("v4, slowly", {"rollouts/guarded.yaml": slow, **till("v4")})
     world.wait("the first wave to have it", lambda: prices(world)["canary"] == "v4")
     before = written(world, PRICES)
