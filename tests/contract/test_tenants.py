@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from agent.apply.parents import ACCOUNT_ANNOTATION
-from agent.kube.cluster import Cluster, NotFound
+from agent.kube.api_status import NotFound
+from agent.kube.cluster import Cluster
 from agent.model import Resource
 from proto.errors import Refused
 from proto.objects import ObjectKey

@@ -19,7 +19,7 @@ from tests.e2e.world import BIN
 
 STEPS = ("waves", "drift", "bad", "rollback", "freeze", "hub", "offline")
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(600)]
 
 
 def of(folder: Path) -> list[int]:
