@@ -55,6 +55,11 @@ DENIALS_KEPT_S = 60.0
 """The same agent is named in the event list at most once a minute, however often it knocks."""
 
 
+SILENT_S = 75.0
+"""A connection without a whole request for so long is closed: strangers could hold all that there are, for an hour by
+default. More than the minute after which most balancers close theirs, so that none is closed under a request."""
+
+
 class Hub:
     """The parts of one hub process, wired."""
 
@@ -220,7 +225,7 @@ class Hub:
         task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until cancelled; reports the port that it listens on."""
-        runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
+        runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0, keepalive_timeout=SILENT_S)
         try:
             await self.loop.publish_all()
             try:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 from click.testing import CliRunner
 
-from hub import gatekeeper, main
+from hub import gatekeeper, main, wiring
 from hub.desired import Desired
 from hub.gatekeeper import Server
 from hub.model import Cluster, Fleet
@@ -55,6 +56,22 @@ def test_an_agent_that_joined_is_let_in_while_nobody_knows_its_cluster_is_gone(h
     assert hub._is_member("eu-1")
     said(hub, Fleet())
     assert not hub._is_member("eu-1")
+
+
+@pytest.mark.parametrize(
+    "told", [pytest.param(b"", id="nothing"), pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n", id="half a request")]
+)
+async def test_who_connects_and_asks_nothing_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bytes
+) -> None:
+    monkeypatch.setattr(wiring, "SILENT_S", 0.1)
+    async with anyio.create_task_group() as tasks:
+        port = await tasks.start(made(tmp_path).run, "127.0.0.1", 0)
+        async with await anyio.connect_tcp("127.0.0.1", port) as stranger:
+            await stranger.send(told or b"\r\n")
+            with anyio.fail_after(30), pytest.raises(anyio.EndOfStream):
+                await stranger.receive()
+        tasks.cancel_scope.cancel()
 
 
 def test_a_cluster_of_the_fleet_may_join_also_while_others_cannot_be_read(hub: Hub) -> None:
