@@ -71,14 +71,7 @@ def main() -> None:
 
 async def run(options: Options, holder: str) -> None:
     """Run the agent until SIGTERM or SIGINT. `holder` is its name in the lease."""
-    provider = (
-        telemetry.provider(
-            "flotilla-agent", options.otlp_endpoint, exporter=None, **{telemetry.ATTR_CLUSTER: options.cluster}
-        )
-        if options.otlp_endpoint
-        else None
-    )
-    tracing = Tracing(options.cluster, provider)
+    tracing = _tracing(options)
     reporter = Reporter(options.state_dir, boot_id=secrets.token_hex(8), agent_version=VERSION)
     signers = SliceSigners(options.slice_signers) if options.slice_signers is not None else None
     receiver = Receiver(options.state_dir, options.cluster, signers=signers)
@@ -158,6 +151,15 @@ async def run(options: Options, holder: str) -> None:
                 await loop.run()
                 group.cancel_scope.cancel()
     await anyio.to_thread.run_sync(tracing.close)
+
+
+def _tracing(options: Options) -> Tracing:
+    provider = None
+    if options.otlp_endpoint:
+        provider = telemetry.provider(
+            "flotilla-agent", options.otlp_endpoint, exporter=None, **{telemetry.ATTR_CLUSTER: options.cluster}
+        )
+    return Tracing(options.cluster, provider)
 
 
 async def in_turn(lease: Lease, speak: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -59,6 +59,34 @@ class Options:
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     """The options. Raises InvalidInput; argparse ends the process for what it cannot read."""
+    found = _parser(environment).parse_args(arguments)
+    token = _join_token(found.join_token, found.join_token_file)
+    cluster = found.cluster or (token.cluster if token is not None else "")
+    if not cluster:
+        raise InvalidInput("cluster", "has no name", "give --cluster, or the join token of the first start")
+    _check_ways(found)
+    return Options(
+        hub=found.hub,
+        slices=found.slices,
+        slices_login_file=Path(found.slices_login_file) if found.slices_login_file else None,
+        slices_poll_s=found.slices_poll,
+        slice_bundles=Path(found.slice_bundles) if found.slice_bundles else None,
+        report_file=Path(found.report_file) if found.report_file else None,
+        slice_signers=Path(found.slice_signers) if found.slice_signers else None,
+        cluster=cluster,
+        join_token=token,
+        state_dir=Path(found.state_dir),
+        kubeconfig=Path(found.kubeconfig).expanduser() if found.kubeconfig else None,
+        context=found.context or None,
+        otlp_endpoint=found.otlp_endpoint,
+        controllers=tuple(name for name in (part.strip() for part in found.controllers.split(",")) if name),
+        log_level=found.log_level,
+        health_listen=found.health_listen,
+    )
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    """What may be given; `environment` says what is so where it is not."""
 
     def default(name: str, otherwise: str = "") -> str:
         return environment.get(f"FLOTILLA_{name}", otherwise)
@@ -154,11 +182,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         help="serve /healthz for probes (not served)",
     )
     add("--version", action="version", version=f"flotilla-agent {VERSION}")
-    found = parser.parse_args(arguments)
-    token = _join_token(found.join_token, found.join_token_file)
-    cluster = found.cluster or (token.cluster if token is not None else "")
-    if not cluster:
-        raise InvalidInput("cluster", "has no name", "give --cluster, or the join token of the first start")
+    return parser
+
+
+def _check_ways(found: argparse.Namespace) -> None:
+    """Refuse ways for slices to come that do not go together."""
     if found.slice_bundles and (found.hub or found.slices):
         remedy = "give --slice-bundles alone, or --hub, --slices or both"
         raise InvalidInput("--slice-bundles", "is for an agent without a hub and a mirror", remedy)
@@ -168,24 +196,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         raise InvalidInput("--slices-login-file", "is for --slices", "give --slices too")
     if not found.slices_poll >= LEAST_POLL_S:
         raise InvalidInput(f"--slices-poll {found.slices_poll:g}", f"is less than {LEAST_POLL_S:g} s", "give more")
-    return Options(
-        hub=found.hub,
-        slices=found.slices,
-        slices_login_file=Path(found.slices_login_file) if found.slices_login_file else None,
-        slices_poll_s=found.slices_poll,
-        slice_bundles=Path(found.slice_bundles) if found.slice_bundles else None,
-        report_file=Path(found.report_file) if found.report_file else None,
-        slice_signers=Path(found.slice_signers) if found.slice_signers else None,
-        cluster=cluster,
-        join_token=token,
-        state_dir=Path(found.state_dir),
-        kubeconfig=Path(found.kubeconfig).expanduser() if found.kubeconfig else None,
-        context=found.context or None,
-        otlp_endpoint=found.otlp_endpoint,
-        controllers=tuple(name for name in (part.strip() for part in found.controllers.split(",")) if name),
-        log_level=found.log_level,
-        health_listen=found.health_listen,
-    )
 
 
 def _join_token(text: str, file: str) -> JoinToken | None:

@@ -158,15 +158,7 @@ class Parents:
             try:
                 await ready()
                 await self.install(delays)
-                resource = await self._api.resource(PARENT_API_VERSION, PARENT_KIND)
-                events = self._api.watch(resource, selector=PARENT_ID_LABEL, metadata_only=False)
-                async with aclosing(events):  # type: ignore[type-var]
-                    async for event in events:
-                        if event.kind == "SYNCED":
-                            problem("parents", "")
-                            self.known.set()
-                        if self.seen(event):
-                            changed(event.object["metadata"]["name"] if event.object else "")
+                await self._follow(changed=changed, problem=problem)
             except Transient as error:
                 problem("parents", f"ApplySet parents are not known yet: {error}")
             except FlotillaError as error:
@@ -174,6 +166,17 @@ class Parents:
                 self.known.set()
                 changed("")
             await anyio.sleep(delay)
+
+    async def _follow(self, *, changed: Callable[[str], None], problem: Callable[[str, str], None]) -> None:
+        resource = await self._api.resource(PARENT_API_VERSION, PARENT_KIND)
+        events = self._api.watch(resource, selector=PARENT_ID_LABEL, metadata_only=False)
+        async with aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                if event.kind == "SYNCED":
+                    problem("parents", "")
+                    self.known.set()
+                if self.seen(event):
+                    changed(event.object["metadata"]["name"] if event.object else "")
 
     async def install(self, delays: Callable[[], Iterator[float]]) -> None:
         """Make sure that the cluster serves AppliedBundles; one GET when it does. `delays` are seconds between looks.

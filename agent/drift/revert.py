@@ -110,37 +110,7 @@ async def confirm(
         stance=stance,
         seen_at=seen_at,
     )
-    before = event.object
-    if event.kind == "DELETED" or case.is_worth_a_look(before):
-        now = await case.look()
-        if now is None:
-            return await case.deleted(before)
-        before = now
-        if subject.is_known(before):
-            # An event from before our last write: somebody wrote while we undid something else.
-            return Confirmed(baseline=entry.baseline)
-    if before["metadata"].get("deletionTimestamp"):
-        # Nothing brings it back before it is gone, and then a DELETED event comes.
-        return Confirmed(baseline=drift.baseline(before))
-    for tries_left in reversed(range(races.TRIES)):
-        try:
-            match stance.mode:
-                case "revert":
-                    return await case.revert(before, pinned=tries_left > 0)
-                case "report":
-                    return await case.report(before, pinned=tries_left > 0)
-                case _:
-                    return Confirmed(baseline=drift.baseline(before))
-        except Conflict:
-            if not tries_left:
-                raise
-        # Others wrote since this was looked at: what our apply changes is told by comparison, so look again.
-        await races.pause(races.TRIES - tries_left)
-        now = await case.look()
-        if now is None:
-            return await case.deleted(before)
-        before = now
-    raise AssertionError("the last try returns or raises")
+    return await case.confirm(event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,16 +129,55 @@ class _Case:
     def key(self) -> ObjectKey:
         return self.subject.entry.key
 
+    async def confirm(self, event: WatchEvent) -> Confirmed:
+        """See `revert.confirm`."""
+        before = event.object
+        if event.kind == "DELETED" or self._is_worth_a_look(before):
+            now = await self._look()
+            if now is None:
+                return await self._deleted(before)
+            before = now
+            if self.subject.is_known(before):
+                # An event from before our last write: somebody wrote while we undid something else.
+                return Confirmed(baseline=self.subject.entry.baseline)
+        if before["metadata"].get("deletionTimestamp"):
+            # Nothing brings it back before it is gone, and then a DELETED event comes.
+            return Confirmed(baseline=drift.baseline(before))
+        for tries_left in reversed(range(races.TRIES)):
+            try:
+                return await self._at(before, pinned=tries_left > 0)
+            except Conflict:
+                if not tries_left:
+                    raise
+            # Others wrote since this was looked at: what our apply changes is told by comparison, so look again.
+            await races.pause(races.TRIES - tries_left)
+            now = await self._look()
+            if now is None:
+                return await self._deleted(before)
+            before = now
+        raise AssertionError("the last try returns or raises")
+
+    async def _at(self, before: Mapping[str, Any], *, pinned: bool) -> Confirmed:
+        """What comes of the object as it was looked at. `pinned`: only if nobody wrote since; else Conflict is raised,
+        and nothing was done."""
+        match self.stance.mode:
+            case "revert":
+                return await self._revert(before, pinned=pinned)
+            case "report":
+                return await self._report(before, pinned=pinned)
+            case _:
+                return Confirmed(baseline=drift.baseline(before))
+
     # --- looking --------------------------------------------------------------------------------------------------
 
-    def is_worth_a_look(self, before: Mapping[str, Any]) -> bool:
+    def _is_worth_a_look(self, before: Mapping[str, Any]) -> bool:
         """Whether the event shows less than is needed: values that may have been changed, or are ignored."""
         subject = self.subject
         if self.stance.mode == "ignore" or subject.is_whole(before):
             return False
         return bool(subject.pointers) or self.key.gk != "Secret" or subject.is_from_before(before)
 
-    async def look(self) -> Mapping[str, Any] | None:
+    async def _look(self) -> Mapping[str, Any] | None:
         """The object as it is now, None when it is gone; of a Secret only what is not secret, if that is enough."""
         try:
             return await self._now(metadata_only=self.key.gk == "Secret" and not self.subject.pointers)
@@ -180,7 +189,7 @@ class _Case:
 
     # --- what is done ---------------------------------------------------------------------------------------------
 
-    async def deleted(self, last: Mapping[str, Any]) -> Confirmed:
+    async def _deleted(self, last: Mapping[str, Any]) -> Confirmed:
         """It is gone. What ran to its end may go."""
         if self.stance.mode == "ignore" or self.subject.entry.finished:
             return Confirmed(baseline=None)
@@ -192,8 +201,7 @@ class _Case:
             return self._gone(last, _failed(error))
         return self._created(last, after)
 
-    async def revert(self, before: Mapping[str, Any], *, pinned: bool) -> Confirmed:
-        """`pinned`: only if nobody wrote since; else Conflict is raised, and nothing was done."""
+    async def _revert(self, before: Mapping[str, Any], *, pinned: bool) -> Confirmed:
         subject = self.subject
         try:
             taken = subject.lost_ownership(before) and await self._take(before, wide=False)
@@ -229,8 +237,8 @@ class _Case:
             found |= subject.additions(before, after, _TOLD)
         return _confirmed(after, found, stands=stands)
 
-    async def report(self, before: Mapping[str, Any], *, pinned: bool) -> Confirmed:
-        """As `revert`, and nothing is undone."""
+    async def _report(self, before: Mapping[str, Any], *, pinned: bool) -> Confirmed:
+        """As `_revert`, and nothing is undone."""
         try:
             created, after = await self._apply(before, dry_run=True, pinned=pinned)
         except Invalid:
@@ -304,7 +312,7 @@ class _Case:
                     cause = f"was written by others {races.TRIES} times in a row"
                     raise Transient(str(self.key), cause) from error
                 await races.pause(races.TRIES - tries_left)
-                live = await self.look()
+                live = await self._look()
         raise AssertionError("the last try returns or raises")
 
     async def _take(self, before: Mapping[str, Any], *, wide: bool) -> bool:
