@@ -110,7 +110,12 @@ MINUTES = st.integers(0, 7 * 24 * 60 - 1)
 
 @given(
     st.lists(st.tuples(MINUTES, MINUTES, st.booleans()), min_size=1, max_size=4),
-    st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"]),
+    st.sampled_from(
+        [
+            *("UTC", "Europe/Berlin", "America/New_York", "America/St_Johns", "Australia/Lord_Howe", "Asia/Kolkata"),
+            *("Pacific/Apia", "Africa/Casablanca", "Antarctica/Troll"),
+        ]
+    ),
     st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31)),
 )
 def test_until_is_the_first_minute_at_which_moves_may_start(
