@@ -22,9 +22,9 @@ def look(turn: Turn, cluster: ClusterName) -> None:
     if seen.cordoned:
         offline(turn, cluster, f"{CORDONED}{seen.cordoned}")
     elif turn.silent(cluster):
-        offline(turn, cluster, f"silent for more than {turn.rollout.offline_after_s:.0f} s")
+        offline(turn, cluster, f"silent for more than {turn.offline_after_s:.0f} s")
     else:
-        turn.wake_past(turn.silent_since(cluster) + turn.rollout.offline_after_s)
+        turn.wake_past(turn.silent_since(cluster) + turn.offline_after_s)
 
 
 def look_all(turn: Turn, waves: Collection[int]) -> None:
@@ -39,8 +39,8 @@ def look_all(turn: Turn, waves: Collection[int]) -> None:
         _look_at_pending(turn, cluster, waves)
     for last_seen, cluster in turn.roster.seen:
         silent_since = max(last_seen, turn.settle_until)
-        if not turn.settled or turn.now - silent_since <= turn.rollout.offline_after_s:
-            turn.wake_past(silent_since + turn.rollout.offline_after_s)
+        if not turn.settled or turn.now - silent_since <= turn.offline_after_s:
+            turn.wake_past(silent_since + turn.offline_after_s)
             return
         _look_at_pending(turn, cluster, waves)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hub.rollout import gates, presence, rollback, transitions
 from hub.rollout.proof import Verdict, judge, why_failed
 from hub.rollout.transitions import BACK, IN_FLIGHT, UNMOVED
-from hub.rollout.turn import Turn
+from hub.rollout.turn import HEARTBEATS_APART, Turn
 from hub.state import FINAL, MarkGood, MemberPhase, Phase
 from proto.ids import ClusterName
 
@@ -16,8 +16,6 @@ P, M = Phase, MemberPhase
 
 MAX_RESETS = 3
 """A soak that starts for the fourth time is a cluster that flaps."""
-HEARTBEATS_APART = 2
-"""One report may be lost before a soak counts as interrupted."""
 
 
 def heard(turn: Turn, cluster: ClusterName) -> None:

@@ -19,9 +19,9 @@ Rules, by the numbers the code refers to (the design's rules of a rollout say wh
     reached, act: rollback, pause or continue. Resuming after a pause, like `continue`, lowers what rule 1 needs by
     those that failed.
  7. Who proves after it failed is soaked and counted again when there is room (not in the fleet-wide rollback).
- 8. Offline is who was silent for `offline_after_s` when its turn came. Back again it is pending, in its wave's room
-    even when later waves are open. After completion too: then it fails alone, with a notice. So does who is in flight
-    in a rollout that is replaced, while the newer one has nothing to change there.
+ 8. Offline is who was silent for `offline_after_s`, and for two heartbeats, when its turn came. Back again it is
+    pending, in its wave's room even when later waves are open. After completion too: then it fails alone, with a
+    notice. So does who is in flight in a rollout that is replaced, while the newer one has nothing to change there.
  9. Rollback: the failed first, then the others from the last wave to the first, at most `rollback_limit` at once, to
     the before-subtrees; nobody waits for a soak. Who was not moved never gets the commit. A cluster not back by
     the deadline is REVERT_FAILED; the others are finished, and the whole is ROLLBACK_FAILED, which says so.

@@ -29,6 +29,9 @@ from hub.state import (
 )
 from proto.ids import ClusterName
 
+HEARTBEATS_APART = 2
+"""One report may be lost before a soak counts as interrupted, or a cluster as offline."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
@@ -217,14 +220,19 @@ class Turn:
             return ""
         return next((told[bundle] for bundle in self.rollout.targets[cluster].after if told.get(bundle)), "")
 
+    @property
+    def offline_after_s(self) -> float:
+        """A policy may ask for less than what clusters need to be heard again."""
+        return max(self.rollout.offline_after_s, HEARTBEATS_APART * self.heartbeat_s)
+
     def heard(self, cluster: ClusterName) -> bool:
         """Was the cluster seen lately enough to be given a move?"""
         last_seen = self.view[cluster].last_seen
-        return last_seen > 0 and self.now - last_seen <= self.rollout.offline_after_s
+        return last_seen > 0 and self.now - last_seen <= self.offline_after_s
 
     def silent(self, cluster: ClusterName) -> bool:
         """Was it silent for so long, while the hub was listening, that it is offline?"""
-        return self.settled and self.now - self.silent_since(cluster) > self.rollout.offline_after_s
+        return self.settled and self.now - self.silent_since(cluster) > self.offline_after_s
 
     def silent_since(self, cluster: ClusterName) -> float:
         return max(self.view[cluster].last_seen, self.settle_until)

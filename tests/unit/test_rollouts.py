@@ -389,6 +389,14 @@ def test_an_offline_canary_holds_the_wave_and_the_reason_names_it() -> None:
     assert moves(effects) == ["c1"]
 
 
+def test_who_is_heard_with_each_heartbeat_is_never_offline_whatever_the_policy_asks_for() -> None:
+    hub = Hub(rollout(wave("one", "c1", "c2", max_concurrent=1), offline_after_s=1.0))
+    assert moves(hub.tick(after_s=2 * HEARTBEAT_S, seen=False)) == ["c1"], "one report may be lost"
+    hub.see("c1")
+    hub.tick(after_s=1.0, seen=False)
+    assert (hub.phase("c2"), hub.member("c2").reason) == (M.OFFLINE, "silent for more than 20 s")
+
+
 def test_offline_within_the_budget_does_not_block_and_catches_up_while_later_waves_run() -> None:
     hub = Hub(
         rollout(
