@@ -5,6 +5,7 @@
 | `gates`     | those at which the rollout is, also those that are open meanwhile: who agreed, what was found last   |
 | `window`    | which window keeps moves from starting, and when the next one may (UTC, and on the window's own wall) |
 | `held`      | why clusters whose turn has come are not moved, and how many they are                                |
+| `offline`   | those that its waves wait for, when nothing else keeps it: more than the budget, or too few proven   |
 | `emergency` | who sent it past all of these, and why                                                               |
 
 Next: `api` puts it beside what `status` says of a rollout; `flotilla rollouts` and the status page show it.
@@ -20,8 +21,10 @@ from hub.api.status import Json, rfc3339
 from hub.model import Fleet, Gate, Selector, Window
 from hub.repo import targets, windows
 from hub.rollout import gates
+from hub.rollout.story import waiting as story
 from hub.rollout.transitions import CORDONED
 from hub.state import GateState, MemberPhase, Phase, State, Wave
+from proto.ids import ClusterName
 
 MAX_HELD = 5
 """Reasons; a fleet is held for few at a time."""
@@ -35,6 +38,7 @@ def of_rollout(state: State, now: float) -> Json:
         "gates": at_gates(state, now),
         "window": _window(state, now),
         "held": _held(state),
+        "offline": _offline(state),
         "emergency": state.emergency,
     }
 
@@ -134,6 +138,17 @@ def _held(state: State) -> list[Json]:
         {"why": why[:MAX_TEXT], "clusters": sorted(names)[:MAX_HELD], "total": len(names)}
         for why, names in ordered[:MAX_HELD]
     ]
+
+
+def _offline(state: State) -> Json:
+    """Its waves up to the open one wait for these, and a person may leave them out."""
+    names: list[ClusterName] = []
+    if not state.emergency and story.of_rollout(state) == story.OFFLINE:
+        waves = state.rollout.waves[: state.wave + 1]
+        away = (name for wave in waves for name in wave.clusters if name in state.members)
+        names = [name for name in away if state.members[name].phase is MemberPhase.OFFLINE]
+    command = f"flotilla skip {state.rollout.id} {names[0]} --reason …" if names else ""
+    return {"clusters": names[:MAX_HELD], "total": len(names), "command": command}
 
 
 def freezes(fleet: Fleet, now: float) -> list[Json]:

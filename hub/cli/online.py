@@ -40,7 +40,7 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
     )
     console.print(f"[bold]bundles[/]     {fleet['bundles']}")
     for rollout in fleet["rollouts"]:
-        said_below = rollout["phase"] == "running" and rollout["gates"]
+        said_below = rollout["phase"] == "running" and (rollout["gates"] or rollout["offline"]["total"])
         console.print(
             f"[bold]rollout[/]     {rollout['id']} {rollout['phase']}, {_wave(rollout)}: {words(rollout['phases'])}"
             + (escape(f" ({rollout['reason']})") if rollout["reason"] and not said_below else "")
@@ -53,6 +53,8 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
         console.print(waiting.freeze(row))
     for hold in fleet["on_hold"]:
         console.print(f"[bold yellow]on hold[/]     {hold['bundle']}{escape(_kept(hold))}")
+        if hold["rollout"] and not hold["revision"]:
+            console.print(waiting.why(hold["rollout"]))
     for line in _asked(fleet["directives"]):
         console.print(line)
     for text in fleet["problems"]:

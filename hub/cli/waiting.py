@@ -30,6 +30,10 @@ def of_rollout(rollout: Mapping[str, Any]) -> Iterator[Text]:
     for held in rollout["held"]:
         more = f" and {held['total'] - 3} more" if held["total"] > 3 else ""
         yield _line("held", "bold yellow", f"{', '.join(held['clusters'][:3])}{more}: {held['why']}")
+    if offline := rollout["offline"]["clusters"]:
+        more = f" and {rollout['offline']['total'] - 3} more" if rollout["offline"]["total"] > 3 else ""
+        yield _line("offline", "bold yellow", f"{', '.join(offline[:3])}{more}: the wave waits for what is offline")
+        yield _line("→", "bold cyan", rollout["offline"]["command"])
     for gate in rollout["gates"]:
         if gate["command"]:
             yield _line("→", "bold cyan", gate["command"])
@@ -38,6 +42,11 @@ def of_rollout(rollout: Mapping[str, Any]) -> Iterator[Text]:
 def paused(rollout: Mapping[str, Any]) -> Text:
     """How a rollout that is paused goes on."""
     return _line("→", "bold cyan", f"flotilla resume {rollout['id']} --reason … (or rollback, or abort)")
+
+
+def why(rollout: str) -> Text:
+    """Where the long answer is."""
+    return _line("→", "bold cyan", f"flotilla why {rollout}")
 
 
 def freeze(row: Mapping[str, Any]) -> Text:

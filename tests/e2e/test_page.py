@@ -404,6 +404,8 @@ async def test_what_stands_still_and_who_did_not_come_back_is_told_first_with_th
         assert f"flotilla resume {waits} --reason …, or: flotilla rollback {waits} --reason …" in said
         assert said.index("not back") < said.index("paused")
         assert "on hold" not in said
+        commands = "[...document.querySelectorAll('#troubles .remedy code')].map(code => code.innerText)"
+        assert f"flotilla rollback {waits} --reason …" in await tab.ask(commands)
         if pictures:
             await tab.picture(Path(pictures) / "stands-still.png")
         assert tab.complaints == []

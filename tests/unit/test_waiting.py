@@ -14,6 +14,7 @@ from tests.rollout_hub import Hub, rollout, wave
 
 APPROVAL = Gate(name="approval", approval=Approval(approvers=2, expires_s=3600.0), timeout_s=7200.0)
 METRIC = Gate(name="errors", metric=MetricCheck(query="rate(errors[5m])", below=0.01))
+NOBODY = {"clusters": [], "total": 0, "command": ""}
 MONDAY_9 = 1_764_579_600.0 - 86400.0
 """2025-11-30 was a Sunday: this is Sunday 09:00 UTC."""
 
@@ -95,7 +96,7 @@ def test_gates_behind_and_ahead_are_not_told_and_neither_are_those_of_a_rollout_
     hub.find("canary/errors")
     assert [gate["gate"] for gate in told(hub)["gates"]] == ["eu/approval"]
     hub.say_to("abort")
-    assert told(hub) == {"gates": [], "window": None, "held": [], "emergency": ""}
+    assert told(hub) == {"gates": [], "window": None, "held": [], "offline": NOBODY, "emergency": ""}
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,25 @@ def test_why_clusters_are_held_is_told_once_with_their_number() -> None:
         {"why": "cordoned: bob: new disks", "clusters": ["c"], "total": 1},
     ]
     assert waiting.causes(hub.state, hub.now) == {"clusters": 1}
+
+
+def test_clusters_that_are_offline_are_told_when_nothing_else_keeps_the_wave_with_the_command_that_leaves_one_out() -> (
+    None
+):
+    hub = Hub(rollout(wave("all", "a", "b", max_concurrent=1)))
+    hub.tick()
+    hub.now += 100.0
+    hub.see("a")
+    hub.tick(seen=False)
+    assert told(hub)["offline"] == NOBODY, "a is on its way yet"
+    hub.report("a")
+    assert [line.plain for line in shown.of_rollout(told(hub))] == [
+        "offline     b: the wave waits for what is offline",
+        "→           flotilla skip shop-1 b --reason …",
+    ]
+    assert (told(hub)["offline"]["clusters"], told(hub)["offline"]["total"]) == (["b"], 1)
+    hub.say_to("pause")
+    assert told(hub)["offline"] == NOBODY
 
 
 def test_freezes_that_run_and_those_to_come_are_told_in_their_order_with_whom_they_freeze() -> None:
