@@ -1,6 +1,7 @@
 """`flotilla-hub`: its options, and the process from the start to SIGTERM. `wiring` puts the parts together."""
 
 import logging
+import resource
 import signal
 import ssl
 from functools import partial
@@ -18,6 +19,9 @@ from hub.wiring import Hub
 from proto.errors import FlotillaError, InvalidInput
 
 log = logging.getLogger("flotilla.hub")
+
+MAX_FILES = 1 << 20
+"""How many the hub has open at most, if it may."""
 
 
 def _webhook_secrets(path: Path | None) -> tuple[bytes, ...]:
@@ -196,6 +200,7 @@ def main(
             public_url=public_url,
         )
         collector.seldom()
+        _open_many()
         anyio.run(partial(_serve, hub, host or "127.0.0.1", int(port), tls), backend_options=_backend())
     except FlotillaError as error:
         raise click.ClickException(str(error)) from error
@@ -212,6 +217,14 @@ async def _serve(hub: Hub, host: str, port: int, tls: ssl.SSLContext | None) -> 
                 log.info("stopping on %s", number.name)
                 break
         tasks.cancel_scope.cancel()
+
+
+def _open_many() -> None:
+    """Each agent's stream is an open file, of which many systems let a process have 1024 until it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _backend() -> dict[str, bool]:

@@ -1,5 +1,7 @@
 """The hub's parts, wired: who may connect, and the administrator's token."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +58,25 @@ def test_an_agent_that_joined_is_let_in_while_nobody_knows_its_cluster_is_gone(h
     assert hub._is_member("eu-1")
     said(hub, Fleet())
     assert not hub._is_member("eu-1")
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "made"),
+    [
+        pytest.param(256, 4096, 4096, id="as many as it may"),
+        pytest.param(4096, 4096, 4096, id="it has all already"),
+    ],
+)
+def test_as_many_agents_may_connect_as_the_machine_lets_the_hub_have(soft: int, hard: int, made: int) -> None:
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+from hub import main
+main._open_many()
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(made), str(hard)]
 
 
 @pytest.mark.parametrize(
