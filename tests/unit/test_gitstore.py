@@ -12,14 +12,11 @@ import pytest
 
 from hub import packs
 from hub.slices import compose
-from hub.slices.carrier import Carrier
 from hub.slices.gitstore import MAX_PACKS, GitStore
 from hub.slices.lru import Lru
 from hub.slices.trees import KeySets, subtree
-from proto import wire
 from proto.errors import Permanent, ProtocolError, Transient
 from proto.ids import NO_OID, BundleName, ClusterName, Oid
-from proto.messages import GitObject
 from proto.objects import ObjectKey, git_id
 from proto.slices import BundleEntry, SliceManifest
 
@@ -290,54 +287,11 @@ def test_many_refs_move_with_one_file_and_those_that_may_not_stay(
     assert (store.ref("c-0"), store.ref("c-1")) == (three, two)
 
 
-# --- what a wake-up carries -------------------------------------------------------------------------------------------
+# --- what a fetch gets ------------------------------------------------------------------------------------------------
 
 
 def objects_by_git(store: GitStore, *revisions: str) -> set[str]:
     return {line.split()[0] for line in git(store, "rev-list", "--objects", *revisions).splitlines()}
-
-
-WEB = {"a/B/c.json": b"1"}
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        pytest.param({}, {"shop": SHOP, "web": WEB}, id="the first slice"),
-        pytest.param(
-            {"shop": SHOP, "web": WEB}, {"shop": {**SHOP, "shop/Service/web.json": b"2"}, "web": WEB}, id="file"
-        ),
-        pytest.param({"shop": SHOP}, {"shop": {**SHOP, "other/Service/web.json": b"3"}}, id="a folder that is new"),
-        pytest.param({"shop": SHOP}, {"shop": WEB}, id="nothing is left of it"),
-        pytest.param({"shop": SHOP, "web": WEB}, {"web": WEB}, id="a bundle goes"),
-        pytest.param({"shop": SHOP}, {"shop": SHOP, "web": WEB}, id="a bundle comes"),
-    ],
-)
-def test_a_wake_up_carries_what_git_would_send(
-    store: GitStore, before: dict[str, dict[str, bytes]], after: dict[str, dict[str, bytes]]
-) -> None:
-    one = put_slice(store, 1, {name: put_bundle(store, files) for name, files in before.items()}) if before else None
-    two = put_move(store, 2, {name: put_bundle(store, files) for name, files in after.items()}, parent=one)
-    found = [git_id(item.kind, item.data) for item in Carrier(store).carried(two)]
-    assert len(set(found)) == len(found)
-    assert objects_by_git(store, two.commit, *([f"^{one}"] if one else [])) <= set(found)
-
-
-def test_clusters_alike_are_carried_the_same_objects_which_are_read_once(
-    store: GitStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop, changed = put_bundle(store, SHOP), put_bundle(store, {**SHOP, "shop/Service/web.json": b"2"})
-    ones = [put_slice(store, 1, {"shop": shop}, cluster=name) for name in (EU, US)]
-    first, second = (
-        put_move(store, 2, {"shop": changed}, parent=one, cluster=name)
-        for one, name in zip(ones, (EU, US), strict=True)
-    )
-    carrier = Carrier(store)
-    carried = carrier.carried(first)
-    monkeypatch.setattr(store, "object", lambda oid: pytest.fail(f"{oid} is read again"))
-    alone = [pair for pair in second.objects if pair not in first.objects]
-    assert [kind for kind, _ in alone] == ["blob", "tree", "commit"]
-    assert set(carrier.carried(second)) - set(carried) == {GitObject(kind=kind, data=data) for kind, data in alone}
 
 
 @pytest.mark.parametrize(
@@ -359,18 +313,6 @@ def test_a_fetch_gets_what_git_would_send(store: GitStore, wants: list[int], hav
         chain.append(put_slice(store, seq, {"shop": tree}, parent=chain[-1] if chain else None))
     wanted, had = ([chain[seq - 1] for seq in numbers] for numbers in (wants, haves))
     assert set(store.missing(wanted, had)) == objects_by_git(store, *wanted, *(f"^{oid}" for oid in had))
-
-
-def test_too_many_new_bytes_are_left_to_a_fetch(store: GitStore) -> None:
-    fits = put_bundle(store, {"n/K/1.json": b"x" * (wire.MAX_CARRIED_BYTES - 2000)})
-    assert Carrier(store).carried(put_move(store, 1, {"a": fits}))
-    over = put_bundle(store, {"n/K/1.json": b"x" * wire.MAX_CARRIED_BYTES})
-    assert Carrier(store).carried(put_move(store, 1, {"a": over})) == ()
-    half = {
-        name: put_bundle(store, {f"n/K/{name}.json": name.encode() * (wire.MAX_CARRIED_BYTES // 2)})
-        for name in ("a", "b")
-    }
-    assert Carrier(store).carried(put_move(store, 1, half)) == ()
 
 
 # --- many packs, and kills --------------------------------------------------------------------------------------------
