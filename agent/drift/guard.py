@@ -180,20 +180,8 @@ class Guard:
         try:
             desired = self._read(Oid(entry.blob))
             mode = drift.mode_of(bundle.policy.drift, orjson.loads(desired))
-            if (entry.finished and entry.baseline is None) or not _still_suspicious(entry, suspect):
+            if self._is_settled(entry, suspect, mode=mode) or self._is_put_off(entry, suspect, mode=mode):
                 return True
-            if (entry.baseline is None and mode == "revert") or (event is None and mode == "ignore"):
-                return True
-            if mode != "ignore" and not self._may_write():
-                if not suspect.full_pass:
-                    self._again(suspect, AGAIN_S)
-                return True
-            held = self._suspects.held.get(key)
-            if event is None and held is not None:
-                stance = self._stance(entry, held.suspect.event, mode)
-                if stance.mode != mode:
-                    self._suspects.hold(held, now=anyio.current_time(), wait_s=stance.wait_s)
-                    return True
             api = self._api.acting_as(bundle.policy.service_account)
             if event is None:
                 seen_at = suspect.seen_at if suspect.insist else anyio.current_time()
@@ -220,6 +208,26 @@ class Guard:
         self._keep(entry, suspect, confirmed, stance, mode=mode)
         self._tell(entry, suspect, confirmed, bundle, known=known, began_ns=began_ns)
         return True
+
+    def _is_settled(self, entry: Entry, suspect: Suspect, *, mode: drift.Mode) -> bool:
+        """Whether there is nothing to find out: it is known already, or the pass makes the object anew."""
+        if (entry.finished and entry.baseline is None) or not _still_suspicious(entry, suspect):
+            return True
+        return (entry.baseline is None and mode == "revert") or (suspect.event is None and mode == "ignore")
+
+    def _is_put_off(self, entry: Entry, suspect: Suspect, *, mode: drift.Mode) -> bool:
+        """Whether it has to wait: for the lease, or, in a full pass, until what is held may be undone."""
+        if mode != "ignore" and not self._may_write():
+            if not suspect.full_pass:
+                self._again(suspect, AGAIN_S)
+            return True
+        held = self._suspects.held.get(suspect.key)
+        if suspect.event is None and held is not None:
+            stance = self._stance(entry, held.suspect.event, mode)
+            if stance.mode != mode:
+                self._suspects.hold(held, now=anyio.current_time(), wait_s=stance.wait_s)
+                return True
+        return False
 
     def _stance(self, entry: Entry, event: WatchEvent | None, mode: drift.Mode) -> Stance:
         if mode != "revert":
