@@ -99,7 +99,7 @@ class Api:
         entries = managers.update(
             None, new, claims=claims, writer=writer, node=kind.node, now=self.now(), reset=reset, empty=_new(kind)
         )
-        return self.writes.create(kind, key, new, entries, options)
+        return self.writes.create(kind, key, new, entries=entries, options=options)
 
     def update(self, kind: Kind, key: Key, sent: Any, options: Options, *, subresource: str = "") -> dict[str, Any]:
         """A whole object by PUT."""
@@ -174,7 +174,7 @@ class Api:
         entries = managers.update(
             old, new, claims=claims, writer=writer, node=kind.node, now=self.now(), reset=reset, empty=_new(kind)
         )
-        return self.writes.update(kind, key, old, new, entries, options, subresource)
+        return self.writes.update(kind, key, old, new, entries=entries, options=options, subresource=subresource)
 
     def _scaled(self, kind: Kind, key: Key, old: dict[str, Any], sent: Any, options: Options) -> dict[str, Any]:
         replicas = (sent.get("spec") or {}).get("replicas", 0) if isinstance(sent, Mapping) else None
@@ -227,11 +227,11 @@ class Api:
             return False, old
         new = decode.merged(kind, merged, about, old=old)
         if old is None:
-            return True, self.writes.create(kind, key, new, entries, options)
+            return True, self.writes.create(kind, key, new, entries=entries, options=options)
         if subresource:
             new = {**old, subresource: new.get(subresource, {})}
         new["metadata"] = forms.kept(new["metadata"], old["metadata"])
-        return False, self.writes.update(kind, key, old, new, entries, options, subresource)
+        return False, self.writes.update(kind, key, old, new, entries=entries, options=options, subresource=subresource)
 
     def delete(self, kind: Kind, key: Key, options: Options) -> tuple[bool, dict[str, Any]]:
         """Whether the object is gone at once, and its last state."""

@@ -61,12 +61,12 @@ class Writes:
     # --- creating and updating ----------------------------------------------------------------------------------------
 
     def create(
-        self, kind: Kind, key: Key, new: dict[str, Any], entries: list[dict[str, Any]], options: Options
+        self, kind: Kind, key: Key, new: dict[str, Any], *, entries: list[dict[str, Any]], options: Options
     ) -> dict[str, Any]:
         """Store a new object that has these `managedFields`."""
         self._check_namespace(kind, key)
         new = forms.with_entries(new, entries)
-        new = self._admit("CREATE", kind, key, new, None, options) or new
+        new = self._admit("CREATE", kind, key, new=new, old=None, options=options) or new
         if kind.has_status:
             new.pop("status", None)
         if kind.table == CRD:
@@ -94,13 +94,14 @@ class Writes:
         key: Key,
         old: dict[str, Any],
         new: dict[str, Any],
+        *,
         entries: list[dict[str, Any]],
         options: Options,
         subresource: str,
     ) -> dict[str, Any]:
         """Store what a write made of an object."""
         new = forms.with_entries(new, entries)
-        new = self._admit("UPDATE", kind, key, new, old, options, subresource) or new
+        new = self._admit("UPDATE", kind, key, new=new, old=old, options=options, subresource=subresource) or new
         group, name = kind.names
         if kind.has_status and subresource != "status":
             new = {**new, "status": old["status"]} if "status" in old else forms.less(new, "status")
@@ -132,6 +133,7 @@ class Writes:
         operation: Literal["CREATE", "UPDATE", "DELETE"],
         kind: Kind,
         key: Key,
+        *,
         new: dict[str, Any] | None,
         old: Mapping[str, Any] | None,
         options: Options,
@@ -189,7 +191,7 @@ class Writes:
         """Whether the object is gone at once, and its last state."""
         metadata = old["metadata"]
         _check_preconditions(kind, key, metadata, options)
-        self._admit("DELETE", kind, key, None, old, options)
+        self._admit("DELETE", kind, key, new=None, old=old, options=options)
         finalizers = list(metadata.get("finalizers") or ())
         if self.collects_garbage and options.propagation in ("Foreground", "Orphan"):
             added = "foregroundDeletion" if options.propagation == "Foreground" else "orphan"
@@ -270,7 +272,7 @@ class Writes:
             now=self._now(),
             empty=managers.skeleton(kind.node),
         )
-        self.update(kind, key, definition, new, entries, options, "status")
+        self.update(kind, key, definition, new, entries=entries, options=options, subresource="status")
 
 
 def _check_preconditions(kind: Kind, key: Key, metadata: Mapping[str, Any], options: Options) -> None:

@@ -1,2 +1,2 @@
-"""Slices as Git: composed (`compose`), stored (`gitstore`, `packs`), told agents of (`carrier`), served to them
+"""Slices as Git: composed (`compose`), stored (`gitstore`), carried to agents by wake-ups (`carrier`), served to them
 (`git_http`, `git_protocol`)."""
