@@ -210,14 +210,15 @@ class Pins:
         return [one for one in free if refresh & {one.bundle, ALL} or self._is_due(one)]
 
     def _is_due(self, one: Wanted) -> bool:
+        """The clock may have been set back: nobody looked later than now, or waits for more than the longest wait."""
         now = self._clock()
         trouble = self._troubles.get(one.bundle)
         if trouble is not None and trouble.wanted == one:
-            return now >= trouble.next_s
+            return not 0 < trouble.next_s - now <= 2 * MOST_RETRY_S
         row = self._pinned(one)
         if row is None:
             return True
-        return bool(one.interval_s) and now >= self._looked_s.get(one.bundle, row.time_s) + one.interval_s
+        return bool(one.interval_s) and not 0 <= now - self._looked_s.get(one.bundle, row.time_s) < one.interval_s
 
     async def _ask_all(self, due: Sequence[Wanted], *, patience_s: float | None) -> dict[Wanted, Pin | FlotillaError]:
         """What these are now, or why nobody knows, each source asked for once; without what takes longer."""

@@ -84,7 +84,8 @@ def _made(within: str) -> Path:
     while True:
         made = tempfile.mkdtemp(prefix=_PREFIX, dir=within)
         handle = os.open(made, os.O_RDONLY | os.O_DIRECTORY)  # open until this process ends, and with it the lock
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):  # a disk without locks, where nobody else gets one to remove it either
+            fcntl.flock(handle, fcntl.LOCK_EX)
         if os.path.isdir(made):  # else another process took it for left behind, before it had its lock
             atexit.register(shutil.rmtree, made, ignore_errors=True)
             return Path(made).resolve()

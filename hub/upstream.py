@@ -124,7 +124,7 @@ class Upstream:
     def _failed(self, *, passes: bool) -> None:
         """Put a problem on the event list: one that may pass by itself once it lasts; each until it is over."""
         now = self._clock()
-        self._fails_since = now if self._fails_since is None else self._fails_since
+        self._fails_since = now if self._fails_since is None else min(self._fails_since, now)
         lasts = now - self._fails_since >= TOLD_AFTER_S
         if (not passes and self._told != self.problem) or (lasts and not self._told):
             self._told = self.problem

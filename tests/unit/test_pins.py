@@ -349,6 +349,26 @@ async def test_a_source_is_looked_at_again_after_its_interval(repo: Repo, hub: H
     assert (finding.severity, finding.message[:28]) == ("warning", "bundle shop stays at main (" + second[:1])
 
 
+async def test_a_clock_that_was_set_back_keeps_no_source_waiting(repo: Repo, hub: Hub, served: Served) -> None:
+    repo.commit({"a.yaml": config("a", "1")})
+    hub.bundle("shop", "{git: {url: URL/app.git, branch: main, interval: 10m}}")
+    hub.now_s = 1_000_000.0
+    await hub.wants()
+    second = repo.commit({"a.yaml": config("a", "2")})
+    hub.now_s -= 86_400
+    assert await hub.pins.look() is True
+    assert (await hub.wants()).pins[SHOP].digest == second
+
+    served.down = True
+    hub.now_s += 601
+    await hub.pins.look()
+    third = repo.commit({"a.yaml": config("a", "3")})
+    served.down = False
+    hub.now_s -= 86_400
+    assert await hub.pins.look() is True
+    assert (await hub.wants()).pins[SHOP].digest == third
+
+
 async def test_a_refresh_takes_what_is_there_now(repo: Repo, hub: Hub) -> None:
     repo.commit({"a.yaml": config("a", "1")})
     hub.bundle("shop", BRANCH)

@@ -93,6 +93,15 @@ def test_a_folder_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
     assert ended(code, tmp_path) == "True"
 
 
+def test_a_disk_without_locks_serves_all_the_same_and_nobody_is_robbed(tmp_path: Path) -> None:
+    refuses = "import fcntl\ndef refuse(*_): raise OSError(95, 'Operation not supported')\nfcntl.flock = refuse\n"
+    with child(refuses + _WAITS, tmp_path) as alive:
+        kept = made_by(alive)
+        ended(f"{refuses}scratch.new('worker')", tmp_path)
+        assert (kept / "left").exists()
+        alive.terminate()
+
+
 def test_processes_that_start_at_once_keep_theirs(tmp_path: Path) -> None:
     children = [child(_WAITS, tmp_path) for _ in range(8)]
     try:
