@@ -66,8 +66,10 @@ class Unfinished:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        finally:  # on a full disk it fails once more, with what was not written yet
+            self._path.unlink(missing_ok=True)
 
     def write(self, data: bytes) -> None:
         self._file.write(data)

@@ -1,16 +1,18 @@
 """Packs as bytes: those of stock git are read, deltas and all, and hostile ones are refused."""
 
 import hashlib
+import os
+import resource
 import struct
 import zlib
 from pathlib import Path
 
 import pytest
 
-from proto import packs
+from proto import packfile, packs
 from proto.errors import FlotillaError, ProtocolError, TooLarge
 from proto.ids import Oid
-from proto.objects import git_id
+from proto.objects import blob_id, git_id
 from tests.signing import needs, run
 
 LIMIT = 1 << 20
@@ -262,3 +264,18 @@ def test_what_is_held_for_deltas_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_checksum_is_that_of_the_whole_pack() -> None:
     pack = pack_of(WHOLE)
     assert pack[-20:] == hashlib.sha1(pack[:-20], usedforsecurity=False).digest()
+
+
+@pytest.mark.parametrize("room_bytes", [0, 100, 10_000, 300_000])
+def test_a_pack_for_which_the_disk_has_no_room_leaves_nothing_behind(tmp_path: Path, room_bytes: int) -> None:
+    # Incompressible: what is less than a buffer fails when it is flushed, and once more when it is closed.
+    data = [os.urandom(max(2 * room_bytes, 50) // 4) for _ in range(4)]
+    entries = [(blob_id(one), packs.entry("blob", one)) for one in data]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            packfile.write(tmp_path, entries, count=len(entries))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
