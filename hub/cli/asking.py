@@ -24,6 +24,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from hub.cli import progress
+
 TIMEOUT_S = 20.0
 DEFAULT_HUB = "http://127.0.0.1:8470"
 
@@ -99,13 +101,20 @@ class HubApi:
             data=None if body is None else json.dumps(body).encode(),
         )
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            with progress.noted(f"waiting for {self.hub} ..."):
+                response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+            with response:
                 yield response
         except urllib.error.HTTPError as error:
             with error:
                 raise click.ClickException(_told(error)) from error
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             why = getattr(error, "reason", error)
+            if isinstance(why, TimeoutError):
+                raise click.ClickException(
+                    f"the hub at {self.hub} does not answer within {TIMEOUT_S:.0f} s\n"
+                    "Something listens there: the hub hangs, or the network loses what is sent. Agents go on meanwhile."
+                ) from error
             raise click.ClickException(
                 f"no hub answers at {self.hub}: {why}\n"
                 "Start one with 'flotilla-hub --fleet PATH', or name yours with --hub or FLOTILLA_HUB."

@@ -116,10 +116,17 @@ def check(root: Path, as_json: bool) -> None:
 commands: tuple[click.Command, ...] = (render, check)
 
 
+_ROOTS = ("fleet.yaml", "clusters", "bundles", "rollouts")
+"""What a fleet repo has some of."""
+
+
 class _Checkout:
     """A fleet repo on disk, or at a revision of its Git repository, and what was found wrong with it so far."""
 
     def __init__(self, root: Path, *, at: str = "") -> None:
+        not_one = f"{root} has no Cluster and no Bundle files: is it a fleet repo? (use --fleet DIR)"
+        if not at and not any((root / name).exists() for name in _ROOTS):
+            raise click.ClickException(not_one)  # before all that is below is read: it may be a home folder
         tree, _ = revisions.tree_at(root, at)
         self._owners: dict[ClusterName, dict[str, str]] = defaultdict(dict)
         self._clashes: dict[tuple[str, str, str], list[ClusterName]] = defaultdict(list)
@@ -142,15 +149,13 @@ class _Checkout:
         self.fleet, self._tree, self._trees = there.fleet, there.tree, there.trees
         self._found.extend(self.fleet.findings)
         if not (self.fleet.clusters or self.fleet.bundles or self._found):
-            raise click.ClickException(
-                f"{root} has no Cluster and no Bundle files: is it a fleet repo? (use --fleet DIR)"
-            )
+            raise click.ClickException(not_one)
 
     @property
     def findings(self) -> list[Finding]:
         """Each once, by place; what failed alike on many clusters is one."""
         failed = {telling.told_of(finding, clusters) for finding, clusters in self._failed.items()}
-        return sorted({*self._found, *failed}, key=lambda finding: (finding.where, finding.message))
+        return sorted({*self._found, *failed}, key=telling.in_order)
 
     def narrow(self, cluster: str) -> None:
         """Look at one cluster only: findings of other clusters are dropped. Raises ClickException."""

@@ -19,6 +19,12 @@ def shown(finding: Finding) -> str:
     return f"{finding.where}: {severity} {finding.message}{remedy}"
 
 
+def in_order(finding: Finding) -> tuple[str, int, str]:
+    """The key that sorts findings by file and line."""
+    file, _, line = finding.where.rpartition(":")
+    return (file, int(line), finding.message) if line.isdecimal() else (finding.where, 0, finding.message)
+
+
 def told_of(finding: Finding, clusters: Iterable[str]) -> Finding:
     """The finding, with the clusters that it is about."""
     return dataclasses.replace(finding, message=f"{finding.message} [{some(clusters)}]")

@@ -60,6 +60,7 @@ class Documents:
         self._fleet_at = ""
         self.claimed: set[str] = set()
         """Bundles that something names which is not a valid Bundle."""
+        self.bundle_documents: dict[str, Document] = {}
         self.policy_documents: dict[str, Document] = {}
         self.misplaced: list[tuple[str, str]] = []
         self.tables: dict[str, bytes | InvalidInput] = {}
@@ -228,6 +229,7 @@ class Documents:
                 case "Cluster":
                     self._add_named(kind, kinds.cluster(root, where), findings)
                 case "Bundle":
+                    self.bundle_documents[name] = document
                     made = kinds.bundle(root, where, folder=places.folder_of(path))
                     if made.renamed_from:
                         self.renamed[made.renamed_from].add(places.folder_of(path).rpartition("/")[2])

@@ -34,6 +34,7 @@ What is broken stops only itself, and is named as far as it can be, so that it k
 `documents` reads them one by one; here is what they say of each other. Next: `targets`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -116,7 +117,8 @@ def _agreed(read: Documents) -> Fleet:
         lost_clusters=read.lost_clusters,
         lost_freezes=not read.known,
     )
-    return replace(fleet, findings=bounded((*read.findings, *agreement.without_clusters(fleet))))
+    unused = (_at_its_field(read, finding) for finding in agreement.without_clusters(fleet))
+    return replace(fleet, findings=bounded((*read.findings, *unused)))
 
 
 def _check_policies(read: Documents) -> None:
@@ -171,8 +173,18 @@ def _check_references(read: Documents, name: str, bundle: Bundle) -> None:
         wrong.append((message, "move it into a tenant's folder"))
     wrong.extend(tenants.problems(bundle, read.names["Cluster"].valid.values()))
     for message, remedy in wrong:
-        read.find(bundle.where, message, remedy, about=f"bundle {name}")
+        found = Finding(where=bundle.where, message=message, remedy=remedy, about=f"bundle {name}")
+        read.findings.append(_at_its_field(read, found))
         bundles.refuse(name)
+
+
+def _at_its_field(read: Documents, finding: Finding) -> Finding:
+    """A finding about a bundle whose message begins with a field, at the line of that."""
+    document = read.bundle_documents.get(finding.about.removeprefix("bundle "))
+    field = re.match(r"spec\.(\w+)", finding.message)
+    if document is None or field is None:
+        return finding
+    return replace(finding, where=f"{document.where}:{document.lines.at('spec', field[1])}")
 
 
 def bounded(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -1,5 +1,7 @@
 """Tables of `flotilla` on terminals of any width: columns where they fit, the rest below each row, nothing cut off."""
 
+import socket
+
 import click
 import pytest
 
@@ -64,3 +66,14 @@ def test_one_column_stays_beside_however_narrow_it_is(
 def test_a_file_has_a_line_for_each_row_however_long(capsys: pytest.CaptureFixture[str]) -> None:
     asking.print_table(COLUMNS, ROWS, empty="none")
     assert capsys.readouterr().out.splitlines()[1] == f"shop-2   rolled-back  1 pending, 1 reverted  {WHY}"
+
+
+def test_a_hub_that_takes_the_connection_and_says_nothing_hangs_and_is_not_to_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hub = asking.HubApi(f"http://127.0.0.1:{server.getsockname()[1]}", None)
+        with pytest.raises(click.ClickException, match="does not answer within") as caught:
+            hub.get("fleet")
+    assert "hangs" in caught.value.message

@@ -712,6 +712,22 @@ def test_a_bundle_needs_a_rollout_policy_that_is_there() -> None:
     assert found.broken_bundles == {"shop"}
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        pytest.param("  rollout: carefull", "there is no rollout policy", id="policy"),
+        pytest.param("  dependsOn: [tils]", "there is no bundle 'tils'", id="dependency"),
+        pytest.param("  targets: {matchLabels: {tier: prd}}", "matches no cluster", id="targets"),
+    ],
+)
+def test_what_a_bundle_names_and_is_not_there_is_told_at_its_own_line(line: str, message: str) -> None:
+    stated = {"targets": "  targets: {}", **{line.partition(":")[0].strip(): line}}
+    head = "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: shop}\nspec:\n  namespace: shop\n"
+    found = load(bundle=head + "\n".join(stated.values()), cluster=EU)
+    [finding] = [each for each in found.findings if message in each.message]
+    assert finding.where == f"bundles/shop/bundle.yaml:{5 + len(stated)}"
+
+
 def test_a_bundle_whose_rollout_policy_is_broken_keeps_what_it_runs() -> None:
     found = load(bundle=bundle("shop", rollout="careful"), policy=CAREFUL.replace("{}", "{supersede: maybe}"))
     assert found.broken_bundles == {"shop"}

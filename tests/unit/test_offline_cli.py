@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hub.cli import main, offline
-from hub.repo import sources, yaml_reader
+from hub.repo import reading, sources, yaml_reader
 from proto.ids import Oid
 
 FLEET = {
@@ -276,6 +276,20 @@ def test_a_folder_that_is_no_fleet_repo_is_told(tmp_path: Path) -> None:
         result = run(*command, "--fleet", tmp_path)
         assert result.exit_code == 1
         assert "is it a fleet repo?" in result.stderr
+
+
+def test_a_folder_that_is_no_fleet_repo_is_told_before_all_that_is_below_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "read", lambda tree: pytest.fail("somebody's home folder was read"))
+    assert "is it a fleet repo?" in run("check", "--fleet", tmp_path).stderr
+
+
+def test_findings_come_by_file_and_line(fleet: Path) -> None:
+    (fleet / "clusters/wrong.yaml").write_text("kind: Clster" + "\n" * 8 + "---\nkind: Clster\n")
+    found = run("check", "--fleet", fleet).stdout.splitlines()
+    places = [line.partition(": ")[0] for line in found if line.startswith("clusters/wrong.yaml:")]
+    assert list(dict.fromkeys(places)) == ["clusters/wrong.yaml:1", "clusters/wrong.yaml:10"]
 
 
 @pytest.mark.parametrize("command", ["check", "render"])

@@ -251,7 +251,7 @@ def test_a_bundle_beyond_its_tenants_rights_stops_alone(rules: str, spec: str, m
     files = {"bundles/team-a/shop/bundle.yaml": bundle(spec), "bundles/base/bundle.yaml": bundle(spec, name="base")}
     found = load(f"{{tenants: [{tenant(rules)}]}}", files)
     (finding,) = errors(found)
-    assert (finding.where, finding.about) == ("bundles/team-a/shop/bundle.yaml:1", "bundle shop")
+    assert (finding.where, finding.about) == ("bundles/team-a/shop/bundle.yaml:4", "bundle shop")
     assert finding.message == message
     assert remedy in finding.remedy
     assert found.broken_bundles == {"shop"}
