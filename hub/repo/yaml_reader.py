@@ -32,6 +32,7 @@ MAX_NODES = 1_000_000
 """Of one file, with aliases expanded: about two seconds, and 16 MB of dense objects."""
 MAX_DEPTH = 200
 """Of one document: the writer of canonical JSON stops at 254, CRD schemas rarely reach 50."""
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -110,6 +111,9 @@ def documents(text: bytes, *, where: str, strict: bool = True) -> tuple[Document
     """
     if len(text) > MAX_BYTES:
         raise InvalidInput(where, f"has {len(text)} bytes, the limit is {MAX_BYTES}", "split the file")
+    if text.startswith(_LFS):
+        cause = "is a pointer of Git LFS, and its content is nowhere in the repository"
+        raise InvalidInput(f"{where}:1", cause, "commit the file itself: git lfs untrack it")
     try:
         return _Reader(text, where=where, strict=strict).read()
     except yaml.YAMLError as error:

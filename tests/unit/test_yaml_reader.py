@@ -178,6 +178,12 @@ def test_a_key_set_twice_is_refused_and_without_strict_the_last_one_wins(text: s
         pytest.param("a: 1\nb: \x01\n", "f.yaml:2", "not text that YAML allows", id="a control character"),
         pytest.param(b"a: 1\nb: \xff\n", "f.yaml:2", "not text that YAML allows", id="neither UTF-8 nor UTF-16"),
         pytest.param("%YAML 1.2\n---\na: 1\n", "f.yaml:1", "another YAML than 1.1", id="another version of YAML"),
+        pytest.param(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "f.yaml:1",
+            "is a pointer of Git LFS",
+            id="a pointer of Git LFS",
+        ),
         pytest.param("'a': 1\n}\n", "f.yaml:2", "not valid YAML", id="something left over"),
     ],
 )
