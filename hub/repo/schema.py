@@ -333,7 +333,7 @@ def nearest(word: str, known: Iterable[str], *, else_: str = "") -> str:
 
 
 def _known(words: Iterable[str]) -> str:
-    return f"known are: {', '.join(words)}"
+    return f"known are: {', '.join(word for word in words if word)}"
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:
