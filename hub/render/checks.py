@@ -131,7 +131,11 @@ def _told(found: list[_Found], *, refuse: bool) -> list[str]:
     try:
         if found and refuse:
             first, *others = found
-            also = "".join(f"; {other.thing}: {other.cause}" for other in others[: MAX_TOLD - 1])
+            also = "".join(
+                f"; {other.thing}: {other.cause}"
+                + (f" ({other.remedy})" if other.remedy not in ("", first.remedy) else "")
+                for other in others[: MAX_TOLD - 1]
+            )
             more = f"; and {len(others) - MAX_TOLD + 1} more" if len(others) >= MAX_TOLD else ""
             raise InvalidInput(first.thing, first.cause + also + more, first.remedy)
         told = [f"{one.thing}: {one.cause}" + (f" ({one.remedy})" if one.remedy else "") for one in found[:MAX_TOLD]]

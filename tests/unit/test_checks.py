@@ -253,6 +253,7 @@ def test_what_does_not_fit_stops_the_bundle_where_the_fleet_says_so(tmp_path: Pa
         render(tmp_path, {"web.yaml": text}, validation="error")
     assert raised.value.thing == "bundle shop: bundles/shop/web.yaml:6: Deployment/shop/web"
     assert raised.value.cause.startswith("spec.replics is not a known field; bundles/shop/web.yaml:13: Deployment")
+    assert raised.value.cause.endswith("imagee is not a known field (did you mean 'image'?)")
     assert raised.value.remedy == "did you mean 'replicas'?"
     assert render(tmp_path, {"web.yaml": text}, validation="off").warnings == ()
 
