@@ -32,12 +32,12 @@ Examples:
   flotilla diff                                  # what did I change since the last commit?
   flotilla diff main --cluster eu-1              # ... since main, for one cluster
   flotilla diff HEAD~1..HEAD --bundle shop
-  flotilla diff origin/main...HEAD --format markdown > comment.md""",
+  flotilla diff origin/main...HEAD -o markdown > comment.md""",
 )
 @click.argument("revisions_", metavar="[REV | REV..REV]", default="HEAD")
 @click.option("--cluster", default="", metavar="NAME", help="Only this cluster.")
 @click.option("--bundle", default="", metavar="NAME", help="Only this bundle.")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+@offline.form_option("text", "markdown", "json")
 @offline.fleet_option
 def diff(root: Path, revisions_: str, cluster: str, bundle: str, form: str) -> None:
     """Compare the objects that two revisions make for every cluster.

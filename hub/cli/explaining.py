@@ -31,13 +31,14 @@ from proto.objects import ObjectKey, blob_id
 Examples:
   flotilla explain Deployment/shop/web --cluster eu-1
   flotilla explain ConfigMap/web --cluster eu-1           # in whichever namespace
-  flotilla explain Certificate.cert-manager.io/shop/tls --cluster eu-1 --json""",
+  flotilla explain Certificate.cert-manager.io/shop/tls --cluster eu-1 -o json""",
 )
 @click.argument("thing", metavar="OBJECT")
 @click.option("--cluster", required=True, metavar="NAME", help="The cluster that has the object.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@offline.form_option("text", "json")
+@offline.json_option
 @offline.fleet_option
-def explain(root: Path, thing: str, cluster: str, as_json: bool) -> None:
+def explain(root: Path, thing: str, cluster: str, form: str, as_json: bool) -> None:
     """Tell from which files and commits a cluster's object comes.
 
     OBJECT is Kind/namespace/name, or Kind/name for what has no namespace or is in whichever; the kind may have its
@@ -56,7 +57,7 @@ def explain(root: Path, thing: str, cluster: str, as_json: bool) -> None:
         raise click.ClickException(_nowhere(wanted, found_cluster.name, keys, revision))
     history = _History(root)
     explained = [_explained(revision, history, found_cluster, *one) for one in found]
-    if as_json:
+    if as_json or form == "json":
         click.echo(json.dumps([dataclasses.asdict(one) for one in explained], indent=2))
         return
     for one in explained:

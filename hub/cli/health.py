@@ -46,9 +46,7 @@ Examples:
     metavar="FILE",
     help="A bundle.yaml, whose healthChecks judge as in a cluster.",
 )
-@click.option(
-    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="The form."
-)
+@click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
 def health(files: tuple[str, ...], bundle_file: str | None, output: str) -> None:
     """How healthy the live objects in these files are, and why.
 

@@ -41,6 +41,15 @@ def fleet_option(command: F) -> F:
     )(outside.options(command))
 
 
+def form_option(*forms: str) -> Callable[[F], F]:
+    """`form`: how a command prints what it found. `--format` is its older name."""
+    choice = click.Choice(forms)
+    return click.option("--output", "-o", "--format", "form", type=choice, default=forms[0], help="How to print it.")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, hidden=True, help="The older name of -o json.")
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -52,7 +61,7 @@ Examples:
 @click.option("--cluster", required=True, metavar="NAME", help="The cluster to render for.")
 @click.option("--bundle", "bundles", multiple=True, metavar="NAME", help="Only this bundle; may be given again.")
 @click.option(
-    "--output", default="yaml", show_default=True, metavar="yaml|json|DIR/", help="The form, or a new folder."
+    "--output", "-o", default="yaml", show_default=True, metavar="yaml|json|DIR/", help="The form, or a new folder."
 )
 @click.option("--at", default="", metavar="REV", help="A revision, instead of the files as they are on disk.")
 @click.option("--slice", "as_slice", is_flag=True, help="The exact files of the slice as JSON, with Flotilla's labels.")
@@ -82,11 +91,12 @@ def render(
     epilog="""\b
 Examples:
   flotilla check
-  flotilla check --fleet ../fleet --json""",
+  flotilla check --fleet ../fleet -o json""",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@form_option("text", "json")
+@json_option
 @fleet_option
-def check(root: Path, as_json: bool) -> None:
+def check(root: Path, form: str, as_json: bool) -> None:
     """Validate a fleet repo, every render included.
 
     Reads all its files, renders every bundle for every cluster, and looks who would own which object. What is wrong is
@@ -101,7 +111,7 @@ def check(root: Path, as_json: bool) -> None:
         "errors": sum(finding.severity == "error" for finding in found),
         "warnings": sum(finding.severity == "warning" for finding in found),
     }
-    if as_json:
+    if as_json or form == "json":
         click.echo(json.dumps({**counts, "findings": [dataclasses.asdict(finding) for finding in found]}, indent=2))
     else:
         for finding in found:

@@ -32,12 +32,10 @@ Examples:
   flotilla plan main                             # ... since main
   flotilla plan HEAD~1..HEAD -o json
   flotilla plan --verbose --at 2026-12-24T18:00  # ... with every cluster, if it were made in the freeze?
-  flotilla plan origin/main...HEAD --format markdown > comment.md""",
+  flotilla plan origin/main...HEAD -o markdown > comment.md""",
 )
 @click.argument("revisions_", metavar="[REV | REV..REV]", default="HEAD")
-@click.option(
-    "--format", "-o", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True
-)
+@offline.form_option("text", "markdown", "json")
 @click.option("--at", "moment", default="", metavar="TIME", help="When it would be made, in UTC; now without it.")
 @click.option("--verbose", is_flag=True, help="Name every cluster of every wave.")
 @offline.fleet_option

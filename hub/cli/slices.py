@@ -123,11 +123,11 @@ def show(cluster: str, commit: str, output: str, history: History) -> None:
 Examples:
   flotilla slice diff eu-1              # what did the newest slice change?
   flotilla slice diff eu-1 12..15
-  flotilla slice diff eu-1 12 --format json""",
+  flotilla slice diff eu-1 12 -o json""",
 )
 @click.argument("cluster")
 @click.argument("range_", default="~1", metavar="[A | A..B]")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+@offline.form_option("text", "markdown", "json")
 @_reads
 def diff(cluster: str, range_: str, form: str, history: History) -> None:
     """Compare the objects of two slices of a cluster; one alone with the newest.

@@ -269,7 +269,7 @@ def test_a_fleet_in_a_folder_of_a_larger_repository_is_compared(tmp_path: Path) 
 
 def test_json_says_all_of_it(fleet: Path) -> None:
     write(fleet, {WEB: FLEET[WEB].replace("web:1", "web:2")})
-    answer = json.loads(diff(fleet, "--format", "json").stdout)
+    answer = json.loads(diff(fleet, "-o", "json").stdout)
     assert answer["equal"] is False
     assert answer["from"]["commit"].startswith(_head(fleet))
     assert answer["to"] == {"revision": "the working tree", "commit": ""}
@@ -373,7 +373,7 @@ HOTEL = {
 def test_what_another_bundles_definition_makes_of_an_object_is_compared(fleet: Path) -> None:
     commit(fleet, HOTEL)
     write(fleet, {"bundles/crds/crd.yaml": definition("Cluster", size={"type": "integer"})})
-    found = json.loads(diff(fleet, "--format", "json").stdout)["changes"]
+    found = json.loads(diff(fleet, "-o", "json").stdout)["changes"]
     rooms = [(one["object"], one["change"]) for one in found if one["bundle"] == "shop"]
     assert rooms == [("Room/blue", "created"), ("Room/shop/blue", "removed")]
     explained = run("explain", "Room/blue", "--cluster", "eu-1", "--fleet", fleet)
@@ -383,7 +383,7 @@ def test_what_another_bundles_definition_makes_of_an_object_is_compared(fleet: P
 def test_another_schema_of_a_definition_changes_nobody_elses_objects(fleet: Path) -> None:
     commit(fleet, HOTEL)
     write(fleet, {"bundles/crds/crd.yaml": definition("Namespaced", size={"type": "string"})})
-    found = json.loads(diff(fleet, "--format", "json").stdout)["changes"]
+    found = json.loads(diff(fleet, "-o", "json").stdout)["changes"]
     assert {one["bundle"] for one in found} == {"crds"}
     write(fleet, {"fleet.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {validation: error}\n"})
     refused = diff(fleet)

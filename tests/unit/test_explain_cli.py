@@ -59,7 +59,7 @@ def explain(fleet: Path, *args: str) -> Result:
 
 
 def parts(fleet: Path, *args: str) -> list[tuple[str, str, str]]:
-    result = explain(fleet, *args, "--json")
+    result = explain(fleet, *args, "-o", "json")
     assert result.exit_code == 0, result.output
     (one,) = json.loads(result.stdout)
     return [(part["what"], part["where"], (part["touch"] or {}).get("subject", "")) for part in one["parts"]]

@@ -117,7 +117,8 @@ def test_check_finds_what_the_hub_would_refuse(fleet: Path, files: Mapping[str, 
 
 def test_check_says_all_of_it_as_json(fleet: Path) -> None:
     written(fleet, SECOND_OWNER)
-    result = run("check", "--fleet", fleet, "--json")
+    result = run("check", "--fleet", fleet, "-o", "json")
+    assert run("check", "--fleet", fleet, "--json").stdout == result.stdout
     assert result.exit_code == 1
     answer = json.loads(result.stdout)
     assert (answer["clusters"], answer["bundles"], answer["errors"], answer["warnings"]) == (3, 3, 1, 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import click
 import pygit2
 import pytest
 from click.testing import CliRunner, Result
@@ -596,6 +597,14 @@ def test_every_command_explains_itself_with_an_example(name: str) -> None:
     assert "Example" in result.stdout
     assert f"flotilla {name}" in result.stdout
     assert not command.get_short_help_str(limit=62).endswith("...")  # the list of commands has whole sentences
+
+
+@pytest.mark.parametrize("name", ["check", "diff", "plan", "simulate", "explain", "health", "status", "why", "audit"])
+def test_how_to_print_is_asked_for_in_one_way(name: str) -> None:
+    [option] = [each for each in main.commands[name].params if "-o" in each.opts]
+    assert option.opts[:2] in (["--output", "-o"], ["-o", "--output"])
+    assert isinstance(option.type, click.Choice)
+    assert "json" in option.type.choices
 
 
 def test_every_command_is_found_in_its_own_module_and_status_needs_few_of_them() -> None:

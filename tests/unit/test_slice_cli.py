@@ -127,7 +127,7 @@ def test_diff_tells_fields_and_exits_as_diff_does(repo: Path) -> None:
     assert 'data.a: "one" → "three"' in slice_(repo, "diff", "eu-1", "1").stdout
     same = slice_(repo, "diff", "eu-1", "1..1")
     assert (same.exit_code, same.stdout) == (0, "nothing differs: eu-1 #1 → eu-1 #1\n")
-    answer = json.loads(slice_(repo, "diff", "eu-1", "1..2", "--format", "json").stdout)
+    answer = json.loads(slice_(repo, "diff", "eu-1", "1..2", "-o", "json").stdout)
     assert answer["changes"][0]["fields"] == [{"path": "data.a", "before": "one", "after": "two"}]
     assert "<summary>" in slice_(repo, "diff", "eu-1", "1..2", "--format", "markdown").stdout
 
@@ -259,7 +259,7 @@ def hub(repo: Path, tmp_path: Path) -> Hub:
         pytest.param(("show", "eu-1"), id="show"),
         pytest.param(("show", "eu-1", "1", "-o", "yaml"), id="show beyond a checkpoint"),
         pytest.param(("diff", "eu-1"), id="diff"),
-        pytest.param(("diff", "eu-1", "1..3", "--format", "json"), id="diff across a checkpoint"),
+        pytest.param(("diff", "eu-1", "1..3", "-o", "json"), id="diff across a checkpoint"),
         pytest.param(("diff", "eu-1", "1..1"), id="no difference"),
     ],
 )
