@@ -91,13 +91,15 @@ OPERATIONS: Sequence[Operation] = (
         query={"cluster": TEXT},
         wrong=(400, 404),
     ),
-    _get("/api/v1/drift", "Drift, oldest first", object_of(drift=list_of(ref("Event"))), query=_EVENTS, wrong=(400,)),
+    _get(
+        "/api/v1/drift", "Drift, oldest first", object_of(drift=list_of(ref("Event"))), query=_EVENTS, wrong=(400, 404)
+    ),
     _get(
         "/api/v1/events",
         "Everything that happened, oldest first",
         object_of(events=list_of(ref("Event"))),
         query={**_EVENTS, "kind": TEXT},
-        wrong=(400,),
+        wrong=(400, 404),
     ),
     _get(
         "/api/v1/audit",
@@ -114,7 +116,7 @@ OPERATIONS: Sequence[Operation] = (
                 "rollout": TEXT,
             },
         },
-        wrong=(400,),
+        wrong=(400, 404),
     ),
     _get(
         "/api/v1/history",
@@ -135,7 +137,7 @@ OPERATIONS: Sequence[Operation] = (
             "at": {"type": "string", "description": "RFC 3339."},
             **{"limit": _number(1000), "cluster": TEXT, "bundle": TEXT},
         },
-        wrong=(400,),
+        wrong=(400, 404),
     ),
     _get(
         "/api/v1/receivers",
@@ -200,6 +202,7 @@ OPERATIONS: Sequence[Operation] = (
         "Let a bundle that is on hold go on",
         object_of(bundle=TEXT, hold={"type": "null"}),
         object_of("actor", reason=REASON, actor=ACTOR),
+        wrong=(404,),
     ),
     *(
         _post(
