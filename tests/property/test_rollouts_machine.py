@@ -230,6 +230,32 @@ class Rollouts(RuleBasedStateMachine):
         )
         self._tell(found)
 
+    @rule(by_s=st.sampled_from([15.0, 500.0]))
+    def clock_is_set_back(self, by_s: float) -> None:
+        """As the loop takes it: nobody was seen later than now, agents get time to be heard, everybody gets a tick."""
+        self.now -= by_s
+        self.settle_until = self.now + 2 * HEARTBEAT_S
+        for cluster, view in self.view.items():
+            self.view[cluster] = replace(view, last_seen=min(view.last_seen, self.now))
+        self._tell(Tick())
+        for cluster, member in self.state.members.items() if rollouts.alive(self.state) else ():
+            times = (member.moved_at, member.soak_from, member.last_current_at, member.resumed_at)
+            under_way = member.phase in transitions.IN_FLIGHT or member.phase is MemberPhase.REVERTING
+            assert not under_way or max(times) <= self.now, f"{cluster} is held until a time that is far away"
+
+    @precondition(lambda self: rollouts.stalled(self.state))
+    @rule(picks=st.sets(st.integers(0, 11)))
+    def is_replaced(self, picks: set[int]) -> None:
+        """A newer rollout takes its place, and those clusters of it, whose story begins anew with that."""
+        left = {self._cluster(pick) for pick in picks}
+        self.state, _ = rollouts.supersede(self.state, self.now, by=RolloutId("shop-2"), left=left)
+        self.first, self.told = self.state, []
+        transitions.check(self.state, self.view)
+        self._counted_right()
+        flying = {c for c, member in self.state.members.items() if member.phase in transitions.IN_FLIGHT}
+        assert rollouts.alive(self.state) is bool(flying)
+        assert not flying & left
+
     @rule(pick=st.integers(0, 11))
     def leave(self, pick: int) -> None:
         self._tell(Left(cluster=self._cluster(pick)))
