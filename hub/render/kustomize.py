@@ -61,6 +61,8 @@ _REMOTE = re.compile(
     r"(?:[^=/?\n]*=)?(?:[a-zA-Z][a-zA-Z0-9+.-]*::?//|git::|git@|gh:|(?:www\.)?github\.com[/:]).*|.*(?:\?ref=|_git/).*|.*\.git"
 )
 """What Kustomize takes for the address of a file or a repository, after the `key=` of a generator's file."""
+_CLIMBING = re.compile(r"(?:[^=/\n]*=)?(\.\./[^\n]*)")
+"""A file that is not below the kustomization's folder. Kustomize refuses it by the name of a temporary folder."""
 
 
 def load(root: Path, path: str, *, at: str) -> list[plain.Manifest]:
@@ -120,7 +122,10 @@ def _check(root: Path, path: str, *, at: str) -> None:
             if not isinstance(document.value, Mapping):
                 raise InvalidInput(f"{where}:{document.line}", "is not a kustomization", "it has to be a mapping")
             for name in document.value.keys() - _VALUE_FIELDS:
-                _refuse_remote(document.value[name], where=f"{where}:{document.lines.at(name)}", field=name)
+                line = f"{where}:{document.lines.at(name)}"
+                _refuse_remote(document.value[name], where=line, field=name)
+                if name not in _FOLDER_FIELDS:
+                    _refuse_climbing(document.value[name], folder, root, where=line, field=name)
             for field, index, entry in _entries(document.value):
                 line = f"{where}:{document.lines.at(field, index)}"
                 if _is_in_place(entry):
@@ -129,11 +134,7 @@ def _check(root: Path, path: str, *, at: str) -> None:
                     continue
                 target = Path(os.path.normpath(folder / entry))
                 if not target.is_relative_to(root) or not target.exists():
-                    raise InvalidInput(
-                        line,
-                        f"{field} names {entry!r}, which is not in the bundle's folder",
-                        "copy it into the bundle's folder, remote bases are not loaded",
-                    )
+                    raise _outside(entry, where=line, field=field)
                 if target.is_dir() and target not in seen:
                     seen.add(target)
                     todo.append(target)
@@ -160,20 +161,37 @@ def _refuse_in_plugin(text: bytes, *, where: str) -> None:
 
 
 def _refuse_remote(value: Any, *, where: str, field: str) -> None:
+    for text in _texts(value):
+        if _REMOTE.fullmatch(text.strip()) and text[:1] not in ("{", "["):
+            raise _outside(text, where=where, field=field)
+
+
+def _refuse_climbing(value: Any, folder: Path, root: Path, *, where: str, field: str) -> None:
+    for text in _texts(value):
+        found = _CLIMBING.fullmatch(text)
+        if found and not Path(os.path.normpath(folder / found[1])).is_relative_to(root):
+            raise _outside(text, where=where, field=field)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All that Kustomize could take for the name of a file or an address."""
     if isinstance(value, str):
-        if _REMOTE.fullmatch(value.strip()) and value[:1] not in ("{", "["):
-            raise InvalidInput(
-                where,
-                f"{field} names {value[:200]!r}, which is not in the bundle's folder",
-                "copy it into the bundle's folder, remote bases are not loaded",
-            )
+        yield value
     elif isinstance(value, Mapping):
         for name, child in value.items():
             if name not in _VALUE_FIELDS:
-                _refuse_remote(child, where=where, field=field)
+                yield from _texts(child)
     elif isinstance(value, list):
         for child in value:
-            _refuse_remote(child, where=where, field=field)
+            yield from _texts(child)
+
+
+def _outside(text: str, *, where: str, field: str) -> InvalidInput:
+    return InvalidInput(
+        where,
+        f"{field} names {text[:200]!r}, which is not in the bundle's folder",
+        "copy it into the bundle's folder, remote bases are not loaded",
+    )
 
 
 def _command() -> list[str]:
