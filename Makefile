@@ -6,7 +6,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 ARGS   ?=
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help demo test e2e behaviours lint format bench soak mutations clean
+.PHONY: help setup demo test e2e behaviours lint format bench soak mutations clean
 
 help: ## What can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,8 @@ else
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[agent,hub,dev,uvloop]'
 endif
 	@touch $@
+
+setup: $(VENV)/.ready ## What all the others need, in .venv: flotilla, flotilla-hub, flotilla-agent
 
 demo: $(VENV)/.ready ## A hub and six clusters on this machine, to watch and play with (ARGS=--once plays by itself)
 	$(BIN)/flotilla demo $(ARGS)

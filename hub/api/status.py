@@ -15,8 +15,8 @@ from hub.desired import Desired
 from hub.journal import DirectiveKind, DirectiveRow, EventRow, HoldRow, SliceRow
 from hub.model import Finding
 from hub.repo import addresses
-from hub.state import FINAL, Member, State
-from proto.ids import BundleName, ClusterName
+from hub.state import ABSENT, FINAL, Member, Phase, State
+from proto.ids import BundleName, ClusterName, Oid
 from proto.messages import Health, worst
 
 Json = dict[str, Any]
@@ -220,9 +220,7 @@ def bundles(
     heartbeat_s: float,
 ) -> list[Json]:
     """Pure: every bundle of the fleet repo or of any slice, with where it runs and how it is."""
-    under_way = {
-        name: state.rollout.id for state in states if state.phase not in FINAL for name in state.rollout.bundles
-    }
+    under_way = {name: state for state in states if state.phase not in FINAL for name in state.rollout.bundles}
     running: dict[BundleName, list[ClusterName]] = {}
     for name, row in slices.items():
         for bundle in row.manifest.bundles:
@@ -231,6 +229,8 @@ def bundles(
     found = []
     for name in sorted({*specs, *running, *(desired.failed if desired else ())}):
         wanted = desired.subtrees.get(name, {}) if desired else {}
+        now_goes = under_way.get(name)
+        known = desired is not None and name not in desired.failed and name not in holds
         health, held = [], {where: told[name] for where, told in suspended.items() if name in told}
         for where in running.get(name, ()):
             said = live.get(where)
@@ -246,7 +246,8 @@ def bundles(
                 "runs_on": len(running.get(name, ())),
                 "health": worst(health),
                 "counts": count(health),
-                "rollout": under_way.get(name, ""),
+                "rollout": now_goes.rollout.id if now_goes else "",
+                "newer_waits": bool(now_goes and known and _is_newer(wanted, now_goes, name)),
                 "hold": hold(holds[name]) if name in holds else None,
                 "suspended": [{"cluster": where, "why": why} for where, why in sorted(held.items())],
                 "source": _source(desired, name),
@@ -257,6 +258,14 @@ def bundles(
             }
         )
     return found
+
+
+def _is_newer(wanted: Mapping[ClusterName, Oid], state: State, name: BundleName) -> bool:
+    """Pure: whether a commit after that of the rollout wants something else where the rollout goes."""
+    if state.phase is Phase.ROLLING_BACK:
+        return False  # what is wanted is still what failed
+    targets = state.rollout.targets.items()
+    return any(wanted.get(cluster, ABSENT) != target.after.get(name, ABSENT) for cluster, target in targets)
 
 
 def hold(row: HoldRow) -> Json:

@@ -194,6 +194,7 @@ def _about_bundle(row: dict[str, Any]) -> list[str]:
     since = f" since {hold['rollout']}" if hold and hold["rollout"] and not hold["revision"] else ""
     at = f" at revision {hold['revision'][:12]}" if hold and hold["revision"] else ""
     held = [f"on hold{since}{at}: {hold['reason']}"] if hold else []
+    held += [f"a newer commit waits for {row['rollout']}"] if row["newer_waits"] else []
     held += [f"suspended on {item['cluster']} ({item['why']})" for item in row["suspended"][:3]]
     held += [f"and on {len(row['suspended']) - 3} more clusters"] if len(row["suspended"]) > 3 else []
     held += [f"{item['where']}: {item['message']}" for item in row["findings"]]

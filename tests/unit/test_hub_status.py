@@ -11,9 +11,12 @@ from hub.api import status
 from hub.desired import Desired
 from hub.journal import HoldRow, SliceRow
 from hub.model import Bundle, Cluster, Finding, Fleet, GitSource, Pin, Selector
+from hub.rollout import rollouts
+from hub.state import Phase
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport, Health
 from proto.slices import BundleEntry, BundlePolicy, SliceManifest
+from tests.rollout_hub import rollout, wave
 
 EU, US = ClusterName("eu-1"), ClusterName("us-1")
 SHOP, NOTES = BundleName("shop"), BundleName("notes")
@@ -109,6 +112,33 @@ def test_a_bundle_that_went_as_decided_is_not_listed_and_one_that_did_not_is() -
 def test_a_decided_bundle_of_which_nothing_was_said_is_unknown() -> None:
     [found] = status.cluster_bundles(row(), None, suspended={})
     assert (found["health"], found["converged"], found["applied_subtree"]) == ("Unknown", False, "")
+
+
+@pytest.mark.parametrize(
+    ("after", "changes", "failed", "waits"),
+    [
+        pytest.param(SUBTREE, {}, False, False, id="the rollout brings what is wanted"),
+        pytest.param("a" * 40, {}, False, True, id="a newer commit wants something else"),
+        pytest.param("a" * 40, {"phase": Phase.ROLLING_BACK}, False, False, id="on its way back"),
+        pytest.param("a" * 40, {"phase": Phase.COMPLETED}, False, False, id="it is over"),
+        pytest.param("a" * 40, {}, True, False, id="the newer commit does not render"),
+    ],
+)
+def test_a_bundle_says_that_a_newer_commit_waits_for_the_rollout_under_way(
+    after: str, changes: dict[str, Any], failed: bool, waits: bool
+) -> None:
+    state = replace(rollouts.start(rollout(wave("all", EU), after=Oid(after)), NOW), **changes)
+    [shop] = status.bundles(
+        desired=replace(DESIRED, failed=frozenset({SHOP} if failed else ()), findings=()),
+        slices={EU: row()},
+        live={EU: live(shop=said())},
+        states=[state],
+        holds={},
+        suspended={},
+        now=NOW,
+        heartbeat_s=HEARTBEAT_S,
+    )
+    assert shop["newer_waits"] is waits
 
 
 def test_bundles_say_where_they_run_and_what_keeps_them() -> None:
