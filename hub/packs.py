@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pygit2
 
+from proto import packfile
 from proto.errors import FlotillaError, Permanent, Transient
 from proto.ids import Oid
 from proto.packfile import UNFINISHED as UNFINISHED
@@ -94,8 +95,7 @@ def _remove_doomed(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove what a killed writer left behind, and make sure that what is there will still be after a power cut."""
     _remove_doomed(folder)
-    for file in folder.glob(f"{UNFINISHED}*"):
-        file.unlink(missing_ok=True)
+    packfile.sweep(folder)
     for pack in folder.glob("pack-*.pack"):
         if not pack.with_suffix(".idx").exists():
             pack.unlink(missing_ok=True)

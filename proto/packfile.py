@@ -10,6 +10,7 @@ here blocks. `packs` has the bytes.
 
 import hashlib
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable
@@ -41,6 +42,13 @@ def write(folder: Path, entries: Iterable[tuple[Oid, bytes]], *, count: int) -> 
         pack.publish(path)
         idx.publish(path.with_suffix(".idx"))
     return path
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left there: ours and Git's, `tmp_…`, and libgit2's, `…_git2_…`."""
+    for file in list(folder.iterdir()):
+        if file.name.startswith(UNFINISHED) or "_git2_" in file.name:
+            shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -48,7 +48,7 @@ def bring(repo: pygit2.Repository, *, path: Path, ref: str, had: Container[str],
         if needed not in repo:
             raise _needs(thing, f"commit {needed}", remedy)
     pack = memoryview(_read(path, thing, at_most=MAX_FILE_BYTES))[header.pack_at :]
-    _sweep(repo)
+    packfile.sweep(_pack_folder(repo))
     try:
         entries = packs.unpacked_entries(
             pack, bases=partial(_base, repo), max_object_bytes=MAX_OBJECT_BYTES, max_bytes=MAX_UNPACKED_BYTES
@@ -84,12 +84,6 @@ def _read(path: Path, thing: str, *, at_most: int) -> bytes:
             return file.read(at_most)
     except OSError as error:
         raise Transient(thing, f"cannot be read: {error.strerror}") from error
-
-
-def _sweep(repo: pygit2.Repository) -> None:
-    """Remove what a kill left of a pack; the agent is the only one who writes here."""
-    for file in _pack_folder(repo).glob(f"{packfile.UNFINISHED}*"):
-        file.unlink()
 
 
 def _pack_folder(repo: pygit2.Repository) -> Path:

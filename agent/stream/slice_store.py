@@ -17,6 +17,7 @@ import pygit2
 from pygit2.enums import ConfigLevel
 
 from agent.stream import git_host, slice_reader
+from proto import packfile
 from proto.errors import Transient
 from proto.ids import Oid, slice_ref
 
@@ -146,6 +147,8 @@ class SliceStore:
             for lock in target.rglob("*.lock"):
                 # We are the only process here, so a lock is what a killed one left.
                 lock.unlink()
+            if (packs := target / "objects/pack").is_dir():
+                packfile.sweep(packs)
             try:
                 return pygit2.Repository(str(target))
             except pygit2.GitError as error:

@@ -176,6 +176,7 @@ def _open(mirror: Path, taken: str) -> pygit2.Repository:
                 return repo
         except pygit2.GitError:
             pass
+    if mirror.exists():
         shutil.rmtree(mirror)
     mirror.parent.mkdir(parents=True, exist_ok=True)
     return pygit2.init_repository(str(mirror), bare=True)

@@ -7,8 +7,6 @@ Assumes that nobody else fetches into the mirror. Next: `sync`.
 """
 
 import logging
-import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,22 +14,21 @@ from pathlib import Path
 import pygit2
 
 from hub import packs
+from proto import packfile
 from proto.errors import Permanent
 
 log = logging.getLogger("flotilla.hub")
 
 MAX_PACKS = 50
-_UNFINISHED = re.compile(r"pack_git2_.*|.*_git2_.*|tmp_.*|.*\.lock")
-"""Names that libgit2 and Git give to what is not whole yet."""
 
 
 def tidy(repo: pygit2.Repository) -> None:
     """Do what is due. What keeps it from being done is no reason not to fetch, so nothing is raised."""
     folder = Path(repo.path, "objects/pack")
     try:
-        for file in folder.iterdir():
-            if _UNFINISHED.fullmatch(file.name):
-                shutil.rmtree(file) if file.is_dir() else file.unlink()
+        packfile.sweep(folder)
+        for lock in Path(repo.path).rglob("*.lock"):
+            lock.unlink()  # nobody lets go a lock of a killed process, and no ref would ever move again
         found = packs.packs(folder)
         if len(found) > MAX_PACKS:
             _merge(repo, folder, found[: packs.to_merge([pack.stat().st_size for pack in found])])

@@ -66,6 +66,8 @@ class GitStore:
     def create(cls, path: Path) -> Self:
         """Open the repository at `path`, made first if it is not there. Safe to repeat after a kill."""
         with packs.disk(path):
+            for name in ("HEAD", "config"):  # libgit2 writes them under a lock, which stays when it is killed
+                (path / f"{name}.lock").unlink(missing_ok=True)
             repo = pygit2.init_repository(str(path), bare=True)
             repo.config["gc.auto"] = 0  # git's own clean-up would drop subtrees that no commit names yet
         return cls.open(path)

@@ -379,6 +379,17 @@ def test_leftovers_of_a_kill_are_swept_and_never_read(store: GitStore) -> None:
     assert "dangling" in git(store, "fsck", "--strict", "--full")
 
 
+@pytest.mark.parametrize("lock", ["HEAD.lock", "config.lock"])
+@pytest.mark.parametrize("made", [True, False], ids=["a later start", "the first start"])
+def test_a_lock_of_a_start_that_was_killed_keeps_no_other_from_starting(tmp_path: Path, lock: str, made: bool) -> None:
+    path = tmp_path / "slices.git"
+    if made:
+        GitStore.create(path)
+    path.mkdir(exist_ok=True)
+    (path / lock).touch()
+    GitStore.create(path).write([])
+
+
 _KILLED_AT_EVERY_STEP = """
 import os, sys
 from pathlib import Path

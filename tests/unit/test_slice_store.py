@@ -119,6 +119,18 @@ async def test_a_kill_at_each_step_of_the_swap_costs_nothing(tmp_path: Path, ste
     check(again, 3)
 
 
+async def test_what_a_killed_fetch_left_goes_with_the_next_start(tmp_path: Path) -> None:
+    upstream, state = Upstream(tmp_path / "upstream.git"), tmp_path / "state"
+    upstream.move({"shop": bundle(a=1)})
+    assert await Receiver(state, "eu-1").fetch(upstream.url)
+    folder = (state / "slices/current").resolve() / "objects/pack"
+    before = sorted(folder.iterdir())
+    for name in ("pack_git2_a93e1df012b99d06", "tmp_x"):
+        (folder / name).write_bytes(b"half a pack")
+    check(Receiver(state, "eu-1"), 1)
+    assert sorted(folder.iterdir()) == before
+
+
 @contextmanager
 def full_disk(room_bytes: int) -> Iterator[None]:
     """No file grows beyond `room_bytes`: as good as a full disk to whoever writes, libgit2 too."""

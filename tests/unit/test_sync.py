@@ -137,6 +137,26 @@ def test_what_a_killed_fetch_left_in_the_mirror_goes_with_the_next_one(upstream:
     assert sorted((mirror / "objects/pack").iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "lock", ["refs/heads/main.lock", "refs/flotilla/fetched.lock", "refs/flotilla/verified.lock", "shallow.lock"]
+)
+def test_a_lock_that_a_killed_fetch_left_locks_nobody_out(upstream: Upstream, mirror: Path, lock: str) -> None:
+    upstream.commit("one")
+    sync.fetch(mirror, str(upstream.path), "main")
+    (mirror / lock).parent.mkdir(parents=True, exist_ok=True)
+    (mirror / lock).write_bytes(b"")
+    tip = upstream.commit("two")
+    assert sync.fetch(mirror, str(upstream.path), "main").commit == tip
+    assert not (mirror / lock).exists()
+
+
+def test_a_mirror_of_which_a_kill_left_a_lock_and_no_head_is_made_anew(upstream: Upstream, mirror: Path) -> None:
+    tip = upstream.commit("one")
+    mirror.mkdir(parents=True)
+    (mirror / "HEAD.lock").touch()
+    assert sync.fetch(mirror, str(upstream.path), "main").commit == tip
+
+
 def test_packs_that_cannot_be_merged_keep_nobody_from_fetching(
     upstream: Upstream, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
