@@ -766,6 +766,28 @@ async def test_a_clock_that_jumps_fails_nobody(tmp_path: Path, jump_s: float) ->
         assert [e.kind for e in hub.journal.events() if "failed" in e.kind] == []
 
 
+async def test_who_is_suspended_in_a_rollout_that_is_replaced_is_followed_over_a_restart_too(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        await rolled_out(hub, "a", {SHOP: hub.subtree("shop", "one")})
+        two, three = hub.subtree("shop", "two"), hub.subtree("shop", "three")
+        await hub.turn(hub.desired("b", {SHOP: two}), hub.says(CANARY), hub.says(EU))
+        await hub.turn(suspended(hub, CANARY))
+        newer = replace(hub.desired("c", {SHOP: two}), subtrees={SHOP: {CANARY: two, EU: three}})
+        for _ in range(3):
+            hub.clock.now += 1
+            await hub.turn(newer, hub.says(CANARY), hub.says(EU))
+        assert hub.phases() == {"shop-1": "completed", "shop-2": "replaced", "shop-3": "completed"}
+        assert hub.journal.last_good()[EU, SHOP] == three
+    async with running(tmp_path) as again:
+        assert [name for name in again.loop.states if again.loop.states[name].phase is Phase.REPLACED] == ["shop-2"]
+        await again.turn(newer, again.says(CANARY), again.says(EU))
+        assert again.journal.last_good()[CANARY, SHOP] != two, "nothing that it says counts yet"
+        await again.turn(resumed(again, CANARY))
+        await again.turn(again.says(CANARY), again.says(EU))
+        assert again.journal.last_good()[CANARY, SHOP] == two
+        assert dict(again.loop.states) == {}
+
+
 async def test_a_completed_rollout_still_brings_who_was_offline_after_a_restart(tmp_path: Path) -> None:
     async with running(tmp_path) as hub:
         one = hub.subtree("shop", "one")
