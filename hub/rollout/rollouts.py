@@ -275,9 +275,10 @@ def _tick(turn: Turn) -> None:
 
 
 def _not_after_now(turn: Turn) -> None:
-    """The clock may have been set back: nothing that was kept of who is under way is from later than now."""
+    """The clock may have been set back: nothing that was kept of who is under way, or may be again, is from later than
+    now."""
     for wave, tally in zip(turn.rollout.waves, list(turn.tallies), strict=True):
-        for cluster in transitions.those(turn.members, wave, tally, (*IN_FLIGHT, M.REVERTING)):
+        for cluster in transitions.those(turn.members, wave, tally, (*IN_FLIGHT, M.FAILED, M.REVERTING)):
             member = turn.members[cluster]
             times = {name: min(getattr(member, name), turn.now) for name in _TIMES}
             turn.put(cluster, member.phase, **times)

@@ -240,8 +240,10 @@ class Rollouts(RuleBasedStateMachine):
         self._tell(Tick())
         for cluster, member in self.state.members.items() if rollouts.alive(self.state) else ():
             times = (member.moved_at, member.soak_from, member.last_current_at, member.resumed_at)
-            under_way = member.phase in transitions.IN_FLIGHT or member.phase is MemberPhase.REVERTING
-            assert not under_way or max(times) <= self.now, f"{cluster} is held until a time that is far away"
+            later = (*transitions.IN_FLIGHT, MemberPhase.FAILED, MemberPhase.REVERTING)
+            assert member.phase not in later or max(times) <= self.now, (
+                f"{cluster} is held until a time that is far away"
+            )
 
     @precondition(lambda self: rollouts.stalled(self.state))
     @rule(picks=st.sets(st.integers(0, 11)))
