@@ -72,85 +72,100 @@ def main() -> None:
 async def run(options: Options, holder: str) -> None:
     """Run the agent until SIGTERM or SIGINT. `holder` is its name in the lease."""
     tracing = _tracing(options)
-    reporter = Reporter(options.state_dir, boot_id=secrets.token_hex(8), agent_version=VERSION)
-    signers = SliceSigners(options.slice_signers) if options.slice_signers is not None else None
-    receiver = Receiver(options.state_dir, options.cluster, signers=signers)
     async with Cluster.connect(options.kubeconfig, options.context) as cluster:
         with Inventory(options.state_dir / "inventory.db") as inventory:
-            hub: HubClient | None = None
-
-            async def fetch() -> bool:
-                url = f"{options.hub.rstrip('/')}/git/{options.cluster}.git"
-                token = hub.token if hub is not None else ""
-                return await receiver.fetch(url, Login(user=options.cluster, password=token) if token else None)
-
-            bundles = BundleFolder(options.slice_bundles, receiver) if options.slice_bundles is not None else None
-            mirror = (
-                Mirror(
-                    options.slices,
-                    receiver,
-                    login_file=options.slices_login_file,
-                    hub=fetch if options.hub else None,
-                    connected=lambda: hub is not None and not hub.problem,
-                    problem=lambda text: loop.problem("mirror", text),
-                    poll_s=options.slices_poll_s,
-                )
-                if options.slices
-                else None
-            )
-
-            def on_wake(wake: WakeUp) -> None:
-                if mirror is not None:
-                    mirror.hub_says(wake)
-                loop.on_wake(wake)
-
-            take = fetch if options.hub else None
-            if bundles is not None:
-                take = bundles.take
-            elif mirror is not None:
-                take = mirror.take
-            lease = Lease(cluster, holder=holder, timestamp=_timestamp)
-            loop = Loop(
-                cluster,
-                lease=lease,
-                inventory=inventory,
-                receiver=receiver,
-                reporter=reporter,
-                tracing=tracing,
-                directives=DirectiveStore(options.state_dir),
-                cluster=options.cluster,
-                fetch=take,
-                timestamp=_timestamp,
-                wall_ns=time.time_ns,
-                controllers=options.controllers,
-            )
-            if options.hub:
-                who = Identity.load_or_create(options.state_dir, options.cluster, join_token=options.join_token)
-                hub = HubClient(
-                    options.hub,
-                    who,
-                    reporter=reporter,
-                    on_wake=on_wake,
-                    on_query=loop.on_query,
-                    on_directives=loop.on_directives,
-                )
-            async with anyio.create_task_group() as group:
-                group.start_soon(_stop_on_signal, loop, name="signals")
-                group.start_soon(_tell_version, cluster, reporter, name="version")
-                if hub is not None:
-                    group.start_soon(in_turn, lease, hub.run, name="hub")
-                if bundles is not None:
-                    group.start_soon(bundles.watch, loop.on_wake, name="bundles")
-                if options.report_file is not None:
-                    file = ReportFile(options.report_file, reporter, cluster=options.cluster, timestamp=_timestamp)
-                    group.start_soon(file.run, name="report file")
-                if mirror is not None:
-                    group.start_soon(in_turn, lease, partial(mirror.poll, loop.on_wake), name="mirror")
-                if options.health_listen:
-                    group.start_soon(_serve_health, options.health_listen, name="health")
-                await loop.run()
-                group.cancel_scope.cancel()
+            await _Agent(options, cluster, inventory=inventory, tracing=tracing, holder=holder).run()
     await anyio.to_thread.run_sync(tracing.close)
+
+
+class _Agent:
+    """The parts that the options ask for, and the few things that they do for each other."""
+
+    def __init__(
+        self, options: Options, cluster: Cluster, *, inventory: Inventory, tracing: Tracing, holder: str
+    ) -> None:
+        self._options = options
+        self._cluster = cluster
+        self._reporter = Reporter(options.state_dir, boot_id=secrets.token_hex(8), agent_version=VERSION)
+        signers = SliceSigners(options.slice_signers) if options.slice_signers is not None else None
+        self._receiver = Receiver(options.state_dir, options.cluster, signers=signers)
+        self._bundles = BundleFolder(options.slice_bundles, self._receiver) if options.slice_bundles else None
+        self._mirror = self._mirror_at(options.slices) if options.slices else None
+        take = self._fetch if options.hub else None
+        if self._bundles is not None:
+            take = self._bundles.take
+        elif self._mirror is not None:
+            take = self._mirror.take
+        self._lease = Lease(cluster, holder=holder, timestamp=_timestamp)
+        self._loop = Loop(
+            cluster,
+            lease=self._lease,
+            inventory=inventory,
+            receiver=self._receiver,
+            reporter=self._reporter,
+            tracing=tracing,
+            directives=DirectiveStore(options.state_dir),
+            cluster=options.cluster,
+            fetch=take,
+            timestamp=_timestamp,
+            wall_ns=time.time_ns,
+            controllers=options.controllers,
+        )
+        self._hub = self._hub_client(options.hub) if options.hub else None
+
+    def _mirror_at(self, url: str) -> Mirror:
+        return Mirror(
+            url,
+            self._receiver,
+            login_file=self._options.slices_login_file,
+            hub=self._fetch if self._options.hub else None,
+            connected=lambda: self._hub is not None and not self._hub.problem,
+            problem=lambda text: self._loop.problem("mirror", text),
+            poll_s=self._options.slices_poll_s,
+        )
+
+    def _hub_client(self, url: str) -> HubClient:
+        options = self._options
+        return HubClient(
+            url,
+            Identity.load_or_create(options.state_dir, options.cluster, join_token=options.join_token),
+            reporter=self._reporter,
+            on_wake=self._on_wake,
+            on_query=self._loop.on_query,
+            on_directives=self._loop.on_directives,
+        )
+
+    async def _fetch(self) -> bool:
+        """Get the slice from the hub."""
+        url = f"{self._options.hub.rstrip('/')}/git/{self._options.cluster}.git"
+        token = self._hub.token if self._hub is not None else ""
+        login = Login(user=self._options.cluster, password=token) if token else None
+        return await self._receiver.fetch(url, login)
+
+    def _on_wake(self, wake: WakeUp) -> None:
+        if self._mirror is not None:
+            self._mirror.hub_says(wake)
+        self._loop.on_wake(wake)
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        options, loop = self._options, self._loop
+        async with anyio.create_task_group() as group:
+            group.start_soon(_stop_on_signal, loop, name="signals")
+            group.start_soon(_tell_version, self._cluster, self._reporter, name="version")
+            if self._hub is not None:
+                group.start_soon(in_turn, self._lease, self._hub.run, name="hub")
+            if self._bundles is not None:
+                group.start_soon(self._bundles.watch, loop.on_wake, name="bundles")
+            if options.report_file is not None:
+                file = ReportFile(options.report_file, self._reporter, cluster=options.cluster, timestamp=_timestamp)
+                group.start_soon(file.run, name="report file")
+            if self._mirror is not None:
+                group.start_soon(in_turn, self._lease, partial(self._mirror.poll, loop.on_wake), name="mirror")
+            if options.health_listen:
+                group.start_soon(_serve_health, options.health_listen, name="health")
+            await loop.run()
+            group.cancel_scope.cancel()
 
 
 def _tracing(options: Options) -> Tracing:
