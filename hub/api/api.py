@@ -259,6 +259,7 @@ class Api:
         body = await self._gate.body(request)
         cluster = check_name("cluster", str(body.get("cluster", "")))
         if cluster not in (known := named.clusters(self._loop)):
+            named.read_once(self._loop, f"cluster {cluster}")
             file, meant = f"commit a Cluster file for it first (clusters/{cluster}.yaml)", nearest(cluster, known)
             remedy = f"{meant} Otherwise {file}" if meant else file
             raise InvalidInput(f"cluster {cluster}", "is not in the fleet repo", remedy)

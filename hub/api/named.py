@@ -7,6 +7,7 @@ from hub.api import http
 from hub.journal import StoredRollout
 from hub.loop import Loop
 from hub.repo.schema import nearest
+from proto.errors import Transient
 from proto.ids import BundleName, ClusterName
 
 
@@ -17,9 +18,18 @@ def clusters(loop: Loop) -> set[ClusterName]:
     return stated | loop.slices.keys()
 
 
+def read_once(loop: Loop, thing: str) -> None:
+    """Raises Transient while the hub has just started and does not know the fleet repo: nothing is missing yet."""
+    if loop.desired is None:
+        raise Transient(
+            thing, "is not known: the fleet repo was not read yet", "ask again; 'flotilla status' says when"
+        )
+
+
 def cluster(loop: Loop, name: str) -> ClusterName:
     """The cluster of that name. Raises NotFound."""
     if name not in (known := clusters(loop)):
+        read_once(loop, f"cluster {name[:80]}")
         remedy = nearest(name, known, else_="see 'flotilla clusters'")
         raise http.NotFound(f"cluster {name[:80]}", "is not in the fleet repo and has no slice", remedy)
     return ClusterName(name)
@@ -28,6 +38,7 @@ def cluster(loop: Loop, name: str) -> ClusterName:
 def bundle(loop: Loop, name: str) -> BundleName:
     """The bundle of that name: in the fleet repo, valid or not, or running somewhere. Raises NotFound."""
     if name not in (known := _bundles(loop)):
+        read_once(loop, f"bundle {name[:80]}")
         remedy = nearest(name, known, else_="see 'flotilla bundles'")
         raise http.NotFound(f"bundle {name[:80]}", "is not in the fleet repo and runs nowhere", remedy)
     return BundleName(name)

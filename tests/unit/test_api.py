@@ -97,6 +97,23 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
         yield made
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("join-tokens", {"cluster": "eu-1"}),
+        ("clusters/eu-1/cordon", {"reason": "x"}),
+        ("bundles/shop/hold", {"reason": "x"}),
+    ],
+    ids=lambda value: str(value),
+)
+async def test_nothing_is_missing_in_a_fleet_repo_that_was_not_read_yet(
+    tmp_path: Path, path: str, body: dict[str, str]
+) -> None:
+    async with serving(tmp_path, tmp_path / "not there") as client:
+        status, said = await client.post(f"/api/v1/{path}", body)
+    assert (status, said["error"].partition(": ")[2]) == (503, "is not known: the fleet repo was not read yet")
+
+
 async def test_the_fleet_says_what_is_and_what_is_wrong_with_file_line_and_remedy(client: Client) -> None:
     status, fleet = await client.get("/api/v1/fleet")
     assert status == 200

@@ -18,6 +18,7 @@ from agent.stream.receive import Receiver
 from hub.api import http
 from hub.api.bundles import Bundles
 from hub.loop import Loop
+from hub.model import Fleet
 from hub.slices.compose import HISTORY_S, Composed
 from hub.slices.gitstore import GitStore
 from proto.ids import ClusterName, slice_ref
@@ -191,7 +192,7 @@ def test_a_wrong_file_is_not_imported(slices: Slices, tmp_path: Path, change: An
 async def hub(slices: Slices) -> AsyncIterator[str]:
     """Only what the export needs of one; gives its address."""
     row = SimpleNamespace(commit=slices.made[-1].commit)
-    loop = cast(Loop, SimpleNamespace(slices={ClusterName("eu-1"): row}, desired=None))
+    loop = cast(Loop, SimpleNamespace(slices={ClusterName("eu-1"): row}, desired=SimpleNamespace(fleet=Fleet())))
     application = web.Application(middlewares=[http.errors])
     application.add_routes(Bundles(loop, store=slices.store, gate=http.Gate(TOKEN)).routes())
     runner = web.AppRunner(application)

@@ -17,6 +17,7 @@ from click.testing import Result
 from hub.api import http
 from hub.api.bundles import Bundles
 from hub.loop import Loop
+from hub.model import Fleet
 from hub.slices import trees
 from hub.slices.compose import HISTORY_S, Composed, compose
 from hub.slices.gitstore import GitStore
@@ -230,7 +231,7 @@ class Hub:
         tips = {name: self.store.ref(name) for name in ("eu-1", "us-1")}
         rows = {ClusterName(name): SimpleNamespace(commit=tip) for name, tip in tips.items()}
         application = web.Application(middlewares=[http.errors])
-        loop = cast(Loop, SimpleNamespace(slices=rows, desired=None))
+        loop = cast(Loop, SimpleNamespace(slices=rows, desired=SimpleNamespace(fleet=Fleet())))
         application.add_routes(Bundles(loop, store=self.store, gate=http.Gate("t0ken")).routes())
         runner = web.AppRunner(application)
         await runner.setup()
