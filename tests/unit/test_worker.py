@@ -1,7 +1,10 @@
 """Worker processes: results and errors come back, and nothing that happens in one reaches the hub."""
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from functools import partial
@@ -166,3 +169,30 @@ async def test_a_cancelled_call_leaves_a_hub_that_works(tmp_path: Path) -> None:
         tasks.cancel_scope.cancel()
     assert not exists(marker.read_text())
     assert await worker.run(identity, 1) == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(pickle.dumps(None), id="before its first call"),
+        pytest.param(
+            pickle.dumps(None) + pickle.dumps(("folder", "thing", b"x" * 1000))[:500], id="in the middle of one"
+        ),
+        pytest.param(b"", id="before anything"),
+    ],
+)
+def test_a_worker_whose_hub_was_killed_ends_without_a_word(told: bytes) -> None:
+    done = subprocess.run([sys.executable, "-m", "hub.worker_child"], input=told, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_worker_whose_answer_nobody_takes_ends_without_a_word(tmp_path: Path) -> None:
+    call = pickle.dumps((identity, ("x" * 1_000_000,)))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(
+        [sys.executable, "-m", "hub.worker_child"], stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE
+    ) as child:
+        os.close(writer)
+        _, errors = child.communicate(pickle.dumps(None) + pickle.dumps((str(tmp_path), "thing", call)))
+    assert (child.returncode, errors) == (0, b"")
