@@ -274,5 +274,5 @@ def _runs_of_ticks(line: str) -> list[str]:
 
 
 def escaped(cell: str) -> str:
-    """Text as it may stand in a table of Markdown."""
-    return html.escape(cell).replace("|", "\\|").replace("`", "\\`")
+    """Text as it may stand in a table or a list of Markdown."""
+    return html.escape(cell).replace("|", "\\|").replace("`", "\\`").replace("\n", "<br>")

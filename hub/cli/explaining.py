@@ -135,7 +135,7 @@ def _cluster(revision: Revision, name: str) -> Cluster:
     if (cluster := fleet.clusters.get(ClusterName(name))) is not None:
         return cluster
     if name in fleet.broken_clusters:
-        raise click.ClickException("\n".join(str(f) for f in fleet.findings if f.about == f"cluster {name}"))
+        raise click.ClickException("\n".join(telling.shown(f) for f in fleet.findings if f.about == f"cluster {name}"))
     raise click.ClickException(f"cluster {name!r} is not in the fleet{telling.near(name, fleet.clusters)}")
 
 

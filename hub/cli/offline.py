@@ -174,7 +174,7 @@ class _Checkout:
         self._found = [f for f in self._found if not f.about.startswith("cluster ") or f.about == f"cluster {cluster}"]
         if name not in fleet.clusters:
             if cluster in fleet.broken_clusters:
-                raise click.ClickException("\n".join(str(finding) for finding in self.findings))
+                raise click.ClickException("\n".join(telling.shown(finding) for finding in self.findings))
             raise click.ClickException(
                 f"cluster {cluster!r} is not in the fleet{telling.near(cluster, fleet.clusters)}"
             )

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from hub.cli import waiting
+from hub.cli import telling, waiting
 from hub.cli.asking import HubApi, ago, hub_options, print_json, print_table, words
 
 
@@ -62,10 +62,12 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
     for item in fleet["findings"]:
         colour = "red" if item["severity"] == "error" else "yellow"
         console.print(
-            Text.assemble((item["severity"].ljust(12), f"bold {colour}"), f"{item['where']}: {item['message']}")
+            Text.assemble(
+                (item["severity"].ljust(12), f"bold {colour}"), telling.printable(f"{item['where']}: {item['message']}")
+            )
         )
         if item["remedy"]:
-            console.print(Text(f"            → {item['remedy']}", style="dim"))
+            console.print(Text(f"            → {telling.printable(item['remedy'])}", style="dim"))
 
 
 def _kept(hold: dict[str, Any]) -> str:

@@ -213,6 +213,6 @@ def _markdown(made: Plan, ahead: Ahead) -> str:
             if len(rows) > diffing.MAX_ROWS:
                 parts.append(f"| … and {len(rows) - diffing.MAX_ROWS} more |{' |' * (len(columns) - 1)}")
             parts.append("")
-    notes = [*_notes(made), *(str(finding) for finding in made.findings[: diffing.MAX_ROWS])]
+    notes = [*_notes(made), *(click.unstyle(telling.shown(finding)) for finding in made.findings[: diffing.MAX_ROWS])]
     parts += [f"- {diffing.escaped(note)}" for note in notes]
     return "\n".join(parts)

@@ -13,10 +13,11 @@ _MOST_NAMED = 5
 
 
 def shown(finding: Finding) -> str:
-    """As `str`, in colours where there are any."""
+    """As `str`, in colours where there are any, and with nothing that a terminal or a log would obey."""
+    where, message, remedy = (printable(text) for text in (finding.where, finding.message, finding.remedy))
     severity = click.style(f"{finding.severity}:", fg="red" if finding.severity == "error" else "yellow", bold=True)
-    remedy = click.style(f" ({finding.remedy})", dim=True) if finding.remedy else ""
-    return f"{finding.where}: {severity} {finding.message}{remedy}"
+    remedy = click.style(f" ({remedy})", dim=True) if remedy else ""
+    return f"{where}: {severity} {message}{remedy}"
 
 
 def in_order(finding: Finding) -> tuple[str, int, str]:
@@ -62,6 +63,9 @@ def near(name: str, names: Iterable[str], *, shown_as: Mapping[str, str] | None 
     return f" (there is {', '.join(sorted(names)[:_MOST_NAMED])}{more})"
 
 
-def printable(line: str) -> str:
-    """Nobody who can commit may write to the terminal of who looks."""
-    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)
+def printable(text: str) -> str:
+    """Nobody who can commit may write to the terminal of who looks, or begin a line there: CI obeys some."""
+    lines = (
+        "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line) for line in text.split("\n")
+    )
+    return "\n  ".join(lines)

@@ -8,7 +8,7 @@ import pygit2
 import pytest
 from click.testing import CliRunner, Result
 
-from hub.cli import main
+from hub.cli import diffing, main
 
 FLEET = {
     "clusters/all.yaml": """
@@ -414,3 +414,15 @@ def test_a_repository_without_commits_says_so(tmp_path: Path) -> None:
     write(tmp_path, FLEET)
     result = diff(tmp_path)
     assert (result.exit_code, "the repository has no commit yet" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        pytest.param("a | b", "a \\| b", id="the end of a cell"),
+        pytest.param("`a` <b>", "\\`a\\` &lt;b&gt;", id="code and HTML"),
+        pytest.param("no\n# a heading", "no<br># a heading", id="a line of its own"),
+    ],
+)
+def test_a_cell_of_markdown_stays_one(text: str, cell: str) -> None:
+    assert diffing.escaped(text) == cell

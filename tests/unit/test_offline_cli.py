@@ -89,6 +89,14 @@ def test_check_names_file_line_object_remedy_and_clusters(fleet: Path) -> None:
     assert summary == "3 clusters, 2 bundles, 1 error"
 
 
+def test_what_is_found_writes_nothing_to_a_terminal_and_begins_no_line(fleet: Path) -> None:
+    named = json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a\x1b[31m\n::error::\u202eb"}})
+    written(fleet, {"bundles/base/a.json": named})
+    result = CliRunner().invoke(main, ["check", "--fleet", str(fleet)], color=True)
+    assert result.exit_code == 1
+    assert "ConfigMap/a\\x1b[31m\n  ::error::\\x202eb: has the name" in result.stdout
+
+
 def test_check_finds_two_owners_of_one_object(fleet: Path) -> None:
     written(fleet, SECOND_OWNER)
     result = run("check", "--fleet", fleet)
