@@ -336,7 +336,8 @@ class Watch:
         assert len(good) >= min(wave.min_proof, len(stay) - taken), f"{name} went on to {cluster} without proof"
         if track.rollout.action != "continue" and not track.lenient and stay:
             kinds = {self.world.kinds[s] for c in stay for s in track.rollout.targets[c].after.values() if s}
-            assert kinds <= {"good"}, f"{name} took a commit that {kinds} beyond wave {wave.name} to {cluster}"
+            # Where a commit brought clusters different things, one that fails may be within the budget.
+            assert not kinds or "good" in kinds, f"{name} went beyond wave {wave.name} to {cluster} with {kinds}"
 
     def _must_have_budget(self, track: Track, cluster: ClusterName) -> None:
         if track.rollout.action == "continue":
