@@ -29,6 +29,8 @@ log = logging.getLogger("flotilla.hub")
 
 TOLD_AFTER_S = 300.0
 """A Git host that is away for less is nobody's business."""
+FETCH_LIMIT_S = 3600.0
+"""Of one fetch, the first brings the whole history: a fetch that is stopped begins anew. A silent host ends it sooner."""
 WAKE_GAP_S = 1.0
 """From a wake-up to the look: a burst of them is one fetch, and upstream's replicas have time to agree."""
 
@@ -139,7 +141,9 @@ class Upstream:
         accept, self._accept_rewrite = self._accept_rewrite, False
         fetch = partial(sync.fetch, revision=self.revision, ssh=self._ssh, trust=self._trust, accept_rewrite=accept)
         try:
-            revision = await worker.run(fetch, self._mirror, self.url, self.branch, what="fleet repo")
+            revision = await worker.run(
+                fetch, self._mirror, self.url, self.branch, what="fleet repo", time_limit_s=FETCH_LIMIT_S
+            )
         except FlotillaError:
             self._render_again |= again
             if self.tip is None:

@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pygit2
 import pytest
 
+from hub import worker
 from hub.desired import Desired
 from hub.journal import EventRow
 from hub.model import Fleet
@@ -106,6 +108,21 @@ async def test_each_commit_is_rendered_and_handed_on_once(repo: Repo, hub: Hub) 
     await hub.upstream.sync()
     assert hub.taken == [first, second]
     assert (hub.upstream.tip, hub.upstream.synced_s) == (second, 7.0)
+
+
+async def test_a_first_fetch_may_take_as_long_as_a_large_repository_on_a_slow_line_does(
+    repo: Repo, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, limits = worker.run, []
+
+    async def noted(*arguments: Any, time_limit_s: float = worker.TIME_LIMIT_S, **options: Any) -> Any:
+        limits.append(time_limit_s)
+        return await run(*arguments, time_limit_s=time_limit_s, **options)
+
+    monkeypatch.setattr(worker, "run", noted)
+    repo.commit("one")
+    await hub.upstream.sync()
+    assert limits == [3600.0]
 
 
 async def test_a_rewritten_history_is_refused_until_it_is_accepted(repo: Repo, hub: Hub) -> None:
