@@ -30,7 +30,7 @@ log = logging.getLogger("flotilla.hub")
 TOLD_AFTER_S = 300.0
 """A Git host that is away for less is nobody's business."""
 FETCH_LIMIT_S = 3600.0
-"""Of one fetch: the first brings the whole history, and one that is stopped begins anew. A silent host ends it sooner."""
+"""Of one fetch: the first brings the whole history, and one that is stopped begins anew."""
 WAKE_GAP_S = 1.0
 """From a wake-up to the look: a burst of them is one fetch, and upstream's replicas have time to agree."""
 
