@@ -8,7 +8,7 @@ import math
 
 from hub.repo import windows
 from hub.rollout import gates, presence, reports, suspension, transitions
-from hub.rollout.proof import sick
+from hub.rollout.proof import sick, why_unproven
 from hub.rollout.transitions import CORDONED, IN_FLIGHT
 from hub.rollout.turn import Turn
 from hub.state import MemberPhase, Move, Phase
@@ -223,10 +223,18 @@ def overdue(turn: Turn) -> None:
                 first = min(first, since)
                 continue
             late.append(cluster)
-            silent = "" if turn.view[cluster].last_seen > since else ", silent all the time"
-            reports.fail(turn, cluster, f"no proof within {deadline_s:.0f} s{silent}")
+            reports.fail(turn, cluster, f"no proof within {deadline_s:.0f} s{_last_word(turn, cluster, since)}")
     turn.wake_past(first + deadline_s)
     reports.act(turn, late)
+
+
+def _last_word(turn: Turn, cluster: ClusterName, since: float) -> str:
+    """Who asks why it failed asks when the cluster is back at something else, and says nothing of it any more."""
+    seen = turn.view[cluster]
+    if seen.last_seen <= since:
+        return ", silent all the time"
+    why = why_unproven(turn.rollout.targets[cluster].after, seen) if seen.seq >= turn.members[cluster].seq else ""
+    return f": {why}" if why else ""
 
 
 def look_around(turn: Turn) -> bool:

@@ -5,7 +5,7 @@ exactly the subtree that was moved. Flags and times of the agent never count, an
 not looked at, so their moves never void a proof. `rollouts` decides what follows from a verdict.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from hub.state import ABSENT, ClusterView, Target
@@ -46,10 +46,19 @@ def judge(wanted: Mapping[BundleName, Oid], view: ClusterView, *, seq: int, need
 
 def why_failed(wanted: Mapping[BundleName, Oid], view: ClusterView) -> str:
     """Pure: what the cluster says is wrong, for people: the first Failed object of each bundle, and how many more."""
+    return _problems(wanted, view, (Health.FAILED,))
+
+
+def why_unproven(wanted: Mapping[BundleName, Oid], view: ClusterView) -> str:
+    """Pure: the same of what has failed or, where nothing has, of what is not Current yet."""
+    return why_failed(wanted, view) or _problems(wanted, view, tuple(Health))
+
+
+def _problems(wanted: Mapping[BundleName, Oid], view: ClusterView, healths: Sequence[Health]) -> str:
     told = []
     for bundle in wanted:
         word = view.bundles.get(bundle)
-        bad = [problem for problem in word.problems if problem.health is Health.FAILED] if word else []
+        bad = [problem for problem in word.problems if problem.health in healths] if word else []
         if bad:
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
             text = bad[0].message or bad[0].reason

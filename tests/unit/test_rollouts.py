@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from hub.rollout import rollouts, rollouts_json
@@ -29,7 +30,7 @@ from hub.state import (
 )
 from proto.errors import Permanent, UnsupportedVersion
 from proto.ids import BundleName, ClusterName, RolloutId
-from proto.messages import Health
+from proto.messages import Health, ObjectProblem
 from tests.rollout_hub import HEARTBEAT_S, NEW, OLD, SHOP, Hub, kinds, moves, of, rollout, wave, word
 
 M = MemberPhase
@@ -274,6 +275,29 @@ def test_a_failed_canary_is_rolled_back_and_the_others_never_move() -> None:
     assert kinds(effects) == ["cluster-reverted", "rolled-back"]
     assert hub.phase("c2") is MemberPhase.PENDING
     assert moves(hub.effects) == ["c1", "c1"]
+
+
+def test_who_has_no_proof_in_time_fails_with_what_it_said_last_since_back_at_the_old_it_says_so_no_more() -> None:
+    why = ObjectProblem(
+        object="Deployment/shop/web", reason="r", health=Health.IN_PROGRESS, message="web: ImagePullBackOff"
+    )
+    hub = Hub(rollout(wave("one", "c1"), deadline_s=100.0))
+    hub.tick()
+    hub.now += 60.0
+    hub.together(c1=msgspec.structs.replace(word(NEW, Health.IN_PROGRESS), problems=(why,)))
+    hub.tick(after_s=41.0, seen=False)
+    told = "no proof within 100 s: Deployment/shop/web: web: ImagePullBackOff"
+    assert hub.state.reason == f"c1 failed in wave one: {told}"
+
+
+def test_what_a_cluster_said_of_an_older_slice_is_not_why_it_fails() -> None:
+    why = ObjectProblem(object="Deployment/shop/web", reason="r", health=Health.FAILED, message="was broken before")
+    hub = Hub(rollout(wave("one", "c1"), deadline_s=100.0))
+    hub.tick()
+    hub.now += 60.0
+    hub.say(ClusterName("c1"), msgspec.structs.replace(word(OLD, Health.FAILED), problems=(why,)), seq=7)
+    hub.tick(after_s=41.0, seen=False)
+    assert hub.state.reason == "c1 failed in wave one: no proof within 100 s"
 
 
 @pytest.mark.parametrize("seen", [pytest.param(True, id="heard"), pytest.param(False, id="lost")])

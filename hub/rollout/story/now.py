@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from hub.rollout import steps
+from hub.rollout import proof, steps
 from hub.rollout.story import waiting
 from hub.rollout.story.words import duration
 from hub.rollout.transitions import IN_FLIGHT
@@ -71,7 +71,9 @@ def _flight(state: State, cluster: ClusterName, *, now: float, view: Mapping[Clu
     elif seen.seq < member.seq:
         heard = f"is at slice {seen.seq} yet, heard {duration(now - seen.last_seen)} ago"
     else:
-        heard = f"says {steps.said_of(rollout, cluster, seen)[1]}, {duration(now - seen.last_seen)} ago"
+        said, targets = steps.said_of(rollout, cluster, seen)[1], rollout.targets[cluster].after
+        why = "" if proof.why_failed(targets, seen) else proof.why_unproven(targets, seen)
+        heard = f"says {said}{f': {why}' if why else ''}, {duration(now - seen.last_seen)} ago"
     left = max(member.last_current_at or member.moved_at, member.resumed_at) + rollout.deadline_s - now
     return f"{text}, {heard}; its deadline {f'is in {duration(left)}' if left > 0 else 'is over'}"
 
