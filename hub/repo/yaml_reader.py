@@ -6,7 +6,8 @@ strings. PyYAML's scanner and parser (libyaml, which go-yaml is a port of) give 
 here.
 
     kubectl lets pass                            here
-    a key set twice, by a merge too (last wins)  refused, as in kubectl's strict mode, unless `strict` is off
+    a key set twice (last wins), a merge after   refused, as in kubectl's strict mode, unless `strict` is off; a key
+    a key that it has too (the merge wins)       after the merge replaces its own, as everywhere
     keys that become one, as 1 and "1" (either)  the same
     what follows `...` (ignored without a word)  read as the next document
     10,000 levels, any number of nodes           MAX_DEPTH, MAX_NODES, MAX_BYTES
@@ -106,7 +107,7 @@ class Document:
 def documents(text: bytes, *, where: str, strict: bool = True) -> tuple[Document, ...]:
     """Pure: the documents of one file that have content, in order. UTF-8 or UTF-16, with or without a byte order mark.
 
-    With `strict` off a key that is set twice (or set beside a merge that has it) takes its last value.
+    With `strict` off a key that is set twice (or set before a merge that has it) takes its last value.
     Raises InvalidInput whose `thing` is `where:line`.
     """
     if len(text) > MAX_BYTES:
@@ -313,14 +314,21 @@ class _Reader:
     def _mapping(self, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         set_at: dict[str, int] = {}
+        merged: set[str] = set()
         while type(event := self._next()) is not yaml.MappingEndEvent:
             line = event.start_mark.line + 1
             if _is_merge(event):
+                together: dict[str, Any] = {}
                 for source in self._merged(self._next(), depth):
-                    for key, value in source.items():
-                        self._set(found, set_at, key, value, line)
+                    together |= source
+                for key, value in together.items():
+                    self._set(found, set_at, key, value, line)
+                merged |= together.keys()
                 continue
             key = self._key(self._raw(event, depth), line)
+            if key in merged:  # replaced once
+                merged.remove(key)
+                del set_at[key]
             value_event = self._next()
             value = self._value(self._raw(value_event, depth), value_event.start_mark.line + 1)
             self._set(found, set_at, key, value, line)

@@ -122,6 +122,10 @@ def test_a_key_becomes_the_string_that_sigs_yaml_makes_of_it(key: str, name: str
         pytest.param("x: &x 1e3\n*x : a\n", {"x": 1000, "1000": "a"}, id="an alias as a key"),
         pytest.param("x: &x {a: 1}\nm: {<<: *x, b: 2}\n", {"x": {"a": 1}, "m": {"a": 1, "b": 2}}, id="merge"),
         pytest.param("m: {<<: [{a: 1}, {b: 2}]}\n", {"m": {"a": 1, "b": 2}}, id="merge of a list"),
+        pytest.param(
+            "x: &x {a: 1, b: 1}\nm: {<<: *x, a: 3}\n", {"x": {"a": 1, "b": 1}, "m": {"a": 3, "b": 1}}, id="a key after"
+        ),
+        pytest.param("m: {<<: [{a: 1}, {a: 2}]}\n", {"m": {"a": 1}}, id="the first of a list of merges"),
         pytest.param("m: {'<<': 1}\n", {"m": {"<<": 1}}, id="a quoted merge key is a key"),
         pytest.param('{"a":1,"b":[true,null]}', {"a": 1, "b": [True, None]}, id="JSON"),
         pytest.param('{\n\t"a": "\\/"\n}\n', {"a": "/"}, id="JSON indented with tabs"),
@@ -139,9 +143,10 @@ def test_structure_reads_as_kubectl_reads_it(text: str | bytes, value: object) -
     ("text", "value"),
     [
         pytest.param("a: 1\na: 2\n", {"a": 2}, id="the last of two equal keys"),
-        pytest.param("x: &x {a: 1}\nm: {<<: *x, a: 3}\n", {"x": {"a": 1}, "m": {"a": 3}}, id="a key after the merge"),
         pytest.param("x: &x {a: 1}\nm: {a: 3, <<: *x}\n", {"x": {"a": 1}, "m": {"a": 1}}, id="a merge after the key"),
-        pytest.param("m: {<<: [{a: 1}, {a: 2}]}\n", {"m": {"a": 1}}, id="the first of a list of merges"),
+        pytest.param("m: {<<: {a: 1}, <<: {a: 2}}\n", {"m": {"a": 2}}, id="two merges"),
+        pytest.param("m: {<<: {a: 1}, a: 2, a: 3}\n", {"m": {"a": 3}}, id="two keys after a merge"),
+        pytest.param("m: {<<: {a: 1}, a: 2, <<: {a: 3}}\n", {"m": {"a": 3}}, id="a merge after a key after a merge"),
     ],
 )
 def test_a_key_set_twice_is_refused_and_without_strict_the_last_one_wins(text: str, value: object) -> None:
