@@ -59,6 +59,6 @@ def test_a_collector_that_hangs_delays_no_rollout(started: World, collector: Col
                 "bundles/traced/config.yaml": config("config", text="two"),
             },
         )
-        started.wait_rollout("traced", revision, timeout_s=30)
+        started.wait_rollout("traced", revision, timeout_s=50)  # the collector hangs for 60
     finally:
         collector.hang.clear()
