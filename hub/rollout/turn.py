@@ -222,8 +222,10 @@ class Turn:
 
     @property
     def offline_after_s(self) -> float:
-        """A policy may ask for less than what clusters need to be heard again."""
-        return max(self.rollout.offline_after_s, HEARTBEATS_APART * self.heartbeat_s)
+        """A policy may ask for less than what clusters need to be heard again. Where no heartbeats are told (infinitely
+        far apart, in `flotilla simulate`), it cannot."""
+        least_s = HEARTBEATS_APART * self.heartbeat_s if self.heartbeat_s < math.inf else 0.0
+        return max(self.rollout.offline_after_s, least_s)
 
     def heard(self, cluster: ClusterName) -> bool:
         """Was the cluster seen lately enough to be given a move?"""
