@@ -31,6 +31,8 @@ from tests.unit.test_api import fleet_repo
 
 EXAMPLES = int(os.environ.get("FLOTILLA_API_EXAMPLES", "15"))
 """Of each operation, allowed and forbidden requests apart; `--hypothesis-seed` replays those that failed."""
+LONGEST_LINE = 8190
+"""Of path and query: with longer ones the HTTP server does not get as far as to us, and says so in its own words."""
 SECRET = b"shared with the host"
 CHECKS = [
     checks.not_a_server_error,
@@ -119,7 +121,11 @@ def _try(hub: Served, operation: Any, mode: GenerationMode) -> None:
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         @given(case=operation.as_strategy(generation_mode=mode))
         def holds(case: Any) -> None:
-            case.call_and_validate(base_url=hub.url, session=session, headers=headers, checks=CHECKS)
+            response = case.call(base_url=hub.url, session=session, headers=headers)
+            if len(response.request.path_url) > LONGEST_LINE:
+                assert response.status_code == 400
+            else:
+                case.validate_response(response, checks=CHECKS)
 
         holds()
 
