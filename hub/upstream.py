@@ -30,7 +30,8 @@ log = logging.getLogger("flotilla.hub")
 TOLD_AFTER_S = 300.0
 """A Git host that is away for less is nobody's business."""
 FETCH_LIMIT_S = 3600.0
-"""Of one fetch: the first brings the whole history, and one that is stopped begins anew."""
+"""Of one fetch, which begins anew when it is stopped, and may bring a whole history. The first of a start has less:
+should it fail, the hub goes on with what it took last."""
 WAKE_GAP_S = 1.0
 """From a wake-up to the look: a burst of them is one fetch, and upstream's replicas have time to agree."""
 
@@ -67,7 +68,7 @@ class Upstream:
         self._note = note
         self._clock = clock
         self._poked = anyio.Event()
-        self._render_again = self._accept_rewrite = self._unfinished = False
+        self._render_again = self._accept_rewrite = self._unfinished = self._looked = False
         self._fails_since: float | None = None
         self._told = ""
         """The problem that is on the event list, until it is over."""
@@ -141,8 +142,10 @@ class Upstream:
         accept, self._accept_rewrite = self._accept_rewrite, False
         fetch = partial(sync.fetch, revision=self.revision, ssh=self._ssh, trust=self._trust, accept_rewrite=accept)
         try:
+            limit_s = FETCH_LIMIT_S if self._looked else worker.TIME_LIMIT_S
+            self._looked = True
             revision = await worker.run(
-                fetch, self._mirror, self.url, self.branch, what="fleet repo", time_limit_s=FETCH_LIMIT_S
+                fetch, self._mirror, self.url, self.branch, what="fleet repo", time_limit_s=limit_s
             )
         except FlotillaError:
             self._render_again |= again

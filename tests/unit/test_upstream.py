@@ -110,7 +110,7 @@ async def test_each_commit_is_rendered_and_handed_on_once(repo: Repo, hub: Hub) 
     assert (hub.upstream.tip, hub.upstream.synced_s) == (second, 7.0)
 
 
-async def test_a_first_fetch_may_take_as_long_as_a_large_repository_on_a_slow_line_does(
+async def test_a_fetch_may_take_as_long_as_a_large_repository_on_a_slow_line_does_but_for_the_first_of_a_start(
     repo: Repo, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, limits = worker.run, []
@@ -121,8 +121,9 @@ async def test_a_first_fetch_may_take_as_long_as_a_large_repository_on_a_slow_li
 
     monkeypatch.setattr(worker, "run", noted)
     repo.commit("one")
-    await hub.upstream.sync()
-    assert limits == [3600.0]
+    for _ in range(2):
+        await hub.upstream.sync()
+    assert limits == [worker.TIME_LIMIT_S, 3600.0]
 
 
 async def test_a_rewritten_history_is_refused_until_it_is_accepted(repo: Repo, hub: Hub) -> None:
