@@ -16,6 +16,7 @@ Documents without content are left out, as kubectl does. Next: `fleet` for the f
 
 import base64
 import binascii
+import codecs
 import json
 import math
 import re
@@ -39,6 +40,8 @@ _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _TAG = "tag:yaml.org,2002:"
 _RESOLVED_TAGS = frozenset({_TAG + name for name in ("str", "bool", "int", "float", "null", "timestamp")})
+_MARKED = re.compile(rb"^(---[ \t]*\r?\n)" + codecs.BOM_UTF8, re.MULTILINE)
+"""Files with byte order marks, one after the other in one; the scanner takes the first."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -115,6 +118,8 @@ def documents(text: bytes, *, where: str, strict: bool = True) -> tuple[Document
     if text.startswith(_LFS):
         cause = "is a pointer of Git LFS, and its content is nowhere in the repository"
         raise InvalidInput(f"{where}:1", cause, "commit the file itself: git lfs untrack it")
+    if codecs.BOM_UTF8 in text:
+        text = _MARKED.sub(rb"\1", text)
     try:
         return _Reader(text, where=where, strict=strict).read()
     except yaml.YAMLError as error:

@@ -276,6 +276,14 @@ def test_lines_are_those_of_the_key_or_of_the_nearest_ancestor() -> None:
     assert [lines.at(*path) for path in [("none",), ("spec", "d"), ("spec", "list", 9), ("kind", "x")]] == [3, 4, 5, 3]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_each_document_may_have_a_byte_order_mark(end: str) -> None:
+    text = f"\ufeffa: 1{end}---{end}\ufeffb: 2{end}---{end}c: |{end}  x\ufeff{end}"
+    found = yaml_reader.documents(text.encode(), where="f.yaml")
+    assert [(one.value, one.line) for one in found] == [({"a": 1}, 1), ({"b": 2}, 3), ({"c": "x\ufeff\n"}, 5)]
+    assert found[1].lines.at("b") == 3
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [
