@@ -161,6 +161,21 @@ def test_nothing_moves_before_the_fleet_repo_was_read() -> None:
     assert made.all_of(Move) == []
 
 
+def test_while_fleet_yaml_is_not_valid_nothing_starts_what_is_under_way_proves_and_a_rollback_goes_on(
+    ann: Person,
+) -> None:
+    fleet = Fleet(clusters={name: Cluster(name=name, labels={}) for name in (C1, C2)}, lost_freezes=True)
+    before = decide(a_round(memory(shop)), look=True).after()
+    word = BundleReport(subtree=NEW, health=Health.CURRENT, converged=True)
+    view = {C1: ClusterView(next_seq=9, last_seen=NOW, seq=8, bundles={SHOP: word})}
+    view[C2] = ClusterView(next_seq=8, last_seen=NOW, seq=7)
+    made = decide(a_round(before, fleet=fleet, view=view), heard=[C1], look=True)
+    assert (made.all_of(Move), [mark.cluster for mark in made.all_of(MarkGood)]) == ([], [C1])
+    assert "fleet.yaml is not valid" in made.states[SHOP_1].reason
+    back = decide(a_round(made.after(), fleet=fleet, view=view), ann.says("rollback", SHOP_1))
+    assert [(move.cluster, move.back) for move in back.all_of(Move)] == [(C1, True)]
+
+
 def test_what_a_round_brings_about_is_known_to_what_is_planned_in_it() -> None:
     made = decide(a_round(memory(shop)), look=True)
     assert results.running({C1: {SHOP: OLD, NOTES: OLD}, C2: {SHOP: OLD}}, made.all_of(Move)) == {
