@@ -459,7 +459,7 @@ def test_values_are_merged_as_helm_merges_them(
 
 
 def test_helms_own_test_charts_render_alike() -> None:
-    """But for those that differ with each render, which are refused, and for hooks of Helm 2 that define kinds."""
+    """But for those that differ with each render, which are refused."""
     module = Path(__file__).parents[1] / "tools/helm"
     listed = subprocess.run(
         ["go", "list", "-m", "-f", "{{.Dir}}", "helm.sh/helm/v4"],
