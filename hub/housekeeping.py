@@ -15,7 +15,7 @@ fleet repo is rendered after a start it is not known what is wanted, so nothing 
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +29,9 @@ from hub.loop import Loop
 from hub.slices import garbage
 from hub.slices.compose import HISTORY_S
 from hub.slices.gitstore import MAX_PACKS, GitStore
+from hub.state import Base
 from proto.errors import FlotillaError
-from proto.ids import Oid
+from proto.ids import BundleName, Oid
 
 log = logging.getLogger("flotilla.hub")
 
@@ -57,6 +58,8 @@ class Housekeeping:
         self._rendering = anyio.Lock()
         self._rendered: Desired | None = None
         """What the loop has, or gets next."""
+        self._bases: Mapping[BundleName, Base] = {}
+        """The same of what last completed, for clusters that joined."""
         self._looked_at_bytes = 0
 
     async def rendered(self, render: Callable[[], Awaitable[Desired]]) -> Desired:
@@ -64,6 +67,12 @@ class Housekeeping:
         async with self._rendering:
             self._rendered = await render()
             return self._rendered
+
+    async def joined(self, find: Callable[[], Awaitable[Mapping[BundleName, Base]]]) -> Mapping[BundleName, Base]:
+        """The same for what clusters that joined shall have."""
+        async with self._rendering:
+            self._bases = await find()
+            return self._bases
 
     async def run(self) -> None:
         """Look for ever."""
@@ -108,6 +117,8 @@ class Housekeeping:
     async def _gather(self, gathered: tuple[str, ...], since_s: float, least: float = 0.0) -> str:
         wanted = [found.subtrees for found in (self._rendered, self._loop.desired) if found is not None]
         roots = {Oid(row.commit) for row in self._loop.slices.values()}
+        bases = (*self._bases.values(), *self._loop.bases.values())
+        roots |= {oid for base in bases for oid in base.subtrees.values()}
         roots |= {oid for subtrees in wanted for by_cluster in subtrees.values() for oid in by_cluster.values()}
         roots |= await anyio.to_thread.run_sync(partial(_roots, self._journal))
         gather = partial(garbage.gather, self._store.path, roots, gathered, since_s, least)

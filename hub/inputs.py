@@ -10,12 +10,10 @@ from typing import Any
 import anyio
 
 from hub.journal import DirectiveKey, DirectiveRow, EventRow
-from hub.state import Command, Evidence, Keep
+from hub.state import NO_ROLLOUT, Base, Command, Evidence, Keep
 from proto.errors import FlotillaError
 from proto.ids import BundleName, ClusterName, RolloutId
 from proto.messages import Report
-
-NO_ROLLOUT = RolloutId("")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +87,13 @@ class Direct:
 
     rows: Mapping[DirectiveKey, DirectiveRow | None]
     event: EventRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastCompleted:
+    """What last completed of bundles, for clusters that joined."""
+
+    bases: Mapping[BundleName, Base]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

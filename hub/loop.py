@@ -40,7 +40,7 @@ from hub.rollout import results, rounds, waves
 from hub.rollout.rounds import Memory, Round
 from hub.slices.compose import Composed
 from hub.slices.gitstore import GitStore
-from hub.state import ABSENT, MarkGood, Move, State
+from hub.state import ABSENT, Base, MarkGood, Move, State
 from hub.tracing import Tracing
 from proto.errors import FlotillaError, InvalidInput, Refused
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
@@ -100,6 +100,8 @@ class Loop:
         self.memory = Memory()
         self._tails: dict[RolloutId, record.Tail] = {}
         self._commits: dict[RolloutId, tuple[Oid, ...]] = {}
+        self.bases: Mapping[BundleName, Base] = {}
+        """What last completed of bundles, for clusters that joined (`joining`)."""
         self._policies: outcome.Policies = outcome.decode_policies(journal.meta("policies", "{}"))
         """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
         self._send: MemoryObjectSendStream[Input]
@@ -257,7 +259,7 @@ class Loop:
         """What arrived; what clusters say is known at once, whatever becomes of the turn."""
         now = self._clock()
         self._look_at_the_clock(now)
-        news = News(now=now, desired=self.desired, directed=self.directives, receivers=self.receivers)
+        news = News(now=now, desired=self.desired, directed=self.directives, receivers=self.receivers, bases=self.bases)
         for item in batch:
             if isinstance(item.what, FromAgent):
                 self.live.report(item.what.cluster, item.what.report, now)
@@ -314,7 +316,7 @@ class Loop:
     def _plan(self, news: News, made: Round) -> str:
         """Let begin what the fleet repo wants and may begin now. Returns why nothing could be planned, or ""."""
         desired = news.desired
-        changed = bool(news.released or made.kept or desired is not self.desired)
+        changed = bool(news.released or made.kept or desired is not self.desired or news.bases is not self.bases)
         if desired is None or not made.plan_is_due(news=changed):
             return ""
         holds = made.on_hold()
@@ -330,6 +332,8 @@ class Loop:
                 keeps={name: hold.keep for name, hold in holds.items() if hold.keep is not None},
                 given_up=made.given_up(),
                 active=made.alive(),
+                bases=news.bases,
+                last=results.last_completed(self.journal.last_completed(), made.states.values()),
                 keys=self.store.keys,
                 remembered=self._policies,
                 revision=desired.commit,
@@ -375,6 +379,8 @@ class Loop:
         self._tails = {id_: tail for id_, tail in {**self._tails, **written}.items() if id_ in self.states}
         self.desired, self.receivers, self.directives = news.desired, news.receivers, news.directed
         self._policies = policies
+        needed = self.memory.joining.bundles
+        self.bases = {bundle: base for bundle, base in news.bases.items() if bundle in needed}
         for bundle in decision.released:
             self.holds.pop(bundle, None)
         self.holds.update({hold.bundle: hold for hold in decision.holds})

@@ -11,12 +11,12 @@ import msgspec
 
 from hub import directives, notices
 from hub.desired import Desired
-from hub.inputs import Direct, FromAgent, FromGate, Happened, Input, PutOnHold, Release, ToRollout
+from hub.inputs import Direct, FromAgent, FromGate, Happened, Input, LastCompleted, PutOnHold, Release, ToRollout
 from hub.journal import DirectiveKey, DirectiveRow, EventRow, HoldRow, SliceRow, Word
 from hub.noteworthy import Receiver
-from hub.rollout import rounds
+from hub.rollout import joiners, rounds
 from hub.rollout.rounds import Said
-from hub.state import Command, Evidence, State
+from hub.state import Base, Command, Evidence, State
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Report
 from proto.objects import blob_id
@@ -25,12 +25,14 @@ from proto.objects import blob_id
 @dataclass(slots=True, kw_only=True)
 class News:
     """`desired` is the newest that is known, `directed` are the directives as they are, `receivers` who is told of what
-    happens: each that of before the turn, until something in it says otherwise."""
+    happens, `bases` what last completed for clusters that joined: each that of before the turn, until something in it
+    says otherwise."""
 
     now: float
     desired: Desired | None
     directed: Mapping[DirectiveKey, DirectiveRow] = field(default_factory=dict)
     receivers: tuple[Receiver, ...] = ()
+    bases: Mapping[BundleName, Base] = field(default_factory=dict)
     heard: list[ClusterName] = field(default_factory=list)
     """Whose reports came."""
     said: list[Said] = field(default_factory=list)
@@ -64,6 +66,9 @@ class News:
                 self.evidence.append((rollout, evidence))
             case Release() as release:
                 self._release(release)
+            case LastCompleted(bases=bases):
+                merged = {bundle: joiners.merged(self.bases.get(bundle), base) for bundle, base in bases.items()}
+                self.bases = {**self.bases, **merged}
             case Direct(rows=rows, event=event):
                 self.directives.update(rows)
                 self.events.append(event)

@@ -20,6 +20,7 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 KINDS: dict[str, Severity] = {
     "rollout-started": "info",
+    "bootstrap": "info",
     "wave-opened": "info",
     "wave-skipped": "info",
     "rollout-completed": "info",

@@ -183,12 +183,22 @@ class Pins:
         """Where the tree of a bundle's pin is; fetched again by its digest when the store lost it.
 
         Raises Transient, or Permanent when it is not to be had any more."""
-        wanted = next(one for one in self._wanted if one.bundle == bundle)
+        return await self._mount(next(one for one in self._wanted if one.bundle == bundle), pin)
+
+    async def as_of(self, wanted: Wanted, made_s: float) -> tuple[Pin, Mount] | None:
+        """What a bundle was pinned to when a rollout of it was made (`made_s`, Unix seconds), and where that is; None
+        when it was pinned anew since. Raises as `mount`."""
+        row = (await self._stored()).get(wanted.bundle)
+        if row is None or (row.folder, row.source) != (wanted.folder, wanted.text) or row.time_s > made_s:
+            return None
+        return row.pin, await self._mount(wanted, row.pin)
+
+    async def _mount(self, wanted: Wanted, pin: Pin) -> Mount:
         if not await anyio.to_thread.run_sync(store.has, self._folder, pin.tree):
             await worker.run(
                 _restore,
                 *(wanted.source, pin, self._folder, self._access(wanted), self._fleet),
-                what=f"source of {bundle}",
+                what=f"source of {wanted.bundle}",
                 limiter=self._limiter,
             )
         return store.mount(self._folder, pin.tree, whole=wanted.whole)

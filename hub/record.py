@@ -46,6 +46,7 @@ def row(
         alive=alive,
         n=tail.n + 1,
         step=step,
+        bootstrap=bool(after.rollout.base),
         begins=rollouts_json.to_json(steps.blank(after.rollout)) if before is None else b"",
         whole=steps.to_json(steps.step(None, after)) if before is not None and (heavy or not alive) else b"",
     )

@@ -42,7 +42,7 @@ async def made(commit: Oid, *, mirror: Path, known: Pins) -> Requests:
             for one in outside
             if (pin := resolved.pins.get(one.bundle)) is not None
         }
-        more = await worker.run(_requests, there, trees, what=what, sees=(mirror,))
+        more = await worker.run(of_fleet, there, trees, what=what, sees=(mirror,))
         requests = tuple(sorted((*requests, *more), key=lambda request: request.bundle.name))
     findings = [unfetched(fleet.bundles[name], error) for name, error in resolved.failed.items()]
     for name, error in resolved.late.items():
@@ -91,7 +91,7 @@ def _read(mirror: Path, commit: Oid) -> tuple[Fleet, tuple[RenderRequest, ...], 
     fleet, trees = reading.read(tree)
     outside = wanted(tree, fleet, trees)
     here = replace(fleet, bundles={name: one for name, one in fleet.bundles.items() if name not in outside})
-    return fleet, _requests(here, trees), tuple(outside.values())
+    return fleet, of_fleet(here, trees), tuple(outside.values())
 
 
 def wanted(tree: sources.Tree, fleet: Fleet, trees: Mapping[str, Oid]) -> dict[BundleName, Wanted]:
@@ -104,5 +104,6 @@ def wanted(tree: sources.Tree, fleet: Fleet, trees: Mapping[str, Oid]) -> dict[B
     return found
 
 
-def _requests(fleet: Fleet, trees: Mapping[str, Oid]) -> tuple[RenderRequest, ...]:
+def of_fleet(fleet: Fleet, trees: Mapping[str, Oid]) -> tuple[RenderRequest, ...]:
+    """Pure: all that is to be rendered of a fleet; `trees` are the tree ids of its bundles' folders."""
     return targets.render_requests(fleet, trees.__getitem__, renderer=build.RENDERER_VERSION)

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, get_args
 
-from hub.model import Gate, Window
+from hub.model import Cluster, Gate, Tenant, Window
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import BundleReport
 
 ABSENT = Oid("")
 """The subtree of a bundle that is not (or no longer) on a cluster."""
+
+
+NO_ROLLOUT = RolloutId("")
 
 
 class Phase(StrEnum):
@@ -109,6 +112,8 @@ class Rollout:
     """Commits whose rollouts waited for one that it replaced: they wait for it."""
     elsewhere: Mapping[BundleName, Mapping[ClusterName, Oid]] = field(default_factory=dict)
     """What its bundles were wanted as on clusters that had nothing to change: a hold needs it (`waves.refused`)."""
+    base: RolloutId = NO_ROLLOUT
+    """Of a bootstrap: the completed rollout whose work it brings to clusters that joined (`joiners`)."""
 
     @property
     def commits(self) -> tuple[Oid, ...]:
@@ -319,6 +324,22 @@ class Keep:
     subtrees: Mapping[ClusterName, Oid] = field(default_factory=dict)
     revision: Oid = ABSENT
     at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What the last completed revision of a bundle is on clusters that joined since: `subtrees`, or `refused`, why it
+    is nothing there. `rollout`, which has that `number`, brought that `revision` ("", 0 and "" when none ever
+    completed); it was rendered for `clusters` and with the rights of `tenants` as they were, and says nothing of
+    others."""
+
+    rollout: RolloutId = NO_ROLLOUT
+    number: int = 0
+    revision: Oid = ABSENT
+    subtrees: Mapping[ClusterName, Oid] = field(default_factory=dict)
+    refused: Mapping[ClusterName, str] = field(default_factory=dict)
+    clusters: Mapping[ClusterName, Cluster] = field(default_factory=dict)
+    tenants: tuple[Tenant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from hub.external import credentials
 from hub.gatekeeper import Gatekeeper
 from hub.housekeeping import Housekeeping
 from hub.inputs import FromAgent
+from hub.joining import Joining
 from hub.journal import EventRow, Journal
 from hub.loop import Loop
 from hub.notifier import Notifier
@@ -153,6 +154,14 @@ class Hub:
             note=self.loop.note,
             clock=clock,
         )
+        self.joining = Joining(
+            self.loop,
+            mirror=mirror,
+            store=self.store,
+            journal=self.journal,
+            pins=self.pins,
+            stored=self.housekeeping.joined,
+        )
         self._heartbeat_s = heartbeat_s
         self._webhook_secrets = webhook_secrets
         self._denials: dict[tuple[str, str], float] = {}
@@ -239,6 +248,7 @@ class Hub:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.loop.run, name="loop")
                 tasks.start_soon(self.upstream.run, name="upstream")
+                tasks.start_soon(self.joining.run, name="joining")
                 tasks.start_soon(self.gatekeeper.run, name="gatekeeper")
                 tasks.start_soon(self.pins.run, self.upstream.poke, name="pins")
                 tasks.start_soon(self.housekeeping.run, name="housekeeping")

@@ -134,6 +134,7 @@ class Api:
                 "holds": sorted(loop.holds),
                 "freezes": waiting.freezes(desired.fleet, now) if desired else [],
                 "on_hold": [{"bundle": name, **status.hold(row)} for name, row in sorted(loop.holds.items())],
+                "joining": waiting.joining(loop.memory.joining),
                 "directives": status.directives(loop.directives.values(), loop.live.clusters),
                 "findings": [status.finding(item) for item in desired.findings] if desired else [],
                 "problems": [
@@ -226,7 +227,8 @@ class Api:
     async def rollouts(self, request: web.Request) -> web.Response:
         """Newest first; `?limit=` up to 1,000."""
         rows = self._journal.rollouts(limit=http.number(request, "limit", 50))
-        return http.answer({"rollouts": [_shown(self._state(row), self._clock()) for row in rows]})
+        shown = [_shown(self._state(row), self._clock()) for row in rows]
+        return http.answer({"rollouts": shown, "joining": waiting.joining(self._loop.memory.joining)})
 
     async def rollout(self, request: web.Request) -> web.Response:
         row = named.rollout(self._loop, request.match_info["id"])

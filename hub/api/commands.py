@@ -23,10 +23,10 @@ from aiohttp import web
 
 from hub import directives, earlier, record
 from hub.api import http, named, status, waiting
-from hub.inputs import NO_ROLLOUT, Direct, PutOnHold, Release, ToRollout
+from hub.inputs import Direct, PutOnHold, Release, ToRollout
 from hub.journal import DirectiveKey, DirectiveKind, DirectiveRow, EventRow, Journal
 from hub.loop import Loop
-from hub.state import FINAL, VERBS, Command, Keep
+from hub.state import FINAL, NO_ROLLOUT, VERBS, Command, Keep
 from proto.errors import InvalidInput
 from proto.ids import BundleName, RolloutId
 
@@ -107,7 +107,7 @@ class Commands:
         )
         await self._loop.tell(asked)
         now = [state for state in self._loop.states.values() if bundle in state.rollout.bundles]
-        way = next((state.rollout.id for state in now if state.phase not in FINAL), "")
+        way = next((state.rollout.id for state in now if state.phase not in FINAL and not state.rollout.base), "")
         hold = self._loop.holds.get(bundle)
         return http.answer({"bundle": bundle, "hold": status.hold(hold) if hold else None, "rollout": way})
 

@@ -79,7 +79,7 @@ OPERATIONS: Sequence[Operation] = (
     _get(
         "/api/v1/rollouts",
         "Rollouts, newest first",
-        object_of(rollouts=list_of(ref("Rollout"))),
+        object_of(rollouts=list_of(ref("Rollout")), joining=list_of(ref("Joining"))),
         query={"limit": _number(1000)},
         wrong=(400,),
     ),

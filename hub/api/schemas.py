@@ -62,6 +62,7 @@ SCHEMAS: Final[Mapping[str, Json]] = {
     ),
     "Finding": object_of(where=TEXT, severity=TEXT, message=TEXT, remedy=TEXT, about=TEXT),
     "Upstream": object_of(url=TEXT, branch=TEXT, commit=TEXT, synced_at=TIME, problem=TEXT),
+    "Joining": object_of(bundle=TEXT, why=TEXT, clusters=list_of(TEXT), total=COUNT),
     "Fleet": object_of(
         upstream=ref("Upstream"),
         revision=TEXT,
@@ -80,6 +81,7 @@ SCHEMAS: Final[Mapping[str, Json]] = {
             )
         ),
         on_hold=list_of({"allOf": [ref("Hold"), object_of(bundle=TEXT)]}),
+        joining=list_of(ref("Joining")),
         directives=list_of(object_of(kind=TEXT, cluster=TEXT, bundle=TEXT, why=TEXT, since=TIME, until=TIME)),
         findings=list_of(ref("Finding")),
         problems=list_of(TEXT),

@@ -220,7 +220,8 @@ def bundles(
     heartbeat_s: float,
 ) -> list[Json]:
     """Pure: every bundle of the fleet repo or of any slice, with where it runs and how it is."""
-    under_way = {name: state for state in states if state.phase not in FINAL for name in state.rollout.bundles}
+    ordinary = [state for state in states if state.phase not in FINAL and not state.rollout.base]
+    under_way = {name: state for state in ordinary for name in state.rollout.bundles}
     running: dict[BundleName, list[ClusterName]] = {}
     for name, row in slices.items():
         for bundle in row.manifest.bundles:

@@ -7,6 +7,7 @@
 | `held`      | why clusters whose turn has come are not moved, and how many they are                                |
 | `offline`   | those that its waves wait for, when nothing else keeps it: more than the budget, or too few proven   |
 | `emergency` | who sent it past all of these, and why                                                               |
+| `joining`   | (of the fleet) which clusters that joined wait for a bundle, and why                                 |
 
 Next: `api` puts it beside what `status` says of a rollout; `flotilla rollouts` and the status page show it.
 """
@@ -21,6 +22,7 @@ from hub.api.status import Json, rfc3339
 from hub.model import Fleet, Gate, Selector, Window
 from hub.repo import targets, windows
 from hub.rollout import gates
+from hub.rollout.joiners import Joining
 from hub.rollout.story import waiting as story
 from hub.rollout.transitions import CORDONED
 from hub.state import GateState, MemberPhase, Phase, State, Wave
@@ -166,6 +168,20 @@ def freezes(fleet: Fleet, now: float) -> list[Json]:
             "clusters": sum(targets.matches(each.select, cluster.labels) for cluster in fleet.clusters.values()),
         }
         for each in ahead[:MAX_FREEZES]
+    ]
+
+
+def joining(found: Joining) -> list[Json]:
+    """Pure: the clusters that joined and wait for what last completed of a bundle, and why."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for bundle, asked in found.asked.items():
+        reasons[bundle, "it is being found out what completed last"] = list(asked)
+    for bundle, told in found.waiting.items():
+        for cluster, why in told.items():
+            reasons.setdefault((bundle, why), []).append(cluster)
+    return [
+        {"bundle": bundle, "why": why[:MAX_TEXT], "clusters": sorted(names)[:MAX_HELD], "total": len(names)}
+        for (bundle, why), names in sorted(reasons.items())
     ]
 
 

@@ -49,6 +49,8 @@ def status(hub: str, token_file: Path | None, output: str) -> None:
             console.print(line)
         if rollout["phase"] == "paused":
             console.print(waiting.paused(rollout))
+    for row in fleet.get("joining", ()):
+        console.print(waiting.joining(row))
     for row in fleet["freezes"]:
         console.print(waiting.freeze(row))
     for hold in fleet["on_hold"]:
@@ -280,6 +282,9 @@ def rollouts(rollout: str | None, limit: int, hub: str, token_file: Path | None,
         ],
         empty="no rollouts yet: commit something",
     )
+    console = Console(soft_wrap=True, highlight=False)
+    for row in found.get("joining", ()):
+        console.print(waiting.joining(row))
 
 
 @click.group(invoke_without_command=True)

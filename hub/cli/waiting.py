@@ -49,6 +49,14 @@ def why(rollout: str) -> Text:
     return _line("→", "bold cyan", f"flotilla why {rollout}")
 
 
+def joining(row: Mapping[str, Any]) -> Text:
+    """Clusters that joined and wait for a bundle."""
+    more = f" and {row['total'] - 3} more" if row["total"] > 3 else ""
+    waits = "wait" if row["total"] > 1 else "waits"
+    whom = f"{', '.join(row['clusters'][:3])}{more}"
+    return _line("joined", "bold yellow", f"{whom} {waits} for bundle {row['bundle']}: {row['why']}")
+
+
 def freeze(row: Mapping[str, Any]) -> Text:
     """One line."""
     when = f"until {row['to']}" if row["now"] else f"from {row['from']} to {row['to']}"

@@ -38,12 +38,14 @@ FROM ran ORDER BY place, bundle
 """A second move of a rollout on a cluster is its way back, to what came there with an earlier one."""
 _MADE = """
 WITH made AS MATERIALIZED (
-    SELECT id, number, iif(json_valid(CAST(state AS TEXT)),
-        json_extract(CAST(state AS TEXT), '$.value.rollout.author', '$.value.rollout.subject'), '[]') AS told
+    SELECT id, iif(json_valid(CAST(state AS TEXT)), json_extract(CAST(state AS TEXT),
+        '$.value.rollout.bundles', '$.value.rollout.revision', '$.value.rollout.made_at',
+        '$.value.rollout.author', '$.value.rollout.subject'), '[]') AS told
     FROM rollouts JOIN begins ON begins.rollout = number WHERE id IN (SELECT value FROM json_each(?))
 )
-SELECT id, bundle, revision, made_s, coalesce(json_extract(told, '$[0]'), ''), coalesce(json_extract(told, '$[1]'), '')
-FROM made JOIN revisions USING(number)
+SELECT made.id, each.value, json_extract(told, '$[1]'), json_extract(told, '$[2]'),
+    coalesce(json_extract(told, '$[3]'), ''), coalesce(json_extract(told, '$[4]'), '')
+FROM made, json_each(told, '$[0]') AS each
 """
 """What a rollout began as is large, so it is read once."""
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from hub.journal import schema
 from hub.journal.database import Database
 from hub.journal.rows import RevisionRow, RolloutRow, StoredRollout
+from hub.state import Phase
 from proto.errors import Refused
-from proto.ids import Oid, RolloutId
+from proto.ids import BundleName, Oid, RolloutId
 
 STEPS_KEPT = 1000
 """Rollouts whose steps are kept when they are over, the newest: what they were and how they ended stays for ever."""
@@ -20,6 +21,10 @@ _READ = """
 SELECT number, id, phase, alive, begins.state, coalesce(wholes.n, 0), coalesce(wholes.state, x'')
 FROM rollouts JOIN begins ON begins.rollout = number LEFT JOIN wholes ON wholes.rollout = number
 """
+
+
+def _revision(number: int, id_: str, phase: str, revision: str, made_s: float) -> RevisionRow:
+    return RevisionRow(number=number, rollout=RolloutId(id_), phase=phase, revision=Oid(revision), made_s=made_s)
 
 
 class Rollouts(Database):
@@ -39,16 +44,22 @@ class Rollouts(Database):
         return [RolloutId(id_) for (id_,) in self._read("SELECT id FROM rollouts ORDER BY number DESC LIMIT ?", limit)]
 
     def revisions(self, bundle: str) -> list[RevisionRow]:
-        """The rollouts that a bundle had, newest first."""
+        """The rollouts that a bundle had, newest first, but for bootstraps."""
         rows = self._read(
             "SELECT number, id, phase, revision, made_s FROM revisions JOIN rollouts USING(number)"
             " WHERE bundle=? ORDER BY number DESC",
             bundle,
         )
-        return [
-            RevisionRow(number=number, rollout=RolloutId(id_), phase=phase, revision=Oid(revision), made_s=made_s)
-            for number, id_, phase, revision, made_s in rows
-        ]
+        return [_revision(*row) for row in rows]
+
+    def last_completed(self) -> dict[BundleName, RevisionRow]:
+        """The newest rollout of each bundle that completed, but for bootstraps."""
+        rows = self._read(
+            "SELECT bundle, max(number), id, phase, revision, made_s FROM revisions JOIN rollouts USING(number)"
+            " WHERE phase=? GROUP BY bundle",
+            Phase.COMPLETED,
+        )
+        return {bundle: _revision(*row) for bundle, *row in rows}
 
     def newest_of(self, revision: str) -> int:
         """The number of the newest rollout, of any bundle, that brought a revision (or a beginning of its id), 0 for
@@ -84,7 +95,8 @@ class Rollouts(Database):
         for row in rows:
             if row.begins:
                 db.execute("INSERT OR IGNORE INTO begins VALUES(?,?)", (row.number, row.begins))
-                db.execute(schema.revision_rows("WHERE rollout=?"), (row.number,))
+                if not row.bootstrap:
+                    db.execute(schema.revision_rows("WHERE rollout=?"), (row.number,))
             done = db.execute(
                 "INSERT OR IGNORE INTO steps SELECT ?1, ?2, ?3 WHERE ?2 = 1 OR"
                 " EXISTS (SELECT 1 FROM steps WHERE rollout=?1 AND n=?2 - 1)",

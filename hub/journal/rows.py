@@ -37,7 +37,8 @@ class MoveRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRow:
     """What a turn adds to the record of a rollout (bytes of `record`): its step number `n`, from 1 on; `begins` with
-    the first; `whole` when all is written anew. `alive` while `decide` may still change it."""
+    the first; `whole` when all is written anew. `alive` while `decide` may still change it. A
+    `bootstrap` is none of the rollouts that brought a revision."""
 
     number: int
     id: RolloutId
@@ -47,6 +48,7 @@ class RolloutRow:
     step: bytes
     begins: bytes = b""
     whole: bytes = b""
+    bootstrap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

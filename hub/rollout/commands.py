@@ -13,7 +13,8 @@
 | rollback         | back to what ran before; then the bundles are on hold                                       |
 | emergency        | straight to all: no wave, gate, window, soak or limit; only cordons are respected           |
 
-What is asked of bundles and clusters (hold, release, cordon) is not for one rollout: `directives` and `waves`.
+What is asked of bundles and clusters (hold, release, cordon) is not for one rollout: `directives` and `waves`. No word
+to a bootstrap ends it, since it would begin again at once.
 """
 
 from hub.rollout import forward, gates, presence, reports, rollback
@@ -26,6 +27,8 @@ P, M = Phase, MemberPhase
 
 _ALLOWED = {"pause": (P.RUNNING,), "resume": (P.PAUSED,), "approve": (P.RUNNING,), "reject": (P.RUNNING,)}
 """Others are allowed while running and while paused."""
+_ENDS = ("abort", "rollback", "skip", "skip-wave")
+"""For whole rollouts, or for a cluster in one."""
 
 
 def carry_out(turn: Turn, command: Command) -> None:
@@ -37,6 +40,13 @@ def carry_out(turn: Turn, command: Command) -> None:
         cause = f"is {turn.phase}: cannot {command.verb}"
         raise IllegalEvent(f"rollout {turn.rollout.id}", cause, f"it must be {' or '.join(allowed)}")
     by = f"{command.actor}: {command.reason}"
+    if turn.rollout.base and command.verb in _ENDS:
+        remedy = (
+            f"'flotilla cordon' keeps a cluster out, 'flotilla hold {turn.rollout.bundles[0]}' the bundle from new ones"
+        )
+        raise IllegalEvent(
+            f"rollout {turn.rollout.id}", f"is a bootstrap, and would begin again: no {command.verb}", remedy
+        )
     match command.verb:
         case "pause":
             turn.enter(P.PAUSED, by)
@@ -69,10 +79,10 @@ def carry_out(turn: Turn, command: Command) -> None:
 
 
 def leave(turn: Turn, cluster: ClusterName, reason: str, *, skipped: bool = False) -> None:
-    """Pure: drop a member out of every count (rule 12)."""
+    """Pure: drop a member out of every count (rule 12). What room that makes is used when all who leave have left."""
     turn.put(cluster, M.LEFT, reason=reason, skipped=skipped)
+    turn.has_room = True
     if turn.phase is P.ROLLING_BACK:
-        rollback.proceed(turn)
         return
     index = turn.members[cluster].wave
     if turn.phase in FINAL or index < turn.wave:
@@ -88,7 +98,6 @@ def leave(turn: Turn, cluster: ClusterName, reason: str, *, skipped: bool = Fals
     # Without the leaver, failures that the budget allowed may be all that is known of the wave.
     if turn.count(index, M.FAILED):
         reports.act(turn, [other for other in wave.clusters if turn.members[other].phase is M.FAILED])
-    forward.advance(turn)
 
 
 def _lost_everybody(turn: Turn, wave: Wave, index: int) -> bool:

@@ -208,7 +208,7 @@ def done(check: BundleDone, states: Iterable[State], on_hold: Mapping[BundleName
         return "bad", f"bundle {check.bundle} is on hold: {on_hold[check.bundle]}"
     for state in states:
         made = state.rollout
-        if check.bundle not in made.bundles or state.phase in FINAL:
+        if check.bundle not in made.bundles or state.phase in FINAL or made.base:
             continue
         names = [wave.name for wave in made.waves]
         if not check.wave:

@@ -6,7 +6,7 @@
 | windows of a cluster | they open                                                                                     |
 | `maxChanges`         | fewer rollouts are in flight on the cluster                                                   |
 | a dependency         | its own rollout is proven there, if that is older or of the same commit; when that was rolled |
-|                      | back, until it is released or changed                                                         |
+|                      | back, until it is released or changed. For a bootstrap: something of it is proven there       |
 | what cannot be read  | it can: fleet.yaml may freeze everything, a Cluster file may shut its cluster                 |
 | clusters that vanish | fewer do: over a fifth of those that were there, and at least `VANISHED_LEAST`, within two    |
 |                      | minutes may be the work of a commit, or of the hub's own network                              |
@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from hub.model import Fleet, Freeze, Selector, Window
 from hub.repo import targets, windows
 from hub.rollout import queue, rollouts, transitions
-from hub.rollout.transitions import IN_FLIGHT
-from hub.state import FINAL, Effect, Hold, MemberPhase, Move, Rollout, State
+from hub.rollout.transitions import IN_FLIGHT, UNMOVED
+from hub.state import ABSENT, FINAL, Effect, Hold, MemberPhase, Move, Rollout, State
 from proto.ids import BundleName, ClusterName, Oid
 
 VANISH_S = 120.0
@@ -94,11 +94,16 @@ class Around:
             if rollout.revision in self.on_hold.get(bundle, ()):
                 return f"blocked: bundle {bundle} of the same commit is on hold"
             for state in self.states:
-                other = state.rollout
-                if bundle not in other.bundles or not queue.goes_first(other, rollout) or not rollouts.alive(state):
+                other, member = state.rollout, state.members.get(cluster)
+                if member is None or bundle not in other.bundles or not rollouts.alive(state):
                     continue
-                member = state.members.get(cluster)
-                if member and member.phase not in (_DONE_WHEN_OVER if state.phase in FINAL else _DONE):
+                over = state.phase in FINAL or other.base
+                if member.phase in (_DONE_WHEN_OVER if over else _DONE):
+                    continue
+                there = member.phase in UNMOVED and other.targets[cluster].before.get(bundle, ABSENT)
+                if rollout.base and there and rollout.revision not in other.commits:
+                    continue  # what runs there completed once, and is what the bootstrap was made beside
+                if rollout.base or queue.goes_first(other, rollout):
                     return f"blocked: bundle {bundle} goes first there ({other.id}: {member.phase})"
         return ""
 

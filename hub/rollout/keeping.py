@@ -3,7 +3,8 @@
 | kept                     | wanted of it                                                                             |
 |--------------------------|------------------------------------------------------------------------------------------|
 | as it is                 | what runs on each cluster: nothing moves, whatever is committed, not even to a newcomer  |
-| at an earlier revision   | what that made of it, where it knew the cluster, by a rollout of its own; then as it is  |
+| at an earlier revision   | what that made of it, where it knew the cluster, by a rollout of its own; then as it is, |
+|                          | and who joins gets that revision too (`joiners`)                                         |
 
 A bundle that wants objects of one that is kept waits for it. Next: `waves` plans with these.
 """
@@ -70,11 +71,11 @@ def revision(bundles: tuple[BundleName, ...], kept: Mapping[BundleName, Keep]) -
 
 def to_end(bundle: BundleName, states: Iterable[State], *, abort: bool) -> list[RolloutId]:
     """Pure: the rollouts of the bundle that have to end before it can be kept. Raises InvalidInput when one is under
-    way that nobody said to `abort`, or that is on its way back."""
+    way that nobody said to `abort`, or that is on its way back. Of bootstraps leaves who has not moved."""
     found = []
     for state in states:
         name = state.rollout.id
-        if bundle not in state.rollout.bundles or state.phase in FINAL:
+        if bundle not in state.rollout.bundles or state.phase in FINAL or state.rollout.base:
             continue
         if state.phase is Phase.ROLLING_BACK:
             raise InvalidInput(

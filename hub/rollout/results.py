@@ -6,9 +6,9 @@ back to. Made by `rounds` and by what plans; stored by the loop's journal.
 
 from collections.abc import Iterable, Mapping
 
-from hub.journal import HoldRow
+from hub.journal import HoldRow, RevisionRow
 from hub.rollout import waves
-from hub.state import ABSENT, Hold, MarkGood, Move, State
+from hub.state import ABSENT, Hold, MarkGood, Move, Phase, State
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 
 Bundles = Mapping[BundleName, Oid]
@@ -41,6 +41,17 @@ def completed(
     for bundle, cluster, subtree in newly:
         new.setdefault(bundle, {})[cluster] = subtree
     return {**before, **{bundle: {**before.get(bundle, {}), **subtrees} for bundle, subtrees in new.items()}}
+
+
+def last_completed(before: Mapping[BundleName, RevisionRow], states: Iterable[State]) -> dict[BundleName, RolloutId]:
+    """Pure: the newest rollout of each bundle that completed, but for bootstraps."""
+    newest = {bundle: (row.number, row.rollout) for bundle, row in before.items()}
+    for state in states:
+        if state.phase is Phase.COMPLETED and not state.rollout.base:
+            for bundle in state.rollout.bundles:
+                this = state.rollout.number, state.rollout.id
+                newest[bundle] = max(newest.get(bundle, this), this)
+    return {bundle: rollout for bundle, (_, rollout) in newest.items()}
 
 
 def put_on_hold(

@@ -140,7 +140,7 @@ def decide(
             raise IllegalEvent(f"rollout {state.rollout.id}", f"has no member {event.cluster}")
     lives = alive(state)
     for event in events:
-        if not isinstance(event, Reported | Evidence):
+        if not isinstance(event, Reported | Evidence | Left):
             _use_room(turn)
         over = turn.phase in FINAL - FOLLOWED
         if isinstance(event, Command) or (lives and not over):
@@ -169,7 +169,7 @@ def _meet(turn: Turn, event: Event) -> None:
 
 
 def _use_room(turn: Turn) -> None:
-    """What reports made possible: the next clusters forward, or back."""
+    """What reports and leavers made possible: the next clusters forward, or back."""
     if turn.has_room:
         turn.has_room = False
         if turn.phase is P.ROLLING_BACK:

@@ -28,6 +28,7 @@ from hub.journal import HoldRow
 from hub.model import Fleet
 from hub.rollout import held, keeping, results, rollouts, waves
 from hub.rollout.held import Around
+from hub.rollout.joiners import Joining
 from hub.state import (
     FINAL,
     ClusterView,
@@ -73,6 +74,8 @@ class Memory:
     """Had so many clusters fallen silent that rollouts were paused for it?"""
     stuck: Mapping[RolloutId, str] = field(default_factory=dict)
     """Why a rollout took no step."""
+    joining: Joining = field(default_factory=Joining)
+    """Who joined, by the last planning."""
 
     def at_once(self) -> "Memory":
         """As it is when nothing is known of how much time passed: all is looked at in the next round."""
@@ -139,6 +142,7 @@ class Round:
     """Those of `stuck` of which people were not told by an earlier round."""
     notices: list[Notice] = field(init=False, default_factory=list)
     """Of planning."""
+    joining: Joining = field(init=False)
     planned: bool = field(init=False, default=False)
     _released: frozenset[BundleName] = field(init=False, default=frozenset())
     """By planning, which knows the holds of this round."""
@@ -152,6 +156,7 @@ class Round:
     def __post_init__(self, last_seen: Iterable[float]) -> None:
         self.states = dict(self.before.states)
         self.plan_at = self.before.plan_at
+        self.joining = self.before.joining
         self._vanished = self.before.vanished
         if self.fleet is None:
             return
@@ -205,6 +210,7 @@ class Round:
             frozen=self.frozen,
             vanished=self._vanished,
             stuck=self.stuck,
+            joining=self.joining,
         )
 
     # --- the steps ------------------------------------------------------------------------------------------------
@@ -257,9 +263,12 @@ class Round:
         """Carry out what `waves` planned, in its order."""
         before = dict(self.states)
         self.planned, self._around, self._heirs = True, None, dict(planned.replaced)
+        leaving: dict[RolloutId, list[Event]] = {}
         for rollout, cluster in planned.left:
             if rollout not in planned.replaced:
-                self._step(rollout, [Left(cluster=cluster)])
+                leaving.setdefault(rollout, []).append(Left(cluster=cluster))
+        for rollout, events in leaving.items():
+            self._step(rollout, events)
         for older, newer in planned.replaced.items():
             state = self.states[older]
             if state.phase not in FINAL:
@@ -273,8 +282,11 @@ class Round:
         self._released = planned.released
         self.released |= planned.released
         self.notices += planned.notices
+        self.joining = planned.joining
         freed = any(rollouts.frees(before[id_], self.states[id_]) for id_ in before.keys() - planned.replaced.keys())
-        self.plan_at = AT_ONCE if freed else self.now + WAITING_S if planned.waiting else math.inf
+        self.plan_at = (
+            AT_ONCE if freed else self.now + WAITING_S if planned.waiting or planned.joining.asked else math.inf
+        )
 
     def hold_up(self, rollout: RolloutId, error: Exception) -> None:
         """The rollout takes no step in this round; people are told once why, and it is tried again in the next."""

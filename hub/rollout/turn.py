@@ -63,7 +63,7 @@ class Turn:
     """What `put` made of a member, by its identity: clusters alike share one value, before and after."""
     wake_at: float = math.inf
     has_room: bool = False
-    """A report came that others may have waited for."""
+    """A report came that others may have waited for, or somebody left."""
     effects: list[Effect] = field(default_factory=list)
     known: Roster | None = None
     """`roster`, once somebody asked."""

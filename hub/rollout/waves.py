@@ -23,18 +23,20 @@ returns nothing, so that calling it once more is harmless. Next: `rollouts` (mov
 | another of its group waits, or a bundle that it  | it waits                                                    |
 | depends on, for an older rollout                 |                                                             |
 | else                                             | a rollout                                                   |
+
+Clusters that join while their bundle waits get what last completed of it, by a bootstrap (`joiners`).
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
-from hub.model import DEFAULT_POLICY, Approval, Cluster, Fleet, Gate, RolloutPolicy
-from hub.rollout import exchange, keeping, queue, rollouts
+from hub.model import DEFAULT_POLICY, Approval, Fleet, Gate, RolloutPolicy
+from hub.rollout import changing, exchange, joiners, keeping, queue, rollouts
+from hub.rollout.joiners import Joining
 from hub.rollout.resolve import resolve, share
-from hub.rollout.transitions import IN_FLIGHT, UNMOVED
-from hub.state import ABSENT, FINAL, Keep, MemberPhase, Notice, Phase, Rollout, State, Target, Wave
+from hub.state import ABSENT, FINAL, Base, Keep, MemberPhase, Notice, Phase, Rollout, State, Target, Wave
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.objects import ObjectKey
 
@@ -53,7 +55,8 @@ class Planned:
     `left`: members that no longer belong to an older rollout, each for `rollouts.decide` as `Left`. `replaced`: older →
     newer rollout, for `rollouts.supersede`, which takes their part of `left`. `rollouts`: for `rollouts.start`.
     `released`: bundles whose hold is over. `waiting`: bundle → why it does not start now, for people; nothing has to be
-    kept of it.
+    kept of it. `joining`: the same of clusters that joined, and of whom it has to be found out what last completed
+    would be there.
     """
 
     rollouts: tuple[Rollout, ...]
@@ -62,6 +65,7 @@ class Planned:
     released: frozenset[BundleName]
     waiting: Mapping[BundleName, str]
     notices: tuple[Notice, ...]
+    joining: Joining = field(default_factory=Joining)
 
 
 def plan_rollouts(
@@ -76,6 +80,8 @@ def plan_rollouts(
     keeps: Mapping[BundleName, Keep] = MappingProxyType({}),
     given_up: Mapping[BundleName, Collection[Oid]] = MappingProxyType({}),
     active: Collection[State],
+    bases: Mapping[BundleName, Base] = MappingProxyType({}),
+    last: Mapping[BundleName, RolloutId] = MappingProxyType({}),
     keys: Callable[[Oid], frozenset[ObjectKey]],
     remembered: Mapping[BundleName, RolloutPolicy],
     revision: Oid,
@@ -91,7 +97,8 @@ def plan_rollouts(
     composition (its slice). `last_good`, then `completed`: where a rollback goes to. `holds`: for each bundle on hold
     the subtrees that must not be tried again (as `refused` gave them; none: nothing but a person releases it), and
     `keeps`, for some of them, what they are to be meanwhile; `given_up`: the commits that each was taken back from,
-    which its next rollout stands for. `active`: every state that is `rollouts.alive`.
+    which its next rollout stands for. `active`: every state that is `rollouts.alive`. `bases`: what is known of what
+    last completed, `last`: the rollout of each bundle that did.
     `keys`: the objects of a subtree. `remembered`: the policy that each bundle was last planned with, for bundles that
     are gone from the fleet; without one they are removed under the default policy. `number`: of the first new rollout.
     """
@@ -100,14 +107,17 @@ def plan_rollouts(
         missing = {b for running in current.values() for b in running} | {b for s in active for b in s.rollout.bundles}
         frozen |= missing - desired.keys()
     frozen |= {old for old, new in fleet.renamed.items() if new in frozen}
-    wants = _wants(fleet, desired, current, frozen)
-    released = {b for b, failed_as in holds.items() if b not in frozen and _differs(failed_as, wants.get(b, {}))}
+    wants = changing.wants(fleet, desired, current, frozen)
+    sure = {bundle: failed_as for bundle, failed_as in holds.items() if bundle not in frozen}
+    released = {bundle for bundle, failed_as in sure.items() if changing.differs(failed_as, wants.get(bundle, {}))}
     released |= {old for old, new in fleet.renamed.items() if old in holds and new in released}
     kept = {bundle: keep for bundle, keep in keeps.items() if bundle not in released}
-    wants |= keeping.wants(kept, current, _takes_part(fleet))
-    frozen -= kept.keys()
-    changes = _changes(wants, current)
-    moving, catching_up = _under_way(wants, active)
+    stated = wants
+    wants = {**wants, **keeping.wants(kept, current, changing.takes_part(fleet))}
+    unread, frozen = frozen, frozen - kept.keys()
+    ordinary = [state for state in active if not state.rollout.base]
+    changes = changing.changes(wants, current)
+    moving, catching_up = changing.under_way(wants, ordinary)
     found: list[tuple[Rollout, list[State]]] = []
     waiting: dict[BundleName, str] = {}
     late: set[BundleName] = set()
@@ -116,12 +126,17 @@ def plan_rollouts(
     )
     for group in grouped:
         alone = len(group.bundles) == 1
+        away = joiners.away(group.bundles, wants=wants, active=active, depends_on=partial(_dependencies, fleet))
         todo = {
-            bundle: {c: s for c, s in changes[bundle].items() if not (alone and (bundle, c) in catching_up)}
+            bundle: {
+                c: s for c, s in changes[bundle].items() if c not in away and not (alone and (bundle, c) in catching_up)
+            }
             for bundle in group.bundles
         }
-        older = [s for s in active if s.phase not in FINAL and not set(group.bundles).isdisjoint(s.rollout.bundles)]
+        older = [s for s in ordinary if s.phase not in FINAL and not set(group.bundles).isdisjoint(s.rollout.bundles)]
         news = any((bundle, c) not in moving for bundle in todo for c in todo[bundle])
+        if away and not any(todo.values()):
+            waiting |= dict.fromkeys(group.bundles, "bootstraps are under way where it changes")
         if not any(todo.values()) or not (news or any(queue.held_empty(state) for state in older)):
             continue
         policy = keeping.policy(_policy(fleet, group, remembered), group.bundles, kept)
@@ -134,7 +149,7 @@ def plan_rollouts(
             id=RolloutId(min(group.gainers or group.bundles)),
             revision=back or revision,
             stands_for=queue.stands_for(
-                group.bundles, older, active, given_up={oid for b in group.bundles for oid in given_up.get(b, ())}
+                group.bundles, older, ordinary, given_up={oid for b in group.bundles for oid in given_up.get(b, ())}
             ),
             author="" if back else author,
             subject="" if back else subject,
@@ -157,21 +172,44 @@ def plan_rollouts(
     replaced: dict[RolloutId, RolloutId] = {}
     for rollout, older in found:
         if waiting.keys().isdisjoint(rollout.bundles):
-            made.append(replace(rollout, id=RolloutId(f"{rollout.id}-{number}"), number=number))
+            made.append(_numbered(rollout, number + len(made)))
             replaced |= {state.rollout.id: made[-1].id for state in older}
-            number += 1
+    left = list(changing.leavers(fleet, wants, ordinary, made, frozen, replaced=replaced.keys()))
+    joining = joiners.plan(
+        fleet=fleet,
+        wants=stated,
+        held_up=waiting,
+        kept=kept,
+        current=current,
+        before=partial(_before, last_good, completed),
+        active=[state for state in active if state.rollout.id not in replaced],
+        made=made,
+        bases=bases,
+        last=last,
+        keys=keys,
+        policies={b: policy for b in fleet.bundles if (policy := policy_of(fleet, b)) is not None},
+        now=now,
+    )
+    left += changing.leaving_joiners(fleet, stated, [s for s in active if s.rollout.base], made, unread, joining)
+    made += [_numbered(rollout, number) for number, rollout in enumerate(joining.rollouts, number + len(made))]
     return Planned(
         rollouts=tuple(made),
         replaced=replaced,
-        left=tuple(_leavers(fleet, wants, active, made, frozen, replaced=replaced.keys())),
+        left=tuple(left),
         released=frozenset(released - waiting.keys()),
         waiting=waiting,
         notices=tuple(
             Notice(kind="paused", text=f"rollout {r.id} is paused: {reason}", rollout=r.id)
             for r in made
             if (reason := rollouts.empty_wave_reason(r))
-        ),
+        )
+        + tuple(Notice(kind="bootstrap", text=r.subject, bundle=r.bundles[0], rollout=r.id) for r in made if r.base),
+        joining=joining,
     )
+
+
+def _numbered(rollout: Rollout, number: int) -> Rollout:
+    return replace(rollout, id=RolloutId(f"{rollout.id}-{number}"), number=number)
 
 
 def refused(rollout: Rollout) -> dict[BundleName, dict[ClusterName, Oid]]:
@@ -189,113 +227,6 @@ def policy_of(fleet: Fleet, bundle: BundleName) -> RolloutPolicy | None:
     """Pure: the rollout policy of a bundle of the fleet; None when it names one that is not there."""
     name = fleet.bundles[bundle].rollout
     return fleet.policies.get(name) if name else DEFAULT_POLICY
-
-
-# --- what is to change --------------------------------------------------------------------------------------------
-
-
-def _takes_part(fleet: Fleet) -> dict[ClusterName, Cluster]:
-    """The clusters that rollouts may touch. One that is not valid keeps what it runs; a detached one too."""
-    return {
-        name: cluster
-        for name, cluster in fleet.clusters.items()
-        if name not in fleet.broken_clusters and cluster.decommission != "detach"
-    }
-
-
-def _wants(
-    fleet: Fleet,
-    desired: Subtrees,
-    current: Mapping[ClusterName, Mapping[BundleName, Oid]],
-    frozen: Collection[str],
-) -> dict[BundleName, dict[ClusterName, Oid]]:
-    """Bundle → cluster → what it should be there, ABSENT where it runs and should not."""
-    wants: dict[BundleName, dict[ClusterName, Oid]] = {}
-    for name, cluster in _takes_part(fleet).items():
-        for bundle in current.get(name, {}):
-            wants.setdefault(bundle, {})[name] = ABSENT
-        if cluster.decommission == "prune":
-            continue
-        for bundle, subtrees in desired.items():
-            if name in subtrees:
-                wants.setdefault(bundle, {})[name] = subtrees[name]
-    return {bundle: wants[bundle] for bundle in sorted(wants) if bundle not in frozen}
-
-
-def _changes(
-    wants: Subtrees, current: Mapping[ClusterName, Mapping[BundleName, Oid]]
-) -> dict[BundleName, dict[ClusterName, Oid]]:
-    changes = {
-        bundle: {c: s for c, s in subtrees.items() if current.get(c, {}).get(bundle, ABSENT) != s}
-        for bundle, subtrees in wants.items()
-    }
-    return {bundle: subtrees for bundle, subtrees in changes.items() if subtrees}
-
-
-def _under_way(
-    wants: Subtrees, active: Collection[State]
-) -> tuple[set[tuple[BundleName, ClusterName]], set[tuple[BundleName, ClusterName]]]:
-    """What a rollout is going to do already: all of it, and of it what only catches up after completion. Who was
-    skipped is done with until the rollout is over, or planning again would bring it back at once."""
-    moving: set[tuple[BundleName, ClusterName]] = set()
-    catching_up: set[tuple[BundleName, ClusterName]] = set()
-    for state in active:
-        if state.phase is P.ROLLING_BACK:
-            continue
-        for cluster, target in state.rollout.targets.items():
-            member = state.members[cluster]
-            if member.phase in UNMOVED or (member.skipped and state.phase not in FINAL):
-                same = {(b, cluster) for b, s in target.after.items() if wants.get(b, {}).get(cluster, ABSENT) == s}
-                moving |= same
-                if state.phase is P.COMPLETED and len(same) == len(target.after):
-                    catching_up |= same
-    return moving, catching_up
-
-
-def _differs(failed_as: Mapping[ClusterName, Oid], want: Mapping[ClusterName, Oid]) -> bool:
-    """Is a bundle on hold wanted differently from how it failed? Joiners, leavers and clusters that just stopped
-    being its targets are not a change of its sources; a bundle that is wanted nowhere any more is."""
-    if not any(want.values()):
-        return any(failed_as.values())
-    return any(want[cluster] not in (ABSENT, subtree) for cluster, subtree in failed_as.items() if cluster in want)
-
-
-def _leavers(
-    fleet: Fleet,
-    wants: Subtrees,
-    active: Iterable[State],
-    made: Iterable[Rollout],
-    frozen: Collection[str],
-    *,
-    replaced: Collection[RolloutId],
-) -> Iterable[tuple[RolloutId, ClusterName]]:
-    """Who no longer belongs to a rollout: it left the fleet, or is wanted otherwise now, or a newer rollout has it. Of
-    one that is `replaced` only those in flight are of interest: nobody else would be moved."""
-    known = _takes_part(fleet).keys()
-    taken = {(bundle, cluster) for new in made for cluster, target in new.targets.items() for bundle in target.after}
-    for state in active:
-        over = state.phase in FINAL or state.rollout.id in replaced
-        for cluster, target in state.rollout.targets.items():
-            phase = state.members[cluster].phase
-            if state.rollout.id in replaced and phase not in IN_FLIGHT:
-                continue
-            sure = {b: wants.get(b, {}).get(cluster, ABSENT) for b in target.after if b not in frozen}
-            if phase is M.LEFT:
-                continue
-            if cluster in fleet.broken_clusters or (fleet.lost_clusters and cluster not in fleet.clusters):
-                continue
-            if cluster not in known:
-                yield state.rollout.id, cluster
-            elif state.phase is P.ROLLING_BACK:
-                continue
-            elif over:
-                other = any(target.after[b] != s or (b, cluster) in taken for b, s in sure.items())
-                if other and (phase in UNMOVED or phase in IN_FLIGHT):
-                    yield state.rollout.id, cluster
-            elif any(target.after.values()) and all(
-                s == ABSENT or sure.get(b) == ABSENT for b, s in target.after.items()
-            ):
-                yield state.rollout.id, cluster
 
 
 # --- one rollout --------------------------------------------------------------------------------------------------
@@ -336,7 +267,7 @@ def _rollout(
     alike: dict[tuple[tuple[BundleName, Oid], ...], Target] = {}
     for cluster in sorted(after):
         bundles = after[cluster]
-        before = {b: last_good.get((cluster, b), completed.get(b, {}).get(cluster, ABSENT)) for b in bundles}
+        before = {b: _before(last_good, completed, cluster, b) for b in bundles}
         change = (*before.items(), *bundles.items())
         if change not in alike:
             alike[change] = Target(before=before, after=bundles)
@@ -345,7 +276,7 @@ def _rollout(
     joining = all(not current.get(cluster) for cluster in after) and all(
         any(completed.get(bundle, {}).values()) for bundle in todo
     )
-    resolved = resolve(policy, members=after.keys(), clusters=_takes_part(fleet))
+    resolved = resolve(policy, members=after.keys(), clusters=changing.takes_part(fleet))
     depends_on = {other for bundle in todo for other in _dependencies(fleet, bundle)}
     return Rollout(
         id=RolloutId(""),
@@ -364,6 +295,16 @@ def _rollout(
         fixes=policy.fixes,
         windows=policy.windows,
     )
+
+
+def _before(
+    last_good: Mapping[tuple[ClusterName, BundleName], Oid],
+    completed: Subtrees,
+    cluster: ClusterName,
+    bundle: BundleName,
+) -> Oid:
+    """Where a rollback goes to."""
+    return last_good.get((cluster, bundle), completed.get(bundle, {}).get(cluster, ABSENT))
 
 
 def _with_word(

@@ -16,7 +16,7 @@ BROKE = (5120, 6530, 6533, 7189, 7828, 7906, 7998, 12845, 12989, 13462, 52696)
 SEEDS = [int(ONE)] if ONE else [*range(int(os.environ.get("FLOTILLA_SIM_SEEDS", "400"))), *BROKE]
 HAPPENS = {
     *("lost", "overtaken", "left", "restart", "decision lost", "partition", "cut", "suspended", "cordoned"),
-    *("moved", "proven", "failed", "jumped", "completed without the offline"),
+    *("moved", "bootstrapped", "proven", "failed", "jumped", "completed without the offline"),
     *("replaced", "rolling-back", "rolled-back", "aborted"),
     *("gate word", "gate page", "gate errors", "gate till"),
     *("pause", "resume", "approve", "reject", "promote", "skip", "skip-wave", "retry", "abort", "rollback"),

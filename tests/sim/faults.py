@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hub.rollout import gates
 from hub.rollout.rounds import Said
-from hub.state import VERBS, Command, Evidence, MemberPhase, Phase
+from hub.state import ABSENT, NO_ROLLOUT, VERBS, Base, Command, Evidence, MemberPhase, Phase
 from proto.ids import RolloutId
 from tests.sim import fleets
 from tests.sim.fleets import BUNDLES
@@ -113,8 +113,29 @@ class Faults:
         """Memory is gone; the journal is not."""
         self.world.seen["restart"] += 1
         self.world.mail.clear()
+        self.world.found.clear()
         began = max(self.world.now, self.world.hub_away_until)
         self.world.hub = Hub(self.world.hub.stored, self.world.desired, now=began)
+
+    def find_what_completed(self) -> None:
+        """What clusters that joined shall have, late, or found to be nothing, while faults last."""
+        world, faulty = self.world, self.world.faulty
+        for bundle, clusters in world.hub.memory.joining.asked.items():
+            if any(of == bundle for _, of, _ in world.found):
+                continue
+            row, fleet = world.hub.stored.last.get(bundle), world.hub.desired.fleet
+            there = {name: fleet.clusters[name] for name in clusters if name in fleet.clusters}
+            refuses = row is None or (faulty and self._happens(0.1))
+            base = Base(
+                rollout=row.rollout if row else NO_ROLLOUT,
+                number=row.number if row else 0,
+                revision=row.revision if row else ABSENT,
+                clusters=there,
+                subtrees={} if row is None or refuses else dict.fromkeys(there, world.subtree(bundle, row.revision)),
+                refused=dict.fromkeys(there, "it does not render") if refuses else {},
+            )
+            late_s = self.pick.choice([0.0, 0.0, 30.0]) if faulty else 0.0
+            world.found.append((world.now + late_s, bundle, base))
 
     # --- people ---
 

@@ -1,6 +1,7 @@
 """The simulated hub: the very rounds of the hub's loop, with a journal that a death leaves as it was.
 
-As in `hub.loop` a turn is a `rounds.Round` of what is known, stored in one transaction; ticks come only when the engine
+What last completed for clusters that joined is asked for as in `hub.joining`, and told by `faults`, later. As in
+`hub.loop` a turn is a `rounds.Round` of what is known, stored in one transaction; ticks come only when the engine
 asked for one, without the loop's belt. Unlike it: no disk, no Git, no clock, and nothing that the rules raise is
 forgiven. `Hub.turn` returns what was decided; whether it was stored, or lost, is for `faults` to say.
 """
@@ -9,11 +10,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hub.journal import HoldRow
+from hub.journal import HoldRow, RevisionRow
 from hub.model import Fleet
-from hub.rollout import gates, results, rollouts, rollouts_json, transitions, waves
+from hub.rollout import gates, joiners, results, rollouts, rollouts_json, transitions, waves
 from hub.rollout.rounds import AT_ONCE, Memory, Round, Said
-from hub.state import ClusterView, Evidence, Hold, MarkGood, MemberPhase, Move, State
+from hub.state import Base, ClusterView, Evidence, Hold, MarkGood, MemberPhase, Move, Phase, State
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from tests.sim.agents import Letter, Slice
 
@@ -29,6 +30,8 @@ class Stored:
     slices: dict[ClusterName, Slice] = field(default_factory=dict)
     last_good: dict[tuple[ClusterName, BundleName], Oid] = field(default_factory=dict)
     completed: Mapping[BundleName, Mapping[ClusterName, Oid]] = field(default_factory=dict)
+    last: dict[BundleName, RevisionRow] = field(default_factory=dict)
+    """The newest rollout of each bundle that completed."""
     holds: dict[BundleName, HoldRow] = field(default_factory=dict)
     commits: dict[BundleName, tuple[Oid, ...]] = field(default_factory=dict)
     """Those that each bundle on hold was taken back from."""
@@ -40,6 +43,7 @@ class Stored:
             slices=dict(self.slices),
             last_good=self.last_good,
             completed=self.completed,
+            last=dict(self.last),
             holds=dict(self.holds),
             commits=dict(self.commits),
             number=self.number,
@@ -81,6 +85,7 @@ class Hub:
         self.news = False
         """Has the fleet repo changed since it was planned from?"""
         self.released: set[BundleName] = set()
+        self.bases: dict[BundleName, Base] = {}
 
     @property
     def states(self) -> Mapping[RolloutId, State]:
@@ -93,6 +98,11 @@ class Hub:
 
     def commit_seen(self, desired: Desired) -> None:
         self.desired, self.news = desired, True
+
+    def last_completed(self, bundle: BundleName, base: Base) -> None:
+        """What clusters that joined shall have of a bundle is known now."""
+        self.bases[bundle] = joiners.merged(self.bases.get(bundle), base)
+        self.news = True
 
     def release(self, bundle: BundleName) -> None:
         """A person lets a bundle on hold go on."""
@@ -185,6 +195,8 @@ class Hub:
             holds={bundle: row.refused for bundle, row in made.on_hold().items()},
             given_up=made.given_up(),
             active=made.alive(),
+            bases=self.bases,
+            last=results.last_completed(self.stored.last, made.states.values()),
             keys=lambda subtree: frozenset(),
             remembered={},
             revision=self.desired.revision,
@@ -222,8 +234,20 @@ class Hub:
             if state is self.states.get(name):
                 continue
             after.number = max(after.number, state.rollout.number + 1)
+            if state.phase is Phase.COMPLETED and not state.rollout.base:
+                for bundle in state.rollout.bundles:
+                    after.last[bundle] = _newest(after.last.get(bundle), state)
             if rollouts.alive(state):
                 after.states[name] = rollouts_json.to_json(state)
             else:
                 after.states.pop(name, None)
         return after
+
+
+def _newest(row: RevisionRow | None, state: State) -> RevisionRow:
+    made = state.rollout
+    if row is not None and row.number >= made.number:
+        return row
+    return RevisionRow(
+        number=made.number, rollout=made.id, phase=state.phase, revision=made.revision, made_s=made.made_at
+    )

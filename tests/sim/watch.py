@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from hub.model import Gate
 from hub.repo import targets
-from hub.rollout import gates
+from hub.rollout import gates, rollouts
 from hub.state import ABSENT, Evidence, Hold, MarkGood, MemberPhase, Move, Notice, Phase, Rollout, State, Wave
 from proto.ids import BundleName, ClusterName, Oid, RolloutId
 from proto.messages import Health
-from tests.sim.agents import Letter
+from tests.sim.agents import Letter, Slice
 from tests.sim.fleets import BUNDLES, SHOP, TILL, closed
 from tests.sim.hub import HEARTBEAT_S, Turn
 
@@ -69,6 +69,8 @@ class Watch:
         self.tracks: dict[RolloutId, Track] = {}
         self.heard: dict[ClusterName, tuple[float, Letter]] = {}
         self.good: dict[tuple[ClusterName, BundleName], Oid] = {}
+        self.completed: dict[BundleName, tuple[int, Oid]] = {}
+        """The newest rollout of each bundle that completed, but for bootstraps: its number, and its revision."""
         self.on_hold: dict[BundleName, tuple[Oid, ...]] = {}
         """With the commits that each bundle was taken back from."""
 
@@ -212,6 +214,10 @@ class Watch:
                 track.flying = {cluster for cluster in stay if self._is_wanted(track.rollout, cluster)}
             case "rollout-completed":
                 track.completed = True
+                if not track.rollout.base:
+                    for bundle in track.rollout.bundles:
+                        this = track.rollout.number, track.rollout.revision
+                        self.completed[bundle] = max(self.completed.get(bundle, this), this)
             case "gate-waits":
                 key = notice.text.split(" waits at gate ")[1].split(":")[0]
                 track.began[key] = self.now
@@ -243,6 +249,8 @@ class Watch:
         assert move.subtrees == track.rollout.targets[cluster].after
         assert cluster not in self.world.cordoned, f"{name} moved {cluster}, which is cordoned"
         self.world.seen["moved"] += 1
+        if track.rollout.base:
+            self._may_be_bootstrapped(track, cluster, turn)
         if not track.emergency:
             self._not_suspended(track, cluster, "moved")
             self._may_start_now(track, index, cluster)
@@ -258,6 +266,22 @@ class Watch:
         track.flying.add(cluster)
 
     # --- rules of a move forward ---
+
+    def _may_be_bootstrapped(self, track: Track, cluster: ClusterName, turn: Turn) -> None:
+        """Who joined gets what completed last, where there was nothing, and is in no other rollout of the bundle."""
+        (bundle,) = track.rollout.bundles
+        _, revision = self.completed[bundle]
+        before = self.world.hub.stored.slices.get(cluster, Slice()).bundles
+        assert track.rollout.targets[cluster].after == {bundle: self.world.subtree(bundle, revision)}
+        assert bundle not in before, f"{track.rollout.id} moved {cluster}, which had {before[bundle]}"
+        others = [
+            name
+            for name, state in turn.made.states.items()
+            if name != track.rollout.id and bundle in state.rollout.bundles and rollouts.alive(state)
+            if (member := state.members.get(cluster)) is not None and member.phase is not MemberPhase.LEFT
+        ]
+        assert not others, f"{cluster} is in {others}, and {track.rollout.id} moved it"
+        self.world.seen["bootstrapped"] += 1
 
     def _may_start_now(self, track: Track, index: int, cluster: ClusterName) -> None:
         found = self.world.hub.desired.fleet.clusters.get(cluster)

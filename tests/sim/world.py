@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 from hub.rollout.rounds import Said
+from hub.state import Base
 from proto.ids import BundleName, ClusterName, Oid
 from tests.sim import fleets
 from tests.sim.agents import Agent, Letter, Slice
@@ -44,6 +45,8 @@ class World:
         """Clusters where a subtree is not wanted, and what is wanted there in its place."""
         self.commits: dict[Oid, int] = {}
         """Which commit brought each subtree."""
+        self.history: dict[Oid, dict[BundleName, int]] = {}
+        """The version of each bundle at each revision."""
         self.number = 0
         self.seen: Counter[str] = Counter()
         """What happened at all, so that a test can tell that the faults really bite."""
@@ -53,6 +56,8 @@ class World:
         self.mail: list[Letter] = []
         self.answers: list[tuple[float, Found]] = []
         self.said: list[Said] = []
+        self.found: list[tuple[float, BundleName, Base]] = []
+        """What last completed for clusters that joined, and when the hub is told of it."""
         self.hub_away_until = 0.0
         self.desired = self.commit(everything=True)
         self.hub = Hub(Stored(), self.desired, now=self.now, settles=False)
@@ -83,7 +88,12 @@ class World:
             newest = Oid(f"{bundle}@{version}")
             subtrees[bundle] = {name: self.spared.get(newest, {}).get(name, newest) for name in self.fleet.clusters}
         self.desired = Desired(fleet=self.fleet, subtrees=subtrees, revision=Oid(f"commit-{self.number}"))
+        self.history[self.desired.revision] = dict(self.versions)
         return self.desired
+
+    def subtree(self, bundle: BundleName, revision: Oid) -> Oid:
+        """What a revision makes of a bundle, on whatever cluster."""
+        return Oid(f"{bundle}@{self.history[revision][bundle]}")
 
     def see_commit(self) -> None:
         self.hub.commit_seen(self.wish())
@@ -132,6 +142,9 @@ class World:
         said, self.said = self.said, []
         if self.now < self.hub_away_until:
             return
+        for _, bundle, base in [item for item in self.found if item[0] <= self.now]:
+            self.hub.last_completed(bundle, base)
+        self.found = [item for item in self.found if item[0] > self.now]
         heard = [letter for letter in due if letter.number >= self.hub.newest.get(letter.cluster, 0)]
         self.seen["overtaken"] += len(due) - len(heard)
         turn = self.hub.turn(
@@ -144,6 +157,7 @@ class World:
         )
         self._store(turn)
         self.faults.ask_gates()
+        self.faults.find_what_completed()
 
     def _store(self, turn: Turn) -> None:
         """A hub may die before the journal has the turn, or right after; then memory is lost."""

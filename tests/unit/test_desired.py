@@ -11,8 +11,7 @@ from typing import Any
 import pygit2
 import pytest
 
-from hub import desired as module
-from hub import requests, worker
+from hub import rendering, requests, worker
 from hub.desired import Desired, clashes, desired
 from hub.journal import Journal
 from hub.model import Finding
@@ -187,7 +186,7 @@ async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     made = Hub(tmp_path)
 
     async def run(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
-        if function is module._render:
+        if function is rendering._render:
             made.rendered.append(what)
         if function is requests._read:
             made.read.append(what)
@@ -353,7 +352,7 @@ async def test_a_request_that_kills_its_worker_does_not_take_the_others_with_it(
     run = worker.run
 
     async def dying(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
-        if function is module._render and any("c-7" in request.clusters for request in arguments[2]):
+        if function is rendering._render and any("c-7" in request.clusters for request in arguments[2]):
             raise Permanent(what, "its worker process died")
         return await run(function, *arguments, what=what, **options)
 

@@ -16,8 +16,7 @@ import pygit2
 import pytest
 from pygit2.enums import ObjectType
 
-from hub import desired as module
-from hub import isolation, worker
+from hub import isolation, rendering, worker
 from hub.desired import Desired, desired
 from hub.journal import Journal
 from hub.pins import Pins
@@ -234,7 +233,7 @@ def render_with_little(*args: Any) -> Any:
     return _render(*args)
 
 
-_render = module._render
+_render = rendering._render
 
 
 @pytest.mark.parametrize(
@@ -266,7 +265,7 @@ _render = module._render
 async def test_a_chart_that_takes_all_it_can_get_ends_alone(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, evil: Mapping[bytes, Entry], cause: str
 ) -> None:
-    monkeypatch.setattr(module, "_render", render_with_little)
+    monkeypatch.setattr(rendering, "_render", render_with_little)
     refused(await hub.wants(evil), cause)
 
 
@@ -342,7 +341,7 @@ def render_curiously(mirror: Path, *_: Any) -> Any:
 async def test_a_render_reaches_neither_the_hubs_files_nor_the_network(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_render", render_curiously)
+    monkeypatch.setattr(rendering, "_render", render_curiously)
     found = await hub.wants({b"config.yaml": (FILE, b"{}")})
     told = [finding.message for finding in found.findings if finding.about == "bundle evil"]
     assert len(told) == 1

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def move(seq: int, old: Oid | None, new: Oid) -> MoveRow:
     )
 
 
-def rollout(number: int, phase: str, *, alive: bool, n: int = 1, **more: bytes) -> RolloutRow:
+def rollout(number: int, phase: str, *, alive: bool, n: int = 1, **more: Any) -> RolloutRow:
     return RolloutRow(
         number=number,
         id=RolloutId(f"shop-{number}"),
