@@ -58,6 +58,13 @@ class Kube(ABC):
             "PATCH", f"{path}{query}fieldManager={manager}", patch, content_type=f"application/{kind}-patch+json"
         )
 
+    def remove(self, namespace: str) -> None:
+        """Delete a namespace, at once what the next test's agent would find in it and take for its bundle's: a real
+        server takes seconds for the rest."""
+        for kind in ("configmaps", "secrets"):
+            self.call("DELETE", f"/api/v1/namespaces/{namespace}/{kind}")
+        self.call("DELETE", f"/api/v1/namespaces/{namespace}")
+
     @abstractmethod
     def restart(self) -> None:
         """Kill the API server and start it again on the same port and data."""

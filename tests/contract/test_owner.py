@@ -32,7 +32,7 @@ def namespace(kube: Kube, request: pytest.FixtureRequest) -> Iterator[str]:
     yield name
     kube.call("DELETE", GUARD)
     kube.call("DELETE", PARENT)
-    kube.call("DELETE", f"/api/v1/namespaces/{name}")
+    kube.remove(name)
 
 
 @pytest.fixture

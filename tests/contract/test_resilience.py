@@ -35,7 +35,7 @@ def namespace(kube: Kube, request: pytest.FixtureRequest) -> Iterator[str]:
     name = f"r-{abs(hash(request.node.name)) % 10**8}"
     kube.must("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name
-    kube.call("DELETE", f"/api/v1/namespaces/{name}")
+    kube.remove(name)
     kube.call("DELETE", "/apis/flotilla.dev/v1alpha1/appliedbundles/shop")
 
 
