@@ -20,13 +20,14 @@ WHO = pygit2.Signature("Ada", "ada@example.org", 1_700_000_000, 60)
 @dataclass
 class Served:
     """`wants` is the Authorization header without which everything is refused; `heard` has each request's path and
-    header; `down` answers 503; `redirect` sends everybody elsewhere."""
+    header; `down` answers 503; `redirect` sends everybody elsewhere; `shortens`: says that it can shorten a history."""
 
     root: Path
     url: str = ""
     wants: str = ""
     down: bool = False
     redirect: str = ""
+    shortens: bool = True
     heard: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -74,7 +75,8 @@ def serving(root: Path, *, tls: ssl.SSLContext | None = None) -> Iterator[Served
                 "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
             }
             done = subprocess.run(["git", "http-backend"], input=body, env=environment, capture_output=True, check=True)
-            head, _, content = done.stdout.partition(b"\r\n\r\n")
+            said = done.stdout if made.shortens else done.stdout.replace(b" shallow ", b" nothing ")
+            head, _, content = said.partition(b"\r\n\r\n")
             headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
             self._send(int(headers.pop("Status", "200 OK").split()[0]), headers, content)
 

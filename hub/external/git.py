@@ -52,7 +52,7 @@ def fetch(source: GitSource, repo: pygit2.Repository, *, login: Login | None = N
             if source.commit:
                 commit = _by_id(repo, upstream, there, source.commit)
             else:
-                _get(upstream, there, f"+{ref}:{_FETCHED}")
+                remote.fetch(upstream, there, f"+{ref}:{_FETCHED}", depth=1, most_bytes=MAX_BYTES)
                 commit = repo.references[_FETCHED].peel(pygit2.Commit)
             tree = narrow.narrowed(repo, commit.tree, source.path)
     except (pygit2.GitError, KeyError, ValueError, OSError) as error:
@@ -123,22 +123,17 @@ def _has(kind: str, known: set[str]) -> str:
 def _by_id(repo: pygit2.Repository, upstream: pygit2.Remote, there: Remote, commit: str) -> pygit2.Commit:
     if not there.url.startswith("file://"):  # the local way cannot, and says so in an odd way
         try:
-            _get(upstream, there, f"+{commit}:{_FETCHED}")
+            remote.fetch(upstream, there, f"+{commit}:{_FETCHED}", depth=1, most_bytes=MAX_BYTES)
         except (pygit2.GitError, KeyError, ValueError) as error:
             if not isinstance(remote.failed(error, there), Transient):
                 raise  # it has nothing to do with how it was asked for
     if repo.get(commit) is None:
-        _get(upstream, there, "+refs/heads/*:refs/flotilla/heads/*", "+refs/tags/*:refs/flotilla/tags/*", depth=0)
+        every = ("+refs/heads/*:refs/flotilla/heads/*", "+refs/tags/*:refs/flotilla/tags/*")
+        remote.fetch(upstream, there, *every, most_bytes=MAX_BYTES)
     try:
         return repo[commit].peel(pygit2.Commit)
     except (KeyError, pygit2.GitError) as error:
         raise Permanent(there.thing, f"has no commit {commit}", "push it, or name another one") from error
-
-
-def _get(upstream: pygit2.Remote, there: Remote, *refspecs: str, depth: int = 1) -> None:
-    depth = 0 if there.url.startswith("file://") else depth  # which libgit2 cannot shorten
-    callbacks = remote.Callbacks(there, most_bytes=MAX_BYTES)
-    upstream.fetch(list(refspecs), callbacks=callbacks, proxy=True, depth=depth)
 
 
 def _by_path(source: GitSource, repo: Path, login: Login, known: Pin | None) -> Pin:

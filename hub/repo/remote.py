@@ -26,6 +26,8 @@ from pygit2.enums import CredentialType
 from hub import scratch
 from proto.errors import FlotillaError, InvalidInput, Permanent, Refused, Transient
 
+WHOLE = 2**31 - 1
+"""As a depth: what libgit2, and Git, take for all of it."""
 CONNECT_TIMEOUT_S = 10.0
 SERVER_TIMEOUT_S = 30.0
 """Of one read or write: libgit2 itself would wait for ever."""
@@ -168,6 +170,26 @@ def trusting(ssh: Ssh | None) -> Iterator[None]:
             yield
         finally:
             pygit2.settings.homedir = before
+
+
+def fetch(
+    upstream: pygit2.Remote, remote: Remote, *refspecs: str, depth: int = 0, most_bytes: int | None = None
+) -> None:
+    """Bring refs, of each history only the last `depth` commits (0: all that is missing; `WHOLE`: also what was left
+    out before). From a host that cannot shorten a history, and from a folder, of which libgit2 cannot, all comes.
+    Raises as libgit2 does; see `failed`."""
+
+    def get(depth: int) -> None:
+        callbacks = Callbacks(remote, most_bytes=most_bytes)
+        upstream.fetch(list(refspecs), callbacks=callbacks, proxy=True, depth=depth)
+
+    folder = remote.url.startswith(("/", "file://"))
+    try:
+        get(0 if folder else depth)
+    except (pygit2.GitError, ValueError) as error:
+        if not depth or "support shallow" not in str(error):
+            raise
+        get(0)
 
 
 def failed(error: Exception, remote: Remote) -> FlotillaError:

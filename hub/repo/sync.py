@@ -10,8 +10,11 @@
 | a commit     | itself, once the branch has it: a host may serve commits that nobody of the project ever saw   |
 
 A tip that does not descend from the last one is a rewritten history: it is refused until a person accepts it, at each
-fetch again. `fetch` blocks and runs in a worker process (`hub.worker`); every part of it can be repeated. `upkeep`
-keeps the mirror small. Next: `sources` reads the commit.
+fetch again. Of the history before the first tip nothing is fetched, where the host can leave it out: what came since
+tells a rewrite, and whose word the commits are. Who follows a commit gets all of it, to know that the branch has it.
+
+`fetch` blocks and runs in a worker process (`hub.worker`); every part of it can be repeated. `upkeep` keeps the mirror
+small. Next: `sources` reads the commit.
 """
 
 import re
@@ -73,14 +76,14 @@ def fetch(
         kind = "tag" if ref.startswith("refs/tags/") else "branch"
         name = f"{kind} {ref.split('/', 2)[2][:100]!r}"
         raise InvalidInput(name, f"is not the name of a {kind}", f"name the fleet repo's {kind}")
+    pinned = revision if _COMMIT.fullmatch(revision) else ""
     remote.set_up()
     try:
         repo = _open(mirror, ref)
         upkeep.tidy(repo)
         _delete(repo, _FETCHED)
         with remote.trusting(ssh):
-            _fetch(repo, there, ref, shown=shown)
-        pinned = revision if _COMMIT.fullmatch(revision) else ""
+            _fetch(repo, there, ref, shown=shown, pinned=pinned)
         return _take(repo, ref, shown=shown, pinned=pinned, trust=trust, accept_rewrite=accept_rewrite)
     except (pygit2.GitError, OSError, KeyError) as error:
         raise Transient(
@@ -182,12 +185,17 @@ def _open(mirror: Path, taken: str) -> pygit2.Repository:
     return pygit2.init_repository(str(mirror), bare=True)
 
 
-def _fetch(repo: pygit2.Repository, there: Remote, ref: str, *, shown: str) -> None:
+def _fetch(repo: pygit2.Repository, there: Remote, ref: str, *, shown: str, pinned: str) -> None:
     remote.ask(there)
     try:
         _check_whole(there)
         upstream = repo.remotes.create_anonymous(there.url)
-        upstream.fetch([f"+{ref}:{_FETCHED}"], callbacks=remote.Callbacks(there), proxy=True)
+        depth = 0
+        if pinned:
+            depth = remote.WHOLE if repo.is_shallow and pinned not in repo else 0
+        elif repo.references.get(ref) is None:
+            depth = 1
+        remote.fetch(upstream, there, f"+{ref}:{_FETCHED}", depth=depth)
         if repo.references.get(_FETCHED) is None:
             raise _missing(repo, upstream, ref, shown=shown)
     except (pygit2.GitError, OSError, KeyError, ValueError) as error:

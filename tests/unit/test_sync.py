@@ -429,6 +429,92 @@ def test_upstream_can_be_an_http_address_with_credentials(tmp_path: Path, mirror
             sync.fetch(mirror, f"{address}/fleet.git", "main")
 
 
+def commits(mirror: Path) -> list[str]:
+    """The subjects of the history that the mirror has, newest first."""
+    repo = pygit2.Repository(str(mirror))
+    return [commit.message.partition("\n")[0] for commit in repo.walk(repo.references["refs/heads/main"].target)]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[served.Served]:
+    with served.serving(tmp_path / "served") as host:
+        yield host
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Upstream:
+    made = Upstream(tmp_path / "served/fleet.git", bare=True)
+    for number in range(5):
+        made.commit(f"old {number}")
+    return made
+
+
+def test_of_the_history_before_the_first_tip_nothing_comes_and_all_that_came_since_does(
+    long: Upstream, host: served.Served, mirror: Path
+) -> None:
+    url = f"{host.url}/fleet.git"
+    assert sync.fetch(mirror, url, "main").subject == "old 4"
+    for number in range(3):
+        before = sync.fetch(mirror, url, "main")
+        tip = long.commit(f"new {number}")
+        now = sync.fetch(mirror, url, "main")
+        assert (now.commit, now.previous, now.rewritten) == (tip, before.commit, False)
+    assert commits(mirror) == ["new 2", "new 1", "new 0", "old 4"]
+    assert "missing" not in git("-C", str(mirror), "fsck")
+
+
+def test_a_branch_that_began_before_the_first_tip_may_be_merged(
+    long: Upstream, host: served.Served, mirror: Path
+) -> None:
+    url = f"{host.url}/fleet.git"
+    old = long.repo.references["refs/heads/main"].target
+    sync.fetch(mirror, url, "main")
+    tip = long.repo[old].peel(pygit2.Commit)
+    side = long.commit("side", branch="side", parent=str(tip.parents[0].parents[0].id))
+    merged = long.repo.create_commit("refs/heads/main", WHO, WHO, "merged", tip.tree.id, [old, pygit2.Oid(hex=side)])
+    assert sync.fetch(mirror, url, "main").commit == str(merged)
+
+
+@pytest.mark.parametrize("steps_back", [1, 3])
+def test_a_rewrite_to_what_is_older_than_the_first_tip_is_seen(
+    long: Upstream, host: served.Served, mirror: Path, steps_back: int
+) -> None:
+    url = f"{host.url}/fleet.git"
+    first = sync.fetch(mirror, url, "main")
+    back = long.repo[first.commit].peel(pygit2.Commit)
+    for _ in range(steps_back):
+        back = back.parents[0]
+    long.repo.references.create("refs/heads/main", back.id, force=True)
+    for _ in range(2):
+        with pytest.raises(Refused, match=f"was rewritten: {back.id} does not descend from {first.commit}"):
+            sync.fetch(mirror, url, "main")
+    long.repo.references.create("refs/heads/main", first.commit, force=True)
+    assert sync.fetch(mirror, url, "main").commit == first.commit
+    long.repo.references.create("refs/heads/main", back.id, force=True)
+    assert sync.fetch(mirror, url, "main", accept_rewrite=True).rewritten
+    tip = long.commit("on top")
+    assert sync.fetch(mirror, url, "main").commit == tip
+
+
+def test_who_follows_a_commit_gets_the_history_that_it_is_in(long: Upstream, host: served.Served, mirror: Path) -> None:
+    url = f"{host.url}/fleet.git"
+    tip = sync.fetch(mirror, url, "main").commit
+    first = [str(commit.id) for commit in long.repo.walk(long.repo.references["refs/heads/main"].target)][-1]
+    assert sync.fetch(mirror, url, "main", revision=first).commit == first
+    assert sync.fetch(mirror, url, "main").commit == tip
+    stray = long.commit("stray", branch="other")
+    with pytest.raises(Permanent, match=f"its branch main has no commit {stray}"):
+        sync.fetch(mirror, url, "main", revision=stray)
+
+
+def test_a_host_that_cannot_shorten_a_history_gives_all_of_it(
+    long: Upstream, host: served.Served, mirror: Path
+) -> None:
+    host.shortens = False
+    assert sync.fetch(mirror, f"{host.url}/fleet.git", "main").subject == "old 4"
+    assert len(commits(mirror)) == 5
+
+
 class Answering(http.server.BaseHTTPRequestHandler):
     """Says 401, 404 or 500, by the first part of the path."""
 
