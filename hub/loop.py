@@ -21,12 +21,12 @@ is tried again with the next tick. Steps never call each other; this module alon
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import anyio
 import anyio.to_thread
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from hub import directives, outcome, record
 from hub.agents.live import Live
@@ -55,7 +55,6 @@ MOST_GATHERED_S = 0.5
 """How long an input waits at most for others to share its turn."""
 INPUTS_KEPT = 1000
 """A full queue makes agents wait for their acknowledgement, which slows them down to what the hub can take."""
-
 LOOK_S = 60.0
 """Each rollout is looked at so often, though nothing says that time alone can change it: a belt beside the braces."""
 
@@ -104,8 +103,6 @@ class Loop:
         """What last completed of bundles, for clusters that joined (`joining`)."""
         self._policies: outcome.Policies = outcome.decode_policies(journal.meta("policies", "{}"))
         """Each bundle's policy as it was last planned: one that is gone from the fleet repo is removed with it."""
-        self._send: MemoryObjectSendStream[Input]
-        self._receive: MemoryObjectReceiveStream[Input]
         self._send, self._receive = anyio.create_memory_object_stream[Input](INPUTS_KEPT)
         self.receivers = outcome.decode_receivers(journal.meta("receivers", "[]"))
         """Whom the fleet repo wants told."""
@@ -160,11 +157,9 @@ class Loop:
                 batch.append(await self._receive.receive())
             if batch:
                 await anyio.sleep(min(took_s, MOST_GATHERED_S))
-            while len(batch) < INPUTS_KEPT:
-                try:
+            with suppress(anyio.WouldBlock):
+                while len(batch) < INPUTS_KEPT:
                     batch.append(self._receive.receive_nowait())
-                except anyio.WouldBlock:
-                    break
             began_s = anyio.current_time()
             await self._guarded(batch)
             took_s = anyio.current_time() - began_s

@@ -17,7 +17,6 @@ Documents without content are left out, as kubectl does. Next: `fleet` for the f
 import base64
 import binascii
 import codecs
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from typing import Any, NoReturn, cast
 
 import yaml
 
-from hub.repo import yaml_scalars
+from hub.repo import json_values, yaml_scalars
 from proto.errors import InvalidInput
 
 MAX_BYTES = 16 << 20
@@ -123,10 +122,13 @@ def documents(text: bytes, *, where: str, strict: bool = True) -> tuple[Document
     try:
         return _Reader(text, where=where, strict=strict).read()
     except yaml.YAMLError as error:
-        if text.lstrip()[:1] in (b"{", b"[") and (found := _json(text)) is not None:
+        begins_json = text.lstrip()[:1] in (b"{", b"[")
+        values = json_values.read(text, depth=MAX_DEPTH, nodes=MAX_NODES) if begins_json else None
+        if values is not None:
+            nodes = _Nodes(b"")
             return tuple(
-                Document(value=value, line=line, where=where, lines=Lines(_Nodes(b""), index=0, first=line))
-                for value, line in found
+                Document(value=value, line=line, where=where, lines=Lines(nodes, index=0, first=line))
+                for value, line in values
             )
         line, cause = _explain(error, text)
         tabbed = any(b"\t" in part for part in text.split(b"\n", line)[line - 1 : line])
@@ -142,62 +144,6 @@ def _explain(error: yaml.YAMLError, text: bytes) -> tuple[int, str]:
         cause = ", ".join(part for part in (error.context, error.problem) if part)
         return (mark.line + 1 if mark is not None else 1), f"is not valid YAML: {cause}"
     return 1, f"is not valid YAML: {error}"
-
-
-def _json(text: bytes) -> list[tuple[Any, int]] | None:
-    """`text` as JSON values one after the other, each with its line; None if it is none, or one that the rules of this
-    module refuse.
-
-    Some JSON is no YAML: surrogate pairs, keys beyond 1024 characters, values with no `---` between them. kubectl reads
-    what begins with `{` as JSON.
-    """
-    found: list[tuple[Any, int]] = []
-    nodes, end, line = 0, 0, 1
-    try:
-        whole = text.decode()
-        while (gap := _JSON_GAP.match(whole, end)) is not None and (start := gap.end()) < len(whole):
-            line += whole.count("\n", end, start)
-            value, end = _JSON.raw_decode(whole, start)
-            json.dumps(value, ensure_ascii=False).encode()  # refuses half a surrogate pair
-            depth, more = _measure(value)
-            nodes += more
-            if depth > MAX_DEPTH or nodes > MAX_NODES:
-                return None
-            if value is not None:
-                found.append((value, line))
-            line += whole.count("\n", start, end)
-    except (ValueError, RecursionError):
-        return None
-    return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is set twice")
-    return found
-
-
-def _number(digits: str) -> int | float:
-    """A number of a JSON text. Raises ValueError for NaN, infinity and what is beyond a float's range."""
-    number = yaml_scalars.resolve(digits)
-    if isinstance(number, str):
-        raise ValueError(f"{digits} is not a JSON number")
-    return cast(int | float, yaml_scalars.json_number(number))
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_number, parse_int=_number, parse_constant=_number)
-_JSON_GAP = re.compile(r"(?:\s|^---(?!\S))*", re.ASCII | re.MULTILINE)
-"""Always matches: between two values may be nothing."""
-
-
-def _measure(value: Any) -> tuple[int, int]:
-    """Pure: how many containers deep `value` is nested, and how many values it has."""
-    depth, nodes, level = 0, 1, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        level = [child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent)]
-        depth, nodes = depth + 1, nodes + len(level)
-    return depth, nodes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -380,7 +326,7 @@ class _Reader:
         self._aliased += anchor.size
         if self._nodes > MAX_NODES or _excessive(self._aliased, self._decoded):
             self._refuse(line, "aliases repeat too much of the document", "write the values out, or in fewer layers")
-        if depth + _measure(anchor.raw)[0] > MAX_DEPTH:
+        if depth + json_values.measure(anchor.raw)[0] > MAX_DEPTH:
             self._refuse(line, f"is nested more than {MAX_DEPTH} levels deep")
         return _copy(anchor.raw)
 
