@@ -9,9 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from agent.drift import suspects
 from tests.agents import agent, until
-from tests.fuzz import kinds, policies
+from tests.fuzz import kinds, policies, runner
 from tests.fuzz.runner import Admin, Fuzz, Gated
 from tests.kube import Kube
 from tests.slices import SliceMaker
@@ -21,11 +20,7 @@ WORKERS = 4
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rate at which suspicions are confirmed, and its slowing down in a fight, are others' subject."""
-    for limit in ("RATE", "FASTEST", "BURST", "LOOKS"):
-        monkeypatch.setattr(suspects, limit, 10**6)
-    # In a contest not every revert is told.
-    monkeypatch.setattr(suspects, "PATIENCE", 10**6)
+    runner.without_pauses(monkeypatch)
 
 
 @pytest.mark.timeout(7200)

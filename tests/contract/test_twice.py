@@ -12,11 +12,11 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from agent.drift import suspects
 from hub.render import build
 from proto.messages import WakeUp
 from proto.objects import ObjectKey
 from tests.agents import Agent, agent, until
+from tests.fuzz import runner
 from tests.fuzz.runner import Admin, Fuzz, Gated, Subject
 from tests.kube import Kube
 from tests.slices import SliceMaker
@@ -42,9 +42,7 @@ pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="the real fleets' mani
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rate at which suspicions are confirmed, and its slowing down in a fight, are others' subject."""
-    for limit in ("RATE", "FASTEST", "BURST", "LOOKS", "PATIENCE"):
-        monkeypatch.setattr(suspects, limit, 10**6)
+    runner.without_pauses(monkeypatch)
 
 
 @dataclass
