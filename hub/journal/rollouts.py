@@ -22,6 +22,19 @@ SELECT number, id, phase, alive, begins.state, coalesce(wholes.n, 0), coalesce(w
 FROM rollouts JOIN begins ON begins.rollout = number LEFT JOIN wholes ON wholes.rollout = number
 """
 
+_LAST_IN_PHASE = """
+WITH RECURSIVE bundles(name) AS (
+    SELECT min(bundle) FROM revisions
+    UNION ALL SELECT (SELECT min(bundle) FROM revisions WHERE bundle > name) FROM bundles WHERE name IS NOT NULL
+)
+SELECT name, number, id, phase, revision, made_s
+FROM bundles JOIN revisions ON bundle = name AND number = (
+    SELECT number FROM revisions JOIN rollouts USING(number)
+    WHERE bundle = name AND phase = ? ORDER BY number DESC LIMIT 1
+) JOIN rollouts USING(number)
+"""
+"""From bundle to bundle, and in each from its newest rollout on: planning asks, and history has no end."""
+
 
 def _revision(number: int, id_: str, phase: str, revision: str, made_s: float) -> RevisionRow:
     return RevisionRow(number=number, rollout=RolloutId(id_), phase=phase, revision=Oid(revision), made_s=made_s)
@@ -55,8 +68,7 @@ class Rollouts(Database):
     def last_completed(self) -> dict[BundleName, RevisionRow]:
         """The newest rollout of each bundle that completed, but for bootstraps."""
         rows = self._read(
-            "SELECT bundle, max(number), id, phase, revision, made_s FROM revisions JOIN rollouts USING(number)"
-            " WHERE phase=? GROUP BY bundle",
+            _LAST_IN_PHASE,
             Phase.COMPLETED,
         )
         return {bundle: _revision(*row) for bundle, *row in rows}

@@ -3,9 +3,11 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from hub.journal import Decision, DirectiveKind, DirectiveRow, EventRow, HoldRow, Journal, MoveRow, RolloutRow, schema
@@ -206,6 +208,31 @@ def test_a_rollout_that_an_older_hub_stored_begins_with_the_state_it_had(tmp_pat
         )
         [found] = journal.rollouts(alive=True)
         assert (found.phase, found.steps, found.n) == ("paused", (b"the first",), 1)
+
+
+def test_of_each_bundle_the_newest_rollout_that_completed_is_found_and_no_bootstrap(journal: Journal) -> None:
+    def row(number: int, phase: str, *bundles: str, bootstrap: bool = False) -> RolloutRow:
+        began = {"bundles": bundles, "revision": f"r{number}", "made_at": float(number)}
+        begins = orjson.dumps({"value": {"rollout": began}})
+        return replace(rollout(number, phase, alive=False), begins=begins, bootstrap=bootstrap)
+
+    assert journal.last_completed() == {}
+    rows = [
+        row(1, "completed", "db", "shop"),
+        row(2, "completed", "shop"),
+        row(3, "running", "shop", "web"),
+        row(4, "rolled-back", "db"),
+        row(5, "completed", "shop", bootstrap=True),
+        row(6, "completed", "api"),
+    ]
+    journal.commit(Decision(rollouts=rows))
+    found = journal.last_completed()
+    assert {name: (last.number, last.rollout) for name, last in found.items()} == {
+        "api": (6, "shop-6"),
+        "db": (1, "shop-1"),
+        "shop": (2, "shop-2"),
+    }
+    assert (found[BundleName("db")].revision, found[BundleName("db")].made_s) == ("r1", 1.0)
 
 
 def test_a_rollout_is_what_it_was_when_it_was_written_whole_and_the_steps_since(journal: Journal) -> None:
