@@ -28,11 +28,9 @@ def of_rollout(rollout: Mapping[str, Any]) -> Iterator[Text]:
         opens = f"next {window['opens_local']} ({window['opens']})" if window["opens"] else "never open"
         yield _line("window", "bold yellow", f"{window['text']}, {opens}")
     for held in rollout["held"]:
-        more = f" and {held['total'] - 3} more" if held["total"] > 3 else ""
-        yield _line("held", "bold yellow", f"{', '.join(held['clusters'][:3])}{more}: {held['why']}")
-    if offline := rollout["offline"]["clusters"]:
-        more = f" and {rollout['offline']['total'] - 3} more" if rollout["offline"]["total"] > 3 else ""
-        yield _line("offline", "bold yellow", f"{', '.join(offline[:3])}{more}: the wave waits for what is offline")
+        yield _line("held", "bold yellow", f"{_some(held)}: {held['why']}")
+    if rollout["offline"]["clusters"]:
+        yield _line("offline", "bold yellow", f"{_some(rollout['offline'])}: the wave waits for what is offline")
         yield _line("→", "bold cyan", rollout["offline"]["command"])
     for gate in rollout["gates"]:
         if gate["command"]:
@@ -51,10 +49,8 @@ def why(rollout: str) -> Text:
 
 def joining(row: Mapping[str, Any]) -> Text:
     """Clusters that joined and wait for a bundle."""
-    more = f" and {row['total'] - 3} more" if row["total"] > 3 else ""
     waits = "wait" if row["total"] > 1 else "waits"
-    whom = f"{', '.join(row['clusters'][:3])}{more}"
-    return _line("joined", "bold yellow", f"{whom} {waits} for bundle {row['bundle']}: {row['why']}")
+    return _line("joined", "bold yellow", f"{_some(row)} {waits} for bundle {row['bundle']}: {row['why']}")
 
 
 def freeze(row: Mapping[str, Any]) -> Text:
@@ -67,6 +63,12 @@ def freeze(row: Mapping[str, Any]) -> Text:
         "bold yellow" if row["now"] else "bold",
         f"{row['name']}: {whom} {when}{why}",
     )
+
+
+def _some(those: Mapping[str, Any]) -> str:
+    """The first of `clusters`, and how many of the `total` are not named."""
+    more = f" and {those['total'] - 3} more" if those["total"] > 3 else ""
+    return f"{', '.join(those['clusters'][:3])}{more}"
 
 
 def _line(word: str, style: str, text: str) -> Text:

@@ -152,6 +152,18 @@ class Hub:
         """The commits that a worker read whole."""
         self.last: Desired | None = None
 
+    def works_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Workers run in this process: what they do counts, not where."""
+
+        async def run(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
+            if function is rendering._render:
+                self.rendered.append(what)
+            if function is requests._read:
+                self.read.append(what)
+            return function(*arguments)
+
+        monkeypatch.setattr(worker, "run", run)
+
     def commit(self) -> Oid:
         index = pygit2.Index()
         for path, text in self.files.items():
@@ -182,17 +194,8 @@ class Hub:
 
 @pytest.fixture
 async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
-    """Workers run in this process here: what they do counts, not where."""
     made = Hub(tmp_path)
-
-    async def run(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
-        if function is rendering._render:
-            made.rendered.append(what)
-        if function is requests._read:
-            made.read.append(what)
-        return function(*arguments)
-
-    monkeypatch.setattr(worker, "run", run)
+    made.works_here(monkeypatch)
     yield made
     made.journal.close()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hub import joining, rendering, worker
+from hub import joining, worker
 from hub.desired import Desired
 from hub.journal import RevisionRow
 from hub.model import Fleet
@@ -34,15 +34,8 @@ JOINED = {"clusters/new.yaml": cluster("new-1")}
 
 @pytest.fixture
 async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
-    """Workers run in this process here: what they do counts, not where."""
     made = Hub(tmp_path)
-
-    async def run(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
-        if function is rendering._render:
-            made.rendered.append(what)
-        return function(*arguments)
-
-    monkeypatch.setattr(worker, "run", run)
+    made.works_here(monkeypatch)
     yield made
     made.journal.close()
 
